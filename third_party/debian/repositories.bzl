@@ -1,0 +1,111 @@
+# Copyright The my_alloc Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Debian 12's packages under the labels that upstream projects use."""
+
+load("//third_party/system:system.bzl", "build_file_of", "system_library")
+
+# Package -> targets whose pkg-config module is `absl_<target>`, and the few
+# that are called otherwise. Debian 12 has Abseil 20220623: no absl/log yet.
+_ABSEIL = {
+    "algorithm": {"container": "absl_algorithm_container"},
+    "base": ["base", "core_headers", "log_severity"],
+    "cleanup": ["cleanup"],
+    "container": [
+        "btree",
+        "fixed_array",
+        "flat_hash_map",
+        "flat_hash_set",
+        "inlined_vector",
+        "node_hash_map",
+        "node_hash_set",
+    ],
+    "flags": {
+        "config": "absl_flags_config",
+        "flag": "absl_flags",
+        "marshalling": "absl_flags_marshalling",
+        "parse": "absl_flags_parse",
+        "reflection": "absl_flags_reflection",
+        "usage": "absl_flags_usage",
+    },
+    "functional": ["any_invocable", "bind_front", "function_ref"],
+    "hash": ["hash"],
+    "memory": ["memory"],
+    "numeric": ["bits", "int128"],
+    "random": {
+        "bit_gen_ref": "absl_random_bit_gen_ref",
+        "distributions": "absl_random_distributions",
+        "random": "absl_random_random",
+    },
+    "status": ["status", "statusor"],
+    "strings": ["cord", "str_format", "strings"],
+    "synchronization": ["synchronization"],
+    "time": ["time"],
+    "types": ["any", "optional", "span", "variant"],
+    "utility": ["utility"],
+}
+
+def _debian_abseil_impl(ctx):
+    for package in _ABSEIL:
+        names = _ABSEIL[package]
+        modules = {name: ["absl_" + name] for name in names}
+        if type(names) == "dict":
+            modules = {name: [names[name]] for name in names}
+        ctx.file(
+            "absl/%s/BUILD.bazel" % package,
+            build_file_of(ctx, modules),
+        )
+
+_debian_abseil = repository_rule(
+    implementation = _debian_abseil_impl,
+    attrs = {"debian_package": attr.string(default = "libabsl-dev")},
+    environ = ["PKG_CONFIG_PATH"],
+)
+
+def debian_repositories():
+    """Declares the repositories that are Debian packages."""
+
+    # What Bazel itself loads even if nobody here does.
+    native.local_repository(
+        name = "rules_cc",
+        path = "third_party/debian/overlay/rules_cc",
+    )
+    native.local_repository(
+        name = "rules_shell",
+        path = "third_party/debian/overlay/rules_shell",
+    )
+    native.local_repository(
+        name = "remote_coverage_tools",
+        path = "third_party/debian/overlay/remote_coverage_tools",
+    )
+    native.local_repository(
+        name = "rules_java",
+        path = "/usr/share/bazel/rules/java",
+    )
+    native.local_repository(
+        name = "rules_proto",
+        path = "/usr/share/bazel/rules/proto",
+    )
+    native.local_repository(
+        name = "bazel_skylib",
+        path = "/usr/share/bazel/tools/skylib",
+    )
+    native.local_repository(
+        name = "platforms",
+        path = "/usr/share/bazel/tools/platforms",
+    )
+
+    native.new_local_repository(
+        name = "com_google_googletest",
+        build_file = "@my_alloc//third_party/debian:googletest.BUILD",
+        path = "/usr/src/googletest",
+    )
+    _debian_abseil(name = "com_google_absl")
+    system_library(
+        name = "com_github_google_benchmark",
+        debian_package = "libbenchmark-dev",
+        targets = {
+            "benchmark": ["benchmark", "-pthread"],
+            "benchmark_main": ["-lbenchmark_main", "benchmark", "-pthread"],
+        },
+    )
