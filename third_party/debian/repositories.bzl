@@ -62,6 +62,7 @@ _debian_abseil = repository_rule(
     environ = ["PKG_CONFIG_PATH"],
 )
 
+# buildifier: disable=unnamed-macro
 def debian_repositories():
     """Declares the repositories that are Debian packages."""
 

@@ -29,6 +29,9 @@ def build_file_of(ctx, targets):
       ctx: the repository context.
       targets: dict from target name to words; a word is a pkg-config module
         or, when it starts with a dash, a link option.
+
+    Returns:
+      the text.
     """
     if not ctx.which("pkg-config"):
         fail("%s: pkg-config is not installed. On Debian 12 run " % ctx.name +
@@ -61,6 +64,7 @@ system_library = repository_rule(
     environ = ["PKG_CONFIG_PATH"],
 )
 
+# buildifier: disable=unnamed-macro
 def system_repositories():
     """Declares the system libraries that tools and leakcheck use."""
     system_library(
