@@ -1,0 +1,420 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Arena 0 is the program break; the others, made only when the break is not to
+// be used or cannot grow, are reservations of addresses whose pages are made
+// usable from the low end up, so that both grow in the same way:
+//
+//   base                                  end            reserve_end
+//   | run | run | free run | ... | fresh  |  not ours    |
+//                                ^ fresh_unit
+//
+// Everything from fresh_unit on has never been handed out since the kernel
+// gave it, so it is zero; that is how calloc knows. A reservation is small at
+// first and each next one doubles: address space may be limited.
+//
+// The break belongs to the whole process, and the hard problem is that others
+// move it too. It is therefore read again before every step:
+//  - found above our end: the strangers' part becomes a hole in the map of
+//    runs, never handed out, and we go on behind it;
+//  - found below our end: somebody gave our memory away. What is lost is lost;
+//    the break is never moved by us again;
+//  - lowered by us only while it is exactly our end.
+//
+// Invariants: base and every end are multiples of the heap page; each arena
+// keeps those of its run map; fresh_unit <= unit_count.
+//
+// Deliberately not done: runs never join across arenas.
+
+#include "heap/arena.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "heap/central.h"
+#include "heap/fatal.h"
+#include "heap/hooks.h"
+#include "heap/kernel.h"
+#include "heap/metadata.h"
+
+enum {
+  ARENA_COUNT_MAX = 32,
+  BREAK_ARENA = 0,
+  GROWTH_MIN_BYTES = 256 << 10,
+  // An arena grows by at least an eighth: few kernel calls, little overshoot.
+  GROWTH_SHIFT = 3,
+  GROWTH_MAX_BYTES = 64 << 20,
+  RESERVE_MIN_BYTES = 64 << 20,
+  TRIM_MIN_BYTES = 2 << 20,
+  TAGS_MIN_BYTES = 16 << 10,
+};
+
+typedef struct arena {
+  uintptr_t base;
+  uintptr_t reserve_end;  // 0 for the break.
+  uint32_t fresh_unit;
+  uint32_t hole_units;
+  heap_run_map_t map;
+} arena_t;
+
+// All guarded by the central lock.
+static arena_t arenas[ARENA_COUNT_MAX];
+static size_t arena_count = 1;  // The break's slot is always there.
+static bool break_unusable;
+static bool source_read;
+
+static uintptr_t round_up(uintptr_t value, uintptr_t align) {
+  return (value + align - 1) & ~(align - 1);
+}
+
+static uintptr_t arena_end(const arena_t *arena) {
+  return arena->base + ((uintptr_t)arena->map.unit_count << HEAP_UNIT_SHIFT);
+}
+
+static void *move_break(intptr_t delta_bytes) {
+  if (delta_bytes != 0) {
+    heap_central_count_kernel_call();
+  }
+  return heap_kernel->move_break(delta_bytes);
+}
+
+// Makes room for the tags of `units` more units.
+static bool reserve_tags(heap_run_map_t *map, size_t units) {
+  size_t wanted = map->unit_count + units;
+  if (wanted > HEAP_RUN_MAX_UNITS) {
+    return false;
+  }
+  if (wanted <= map->tag_capacity) {
+    return true;
+  }
+  size_t old_bytes = map->tag_capacity * sizeof(uint32_t);
+  size_t new_bytes = old_bytes == 0 ? TAGS_MIN_BYTES : old_bytes * 2;
+  while (new_bytes < wanted * sizeof(uint32_t)) {
+    new_bytes *= 2;
+  }
+  void *tags = old_bytes == 0
+                   ? heap_metadata_map(new_bytes)
+                   : heap_metadata_grow(map->tags, old_bytes, new_bytes);
+  if (tags == NULL) {
+    return false;
+  }
+  map->tags = tags;
+  map->tag_capacity = (uint32_t)(new_bytes / sizeof(uint32_t));
+  return true;
+}
+
+static void append_memory(arena_t *arena, size_t size_bytes) {
+  void *start = (void *)arena_end(arena);
+  heap_run_map_append(&arena->map, (uint32_t)(size_bytes >> HEAP_UNIT_SHIFT),
+                      HEAP_RUN_FREE);
+  heap_hook_map(start, size_bytes);
+}
+
+static void append_hole(arena_t *arena, size_t size_bytes) {
+  uint32_t units = (uint32_t)(size_bytes >> HEAP_UNIT_SHIFT);
+  heap_run_map_append(&arena->map, units, HEAP_RUN_HOLE);
+  arena->hole_units += units;
+  arena->fresh_unit = arena->map.unit_count;
+}
+
+// Reads the break and returns where our next memory can start: our end, or
+// behind what strangers took. 0 when the break cannot be used.
+static uintptr_t next_break_start(const arena_t *arena, uintptr_t *out_now) {
+  uintptr_t now = (uintptr_t)move_break(0);
+  *out_now = now;
+  if (now == 0 || (arena->base != 0 && now < arena_end(arena))) {
+    return 0;
+  }
+  return round_up(now, HEAP_PAGE_BYTES);
+}
+
+// Extends the break arena by `size_bytes`, a multiple of the heap page.
+static bool grow_break(arena_t *arena, size_t size_bytes) {
+  uintptr_t now;
+  uintptr_t start = next_break_start(arena, &now);
+  if (start == 0) {
+    break_unusable = true;
+    return false;
+  }
+  size_t hole_bytes = arena->base == 0 ? 0 : start - arena_end(arena);
+  if (!reserve_tags(&arena->map,
+                    (hole_bytes + size_bytes) >> HEAP_UNIT_SHIFT)) {
+    return false;
+  }
+  intptr_t delta = (intptr_t)(start - now + size_bytes);
+  uintptr_t old_break = (uintptr_t)move_break(delta);
+  if (old_break == 0) {
+    return false;
+  }
+  if (old_break != now) {
+    // Another thread of the program moved the break between our two calls.
+    // The step is lost if it cannot be taken back; trying again is the
+    // caller's decision, who has other sources as well.
+    if ((uintptr_t)move_break(0) == old_break + (uintptr_t)delta) {
+      move_break(-delta);
+    }
+    return false;
+  }
+  if (arena->base == 0) {
+    arena->base = start;
+  } else if (hole_bytes > 0) {
+    append_hole(arena, hole_bytes);
+  }
+  append_memory(arena, size_bytes);
+  return true;
+}
+
+static bool grow_reserved(arena_t *arena, size_t size_bytes) {
+  uintptr_t end = arena_end(arena);
+  if (arena->reserve_end - end < size_bytes ||
+      !reserve_tags(&arena->map, size_bytes >> HEAP_UNIT_SHIFT)) {
+    return false;
+  }
+  heap_central_count_kernel_call();
+  if (!heap_kernel->commit((void *)end, size_bytes)) {
+    return false;
+  }
+  append_memory(arena, size_bytes);
+  return true;
+}
+
+// Extends `arena` so that its last free run has `units`: by a generous step,
+// or, where that is refused, by exactly what is missing.
+static bool grow(arena_t *arena, size_t units) {
+  size_t have = heap_run_map_last_free(&arena->map).units;
+  size_t missing_bytes =
+      have >= units
+          ? HEAP_PAGE_BYTES
+          : round_up((units - have) << HEAP_UNIT_SHIFT, HEAP_PAGE_BYTES);
+  size_t step_bytes = round_up(
+      ((uintptr_t)arena->map.unit_count << HEAP_UNIT_SHIFT) >> GROWTH_SHIFT,
+      HEAP_PAGE_BYTES);
+  if (step_bytes < GROWTH_MIN_BYTES) {
+    step_bytes = GROWTH_MIN_BYTES;
+  }
+  if (step_bytes > GROWTH_MAX_BYTES) {
+    step_bytes = GROWTH_MAX_BYTES;
+  }
+  bool is_break = arena == &arenas[BREAK_ARENA];
+  bool (*extend)(arena_t *, size_t) = is_break ? grow_break : grow_reserved;
+  if (is_break && break_unusable) {
+    return false;
+  }
+  return (step_bytes > missing_bytes && extend(arena, step_bytes)) ||
+         extend(arena, missing_bytes);
+}
+
+// Starts an arena of its own for at least `size_bytes`.
+static arena_t *reserve_arena(size_t size_bytes) {
+  if (arena_count == ARENA_COUNT_MAX) {
+    return NULL;
+  }
+  size_t reserve_bytes = (size_t)RESERVE_MIN_BYTES << (arena_count - 1);
+  size_bytes = round_up(size_bytes, HEAP_PAGE_BYTES);
+  void *ptr;
+  for (;;) {
+    if (reserve_bytes < size_bytes) {
+      reserve_bytes = size_bytes;
+    }
+    heap_central_count_kernel_call();
+    ptr = heap_kernel->map(reserve_bytes + HEAP_PAGE_BYTES, true);
+    if (ptr != NULL || reserve_bytes == size_bytes) {
+      break;
+    }
+    reserve_bytes /= 2;
+  }
+  if (ptr == NULL) {
+    return NULL;
+  }
+  arena_t *arena = &arenas[arena_count++];
+  arena->base = round_up((uintptr_t)ptr, HEAP_PAGE_BYTES);
+  arena->reserve_end =
+      (arena->base + reserve_bytes) & ~(uintptr_t)(HEAP_PAGE_BYTES - 1);
+  return arena;
+}
+
+static void read_source(void) {
+  source_read = true;
+  const char *value = getenv("HEAP_SOURCE");
+  if (value != NULL && strcmp(value, "mmap") == 0) {
+    break_unusable = true;
+  }
+}
+
+static uintptr_t take(arena_t *arena, size_t units, size_t align_bytes,
+                      heap_run_kind_t kind, bool *out_zeroed) {
+  uint64_t align_units = align_bytes >> HEAP_UNIT_SHIFT;
+  if (align_units == 0) {
+    align_units = 1;
+  }
+  uint32_t unit =
+      heap_run_map_alloc(&arena->map, (uint32_t)units,
+                         arena->base >> HEAP_UNIT_SHIFT, align_units, kind);
+  if (unit == HEAP_RUN_NONE) {
+    return 0;
+  }
+  uint32_t end = unit + (uint32_t)units;
+  *out_zeroed = unit >= arena->fresh_unit;
+  if (end > arena->fresh_unit) {
+    arena->fresh_unit = end;
+  }
+  return arena->base + ((uintptr_t)unit << HEAP_UNIT_SHIFT);
+}
+
+// A step of the break may be cut off from the run before it by a hole; the
+// second try then has the whole length behind it.
+static uintptr_t grow_and_take(size_t wanted, size_t units, size_t align_bytes,
+                               heap_run_kind_t kind, bool *out_zeroed) {
+  for (int tries = 0; tries < 2; ++tries) {
+    if (!grow(&arenas[BREAK_ARENA], wanted)) {
+      break;
+    }
+    uintptr_t address =
+        take(&arenas[BREAK_ARENA], units, align_bytes, kind, out_zeroed);
+    if (address != 0) {
+      return address;
+    }
+  }
+  arena_t *newest = &arenas[arena_count - 1];
+  if (newest == &arenas[BREAK_ARENA] || !grow(newest, wanted)) {
+    newest = reserve_arena(wanted << HEAP_UNIT_SHIFT);
+    if (newest == NULL || !grow(newest, wanted)) {
+      return 0;
+    }
+  }
+  return take(newest, units, align_bytes, kind, out_zeroed);
+}
+
+uintptr_t heap_arena_alloc(size_t units, size_t align_bytes,
+                           heap_run_kind_t kind, bool *out_zeroed) {
+  // Room to move the start up to an aligned address.
+  size_t slack = align_bytes >> HEAP_UNIT_SHIFT;
+  size_t wanted;
+  if (__builtin_add_overflow(units, slack, &wanted) ||
+      wanted > HEAP_RUN_MAX_UNITS) {
+    return 0;
+  }
+  for (size_t i = 0; i < arena_count; ++i) {
+    uintptr_t address = take(&arenas[i], units, align_bytes, kind, out_zeroed);
+    if (address != 0) {
+      return address;
+    }
+  }
+  if (!source_read) {
+    read_source();
+  }
+  return grow_and_take(wanted, units, align_bytes, kind, out_zeroed);
+}
+
+static arena_t *arena_of(uintptr_t address) {
+  for (size_t i = 0; i < arena_count; ++i) {
+    arena_t *arena = &arenas[i];
+    uintptr_t size_bytes = arena_end(arena) - arena->base;
+    if (address - arena->base < size_bytes) {
+      return arena;
+    }
+  }
+  return NULL;
+}
+
+static uint32_t unit_of(const arena_t *arena, uintptr_t address) {
+  return (uint32_t)((address - arena->base) >> HEAP_UNIT_SHIFT);
+}
+
+// Lowers the break when much of it is free, keeping half for what comes next.
+static void trim(arena_t *arena, heap_run_t last) {
+  size_t free_bytes = (size_t)last.units << HEAP_UNIT_SHIFT;
+  size_t mapped_bytes = (size_t)arena->map.unit_count << HEAP_UNIT_SHIFT;
+  if (arena != &arenas[BREAK_ARENA] || free_bytes < TRIM_MIN_BYTES ||
+      free_bytes < mapped_bytes / 4 ||
+      last.start + last.units != arena->map.unit_count) {
+    return;
+  }
+  uintptr_t end = arena_end(arena);
+  if ((uintptr_t)move_break(0) != end) {
+    return;
+  }
+  size_t release_bytes = (free_bytes / 2) & ~(size_t)(HEAP_PAGE_BYTES - 1);
+  heap_hook_unmap((void *)(end - release_bytes), release_bytes);
+  if (move_break(-(intptr_t)release_bytes) == NULL) {
+    heap_hook_map((void *)(end - release_bytes), release_bytes);
+    return;
+  }
+  heap_run_map_truncate(&arena->map,
+                        (uint32_t)(release_bytes >> HEAP_UNIT_SHIFT));
+  if (arena->fresh_unit > arena->map.unit_count) {
+    arena->fresh_unit = arena->map.unit_count;
+  }
+}
+
+void heap_arena_free(uintptr_t address) {
+  arena_t *arena = arena_of(address);
+  HEAP_ASSERT(arena != NULL);
+  trim(arena, heap_run_map_free(&arena->map, unit_of(arena, address)));
+}
+
+bool heap_arena_resize(uintptr_t address, size_t units) {
+  arena_t *arena = arena_of(address);
+  HEAP_ASSERT(arena != NULL);
+  if (units > HEAP_RUN_MAX_UNITS) {
+    return false;
+  }
+  uint32_t unit = unit_of(arena, address);
+  heap_run_t run = heap_run_map_find(&arena->map, unit);
+  HEAP_ASSERT(run.kind == HEAP_RUN_BLOCK && run.start == unit);
+  if (!heap_run_map_resize(&arena->map, unit, (uint32_t)units)) {
+    heap_run_t last = heap_run_map_last_free(&arena->map);
+    // Growing the arena helps only if nothing live stands behind the block.
+    if (unit + run.units != last.start || !grow(arena, units - run.units) ||
+        !heap_run_map_resize(&arena->map, unit, (uint32_t)units)) {
+      return false;
+    }
+  }
+  uint32_t end = unit + (uint32_t)units;
+  if (end > arena->fresh_unit) {
+    arena->fresh_unit = end;
+  }
+  return true;
+}
+
+heap_arena_place_t heap_arena_find(uintptr_t address) {
+  arena_t *arena = arena_of(address);
+  if (arena == NULL) {
+    return (heap_arena_place_t){.kind = HEAP_RUN_NOTHING};
+  }
+  heap_run_t run = heap_run_map_find(&arena->map, unit_of(arena, address));
+  return (heap_arena_place_t){
+      .kind = run.kind,
+      .start = arena->base + ((uintptr_t)run.start << HEAP_UNIT_SHIFT),
+      .size_bytes = (size_t)run.units << HEAP_UNIT_SHIFT};
+}
+
+const char *heap_arena_check(void) {
+  for (size_t i = 0; i < arena_count; ++i) {
+    const arena_t *arena = &arenas[i];
+    const char *broken = heap_run_map_check(&arena->map);
+    if (broken != NULL) {
+      return broken;
+    }
+    if (arena->base % HEAP_PAGE_BYTES != 0 ||
+        arena->map.unit_count % HEAP_PAGE_UNITS != 0) {
+      return "arena: not cut at heap pages";
+    }
+    if (arena->fresh_unit > arena->map.unit_count) {
+      return "arena: fresh memory beyond its end";
+    }
+  }
+  return NULL;
+}
+
+void heap_arena_totals(size_t *out_mapped_bytes, size_t *out_free_bytes) {
+  size_t mapped_units = 0;
+  size_t free_units = 0;
+  for (size_t i = 0; i < arena_count; ++i) {
+    mapped_units += arenas[i].map.unit_count - arenas[i].hole_units;
+    free_units += arenas[i].map.free_units;
+  }
+  *out_mapped_bytes = mapped_units << HEAP_UNIT_SHIFT;
+  *out_free_bytes = free_units << HEAP_UNIT_SHIFT;
+}

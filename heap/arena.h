@@ -1,0 +1,62 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Arenas: contiguous ranges of memory, cut into runs of 1 KiB units. Spans of
+// small blocks and medium blocks are runs; a run that becomes free coalesces
+// with its free neighbours at once.
+//
+// All functions: central lock held.
+
+#ifndef MY_ALLOC_HEAP_ARENA_H_
+#define MY_ALLOC_HEAP_ARENA_H_
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "heap/page_table.h"
+#include "heap/run_map.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+  HEAP_UNIT_SHIFT = 10,
+  HEAP_UNIT_BYTES = 1 << HEAP_UNIT_SHIFT,
+  HEAP_PAGE_UNITS = HEAP_PAGE_BYTES / HEAP_UNIT_BYTES,
+};
+
+// What lies at an address.
+typedef struct heap_arena_place {
+  heap_run_kind_t kind;  // HEAP_RUN_NOTHING: in no arena.
+  uintptr_t start;       // Of the run.
+  size_t size_bytes;     // Of the run.
+} heap_arena_place_t;
+
+// Returns a run of `units` that starts at a multiple of `align_bytes` (a power
+// of two), or 0. `out_zeroed` tells whether every byte of it is zero.
+uintptr_t heap_arena_alloc(size_t units, size_t align_bytes,
+                           heap_run_kind_t kind, bool *out_zeroed);
+
+// Frees the run that starts at `address`: one from `heap_arena_alloc`.
+void heap_arena_free(uintptr_t address);
+
+// Changes the length of the block at `address` in place: shrinks always, grows
+// when the run behind it is free or its arena can grow. False: unchanged.
+bool heap_arena_resize(uintptr_t address, size_t units);
+
+// Tells what lies at any address.
+heap_arena_place_t heap_arena_find(uintptr_t address);
+
+// Returns the first broken invariant's name, or NULL.
+const char *heap_arena_check(void);
+
+// Sums over all arenas; holes are not ours and not in them.
+void heap_arena_totals(size_t *out_mapped_bytes, size_t *out_free_bytes);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_HEAP_ARENA_H_

@@ -1,0 +1,70 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// fork: the handlers hold the lock across fork(2), so the child's copy of
+// everything behind it is whole. They are registered by a constructor, once:
+// registering them from the first allocation would allocate in its turn, and
+// before constructors have run no second thread can be inside the heap.
+//
+// The hard problem: handlers that somebody registered before ours run after
+// ours in the parent's prepare phase and before ours in the child, and they
+// may allocate. The thread that forks therefore passes through its own lock:
+// it is the only one that can be behind it, and it is not in the middle of
+// anything there.
+
+#include "heap/central.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+
+static pthread_mutex_t central_mutex = PTHREAD_MUTEX_INITIALIZER;
+static size_t kernel_calls;  // Guarded by central_mutex.
+
+// The thread in fork(2), valid while `forking`. Both atomic, relaxed, written
+// by that thread with the mutex held: any other thread reads either false or a
+// thread that is not itself, and goes to the mutex.
+static pthread_t forking_thread;
+static bool forking;
+
+static bool is_forking_thread(void) {
+  return __atomic_load_n(&forking, __ATOMIC_RELAXED) &&
+         pthread_equal(__atomic_load_n(&forking_thread, __ATOMIC_RELAXED),
+                       pthread_self()) != 0;
+}
+
+void heap_central_lock(void) {
+  if (!is_forking_thread()) {
+    pthread_mutex_lock(&central_mutex);
+  }
+}
+
+void heap_central_unlock(void) {
+  if (!is_forking_thread()) {
+    pthread_mutex_unlock(&central_mutex);
+  }
+}
+
+void heap_central_count_kernel_call(void) {
+  ++kernel_calls;
+}
+
+size_t heap_central_kernel_calls(void) {
+  return kernel_calls;
+}
+
+static void before_fork(void) {
+  pthread_mutex_lock(&central_mutex);
+  __atomic_store_n(&forking_thread, pthread_self(), __ATOMIC_RELAXED);
+  __atomic_store_n(&forking, true, __ATOMIC_RELAXED);
+}
+
+// In the parent and in the child: the mutex has no owner check, so the child's
+// only thread, a copy of the one that locked it, may unlock it.
+static void after_fork(void) {
+  __atomic_store_n(&forking, false, __ATOMIC_RELAXED);
+  pthread_mutex_unlock(&central_mutex);
+}
+
+__attribute__((constructor)) static void central_register_fork(void) {
+  pthread_atfork(before_fork, after_fork, after_fork);
+}

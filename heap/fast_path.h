@@ -1,0 +1,69 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What an allocation and a free of a small block cost when nothing special
+// happens; inlined into heap_alloc/heap_free and into malloc/free.
+
+#ifndef MY_ALLOC_HEAP_FAST_PATH_H_
+#define MY_ALLOC_HEAP_FAST_PATH_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "heap/page_table.h"
+#include "heap/size_class.h"
+#include "heap/span.h"
+#include "heap/thread_heap.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Everything else: heap.c.
+void *heap_alloc_slow(size_t size_bytes);
+void *heap_calloc_slow(size_t size_bytes);
+void heap_free_slow(void *ptr);
+
+static inline void *heap_alloc_fast(size_t size_bytes) {
+  if (__builtin_expect(size_bytes <= HEAP_SMALL_MAX_BYTES, 1)) {
+    heap_bin_t *bin = &heap_thread_fast->bins[heap_class_of_size(size_bytes)];
+    if (__builtin_expect(bin->mask != 0, 1)) {
+      bool fresh;
+      return heap_bin_take(bin, &fresh);
+    }
+  }
+  return heap_alloc_slow(size_bytes);
+}
+
+// Returns the state of the small block that starts at `ptr`, or NULL when it is
+// not the start of a small block.
+static inline uint8_t *heap_small_block_state(const heap_page_t *page,
+                                              const void *ptr) {
+  uint64_t offset = (uintptr_t)ptr - page->start;
+  uint64_t product = offset * page->reciprocal;
+  if (__builtin_expect((uint32_t)product >= page->reciprocal, 0)) {
+    return NULL;
+  }
+  return page->states + (product >> 32);
+}
+
+static inline void heap_free_fast(void *ptr) {
+  heap_page_t *page = heap_page_of((uintptr_t)ptr);
+  uint8_t *state = heap_small_block_state(page, ptr);
+  heap_thread_t *thread = heap_thread_fast;
+  if (__builtin_expect(
+          state != NULL &&
+              __atomic_load_n(state, __ATOMIC_RELAXED) == HEAP_BLOCK_LIVE &&
+              __atomic_load_n(&page->owner, __ATOMIC_RELAXED) == thread,
+          1)) {
+    heap_thread_free_own(thread, page, state);
+    return;
+  }
+  heap_free_slow(ptr);
+}
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_HEAP_FAST_PATH_H_

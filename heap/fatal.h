@@ -1,0 +1,54 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// How the heap stops when its own state is impossible, and how it reports what
+// a caller did wrong. Nothing here allocates, locks or uses stdio.
+
+#ifndef MY_ALLOC_HEAP_FATAL_H_
+#define MY_ALLOC_HEAP_FATAL_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// What is wrong with a pointer that was passed in.
+typedef enum heap_misuse {
+  HEAP_MISUSE_FOREIGN,   // No block of this heap starts or lies there.
+  HEAP_MISUSE_INTERIOR,  // Inside a live block, not at its start.
+  HEAP_MISUSE_FREED,     // A block that is free (or was never handed out).
+} heap_misuse_t;
+
+// Writes `message` (a literal with its newline) to stderr and aborts.
+_Noreturn void heap_die(const char *message, size_t length);
+
+// Reports the misuse of `ptr` in `function` ("free", "realloc", ...) as one
+// line on stderr; `block` and `block_bytes` are the block concerned, 0 when
+// there is none. Aborts, or returns when HEAP_ON_ERROR=report.
+void heap_report_misuse(heap_misuse_t misuse, const char *function,
+                        const void *ptr, uintptr_t block, size_t block_bytes);
+
+// Counts the misuses that were reported and survived.
+uint64_t heap_misuse_count(void);
+
+#define HEAP_STRING_(x) #x
+#define HEAP_STRING(x) HEAP_STRING_(x)
+#define HEAP_DIE(text) heap_die("heap: " text "\n", sizeof("heap: " text))
+
+// An assertion that may fail inside malloc: no stdio, no allocation.
+#ifdef NDEBUG
+#define HEAP_ASSERT(condition) ((void)sizeof(condition))
+#else
+#define HEAP_ASSERT(condition) \
+  ((condition)                 \
+       ? (void)0               \
+       : HEAP_DIE(__FILE__ ":" HEAP_STRING(__LINE__) ": broken: " #condition))
+#endif
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_HEAP_FATAL_H_

@@ -1,0 +1,415 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The public functions: which kind of block a size becomes, what a pointer is,
+// and what the hooks are told.
+//
+//   size                  block                                found by
+//   0 .. 8 KiB            small: in a span of its class        page table
+//   .. below 1 MiB        medium: a run of 1 KiB units         arena's tags
+//   from 1 MiB            mapped: a mapping of its own         page table
+//
+// Every call that takes a pointer locates it first. A small block needs no
+// lock for that: its descriptor can't change while it is live. The others are
+// located under the central lock, and again when they are freed, so that of
+// two frees at once one finds nothing.
+
+#include "heap/heap.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "heap/arena.h"
+#include "heap/central.h"
+#include "heap/fast_path.h"
+#include "heap/fatal.h"
+#include "heap/hooks.h"
+#include "heap/mapped.h"
+#include "heap/metadata.h"
+
+enum {
+  // Small blocks up to this size do not move when they shrink.
+  SMALLEST_MOVED_BYTES = 64,
+};
+
+typedef enum block_kind {
+  BLOCK_SMALL,
+  BLOCK_MEDIUM,
+  BLOCK_MAPPED,
+} block_kind_t;
+
+typedef struct block {
+  block_kind_t kind;
+  size_t usable_bytes;
+  heap_page_t *page;  // SMALL and MAPPED.
+  uint8_t *state;     // SMALL.
+} block_t;
+
+static size_t units_of(size_t size_bytes) {
+  return (size_bytes + HEAP_UNIT_BYTES - 1) >> HEAP_UNIT_SHIFT;
+}
+
+static bool is_medium(size_t size_bytes) {
+  return size_bytes > HEAP_SMALL_MAX_BYTES &&
+         size_bytes < HEAP_MAPPED_MIN_BYTES;
+}
+
+static void *small_alloc(size_t size_class, bool *out_zeroed) {
+  heap_thread_t *thread = heap_thread_get();
+  if (thread == NULL) {
+    return NULL;
+  }
+  heap_bin_t *bin = &thread->bins[size_class];
+  if (bin->mask == 0 && !heap_thread_refill(thread, size_class)) {
+    return NULL;
+  }
+  return heap_bin_take(bin, out_zeroed);
+}
+
+static void *medium_alloc(size_t align_bytes, size_t size_bytes,
+                          bool *out_zeroed) {
+  heap_central_lock();
+  uintptr_t start = heap_arena_alloc(units_of(size_bytes), align_bytes,
+                                     HEAP_RUN_BLOCK, out_zeroed);
+  heap_central_unlock();
+  return (void *)start;
+}
+
+// Returns the smallest class whose blocks all start at multiples of
+// `align_bytes`, or HEAP_CLASS_COUNT. Spans start at multiples of a heap page.
+static size_t aligned_class(size_t align_bytes, size_t size_bytes) {
+  if (size_bytes > HEAP_SMALL_MAX_BYTES || align_bytes > HEAP_SMALL_MAX_BYTES) {
+    return HEAP_CLASS_COUNT;
+  }
+  size_t size_class = heap_class_of_size(size_bytes);
+  while (size_class < HEAP_CLASS_COUNT &&
+         heap_class_info[size_class].size_bytes % align_bytes != 0) {
+    ++size_class;
+  }
+  return size_class;
+}
+
+// Allocates without telling the hooks; sets `errno`.
+static void *alloc_silently(size_t align_bytes, size_t size_bytes,
+                            bool *out_zeroed) {
+  void *ptr = NULL;
+  *out_zeroed = false;
+  if (size_bytes <= PTRDIFF_MAX) {
+    size_t size_class = aligned_class(align_bytes, size_bytes);
+    if (size_class < HEAP_CLASS_COUNT) {
+      ptr = small_alloc(size_class, out_zeroed);
+    } else if (size_bytes < HEAP_MAPPED_MIN_BYTES &&
+               align_bytes <= HEAP_PAGE_BYTES) {
+      ptr = medium_alloc(align_bytes, size_bytes, out_zeroed);
+    } else {
+      ptr = heap_mapped_alloc(align_bytes, size_bytes);
+      *out_zeroed = true;
+    }
+  }
+  if (ptr == NULL) {
+    errno = ENOMEM;
+  }
+  return ptr;
+}
+
+// Reports what is wrong with `ptr`, which is not the start of a live block.
+static void report(const void *ptr, const char *function) {
+  uintptr_t address = (uintptr_t)ptr;
+  const heap_page_t *page = heap_page_of(address);
+  if (page->kind == HEAP_PAGE_SPAN) {
+    size_t block_bytes = heap_class_info[page->size_class].size_bytes;
+    size_t index = (address - page->start) / block_bytes;
+    bool is_live = index < heap_class_info[page->size_class].block_count &&
+                   page->states[index] == HEAP_BLOCK_LIVE;
+    heap_report_misuse(is_live ? HEAP_MISUSE_INTERIOR : HEAP_MISUSE_FREED,
+                       function, ptr, page->start + index * block_bytes,
+                       block_bytes);
+    return;
+  }
+  heap_central_lock();
+  heap_arena_place_t place = heap_arena_find(address);
+  heap_central_unlock();
+  heap_misuse_t misuse = HEAP_MISUSE_FOREIGN;
+  if (place.kind == HEAP_RUN_BLOCK) {
+    misuse = HEAP_MISUSE_INTERIOR;
+  } else if (place.kind == HEAP_RUN_FREE || place.kind == HEAP_RUN_SPAN) {
+    // In a free run; or in what became a span since we looked.
+    misuse = HEAP_MISUSE_FREED;
+  }
+  bool has_block = misuse == HEAP_MISUSE_INTERIOR;
+  heap_report_misuse(misuse, function, ptr, has_block ? place.start : 0,
+                     has_block ? place.size_bytes : 0);
+}
+
+static bool locate_medium(const void *ptr, block_t *out_block) {
+  heap_central_lock();
+  heap_arena_place_t place = heap_arena_find((uintptr_t)ptr);
+  heap_central_unlock();
+  if (place.kind != HEAP_RUN_BLOCK || place.start != (uintptr_t)ptr) {
+    return false;
+  }
+  *out_block =
+      (block_t){.kind = BLOCK_MEDIUM, .usable_bytes = place.size_bytes};
+  return true;
+}
+
+// Tells what live block starts at `ptr`; reports and returns false if none.
+static bool locate(const void *ptr, const char *function, block_t *out_block) {
+  heap_page_t *page = heap_page_of((uintptr_t)ptr);
+  if (page->kind == HEAP_PAGE_SPAN) {
+    uint8_t *state = heap_small_block_state(page, ptr);
+    if (state != NULL &&
+        __atomic_load_n(state, __ATOMIC_RELAXED) == HEAP_BLOCK_LIVE) {
+      *out_block = (block_t){
+          .kind = BLOCK_SMALL,
+          .usable_bytes = heap_class_info[page->size_class].size_bytes,
+          .page = page,
+          .state = state};
+      return true;
+    }
+  } else if (page->kind == HEAP_PAGE_MAPPED && page->start == (uintptr_t)ptr) {
+    *out_block = (block_t){.kind = BLOCK_MAPPED,
+                           .usable_bytes = heap_mapped_usable_size(page),
+                           .page = page};
+    return true;
+  } else if (locate_medium(ptr, out_block)) {
+    return true;
+  }
+  report(ptr, function);
+  return false;
+}
+
+static void free_small(void *ptr, const block_t *block, const char *function) {
+  heap_thread_t *thread = heap_thread_get_existing();
+  if (thread != NULL &&
+      __atomic_load_n(&block->page->owner, __ATOMIC_RELAXED) == thread) {
+    heap_thread_free_own(thread, block->page, block->state);
+    return;
+  }
+  // See thread_heap.c, F1; also the release that the owner's count acquires.
+  uint8_t old =
+      __atomic_exchange_n(block->state, HEAP_BLOCK_FREED, __ATOMIC_SEQ_CST);
+  if (old != HEAP_BLOCK_LIVE) {
+    report(ptr, function);  // Somebody else was faster.
+    return;
+  }
+  heap_thread_hint(block->page);
+}
+
+static void free_medium(void *ptr, const char *function) {
+  heap_central_lock();
+  heap_arena_place_t place = heap_arena_find((uintptr_t)ptr);
+  bool is_live = place.kind == HEAP_RUN_BLOCK && place.start == (uintptr_t)ptr;
+  if (is_live) {
+    heap_arena_free((uintptr_t)ptr);
+  }
+  heap_central_unlock();
+  if (!is_live) {
+    report(ptr, function);
+  }
+}
+
+// Frees a located block without telling the hooks; preserves `errno`.
+static void free_silently(void *ptr, const block_t *block,
+                          const char *function) {
+  int saved_errno = errno;
+  switch (block->kind) {
+    case BLOCK_SMALL:
+      free_small(ptr, block, function);
+      break;
+    case BLOCK_MEDIUM:
+      free_medium(ptr, function);
+      break;
+    case BLOCK_MAPPED:
+      if (!heap_mapped_free(ptr)) {
+        report(ptr, function);
+      }
+      break;
+  }
+  errno = saved_errno;
+}
+
+static size_t usable_size_of_live(const void *ptr) {
+  block_t block;
+  return locate(ptr, "alloc", &block) ? block.usable_bytes : 0;
+}
+
+static void *tell_alloc(void *ptr, size_t size_bytes) {
+  if (ptr != NULL && heap_hooks() != NULL) {
+    heap_hook_alloc(ptr, size_bytes, usable_size_of_live(ptr));
+  }
+  return ptr;
+}
+
+void *heap_alloc_slow(size_t size_bytes) {
+  bool zeroed;
+  return tell_alloc(alloc_silently(HEAP_MIN_ALIGN_BYTES, size_bytes, &zeroed),
+                    size_bytes);
+}
+
+void *heap_calloc_slow(size_t size_bytes) {
+  bool zeroed;
+  void *ptr = alloc_silently(HEAP_MIN_ALIGN_BYTES, size_bytes, &zeroed);
+  if (ptr != NULL && !zeroed) {
+    memset(ptr, 0, size_bytes);
+  }
+  return tell_alloc(ptr, size_bytes);
+}
+
+void heap_free_slow(void *ptr) {
+  block_t block;
+  if (ptr == NULL || !locate(ptr, "free", &block)) {
+    return;
+  }
+  heap_hook_free(ptr);
+  free_silently(ptr, &block, "free");
+}
+
+void heap_free(void *ptr) {
+  heap_free_fast(ptr);
+}
+
+void *heap_alloc(size_t size_bytes) {
+  return heap_alloc_fast(size_bytes);
+}
+
+void *heap_calloc(size_t count, size_t size_bytes) {
+  size_t total_bytes;
+  if (__builtin_mul_overflow(count, size_bytes, &total_bytes)) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  if (total_bytes <= HEAP_SMALL_MAX_BYTES) {
+    heap_bin_t *bin = &heap_thread_fast->bins[heap_class_of_size(total_bytes)];
+    if (bin->mask != 0) {
+      bool zeroed;
+      void *ptr = heap_bin_take(bin, &zeroed);
+      return zeroed ? ptr : memset(ptr, 0, total_bytes);
+    }
+  }
+  return heap_calloc_slow(total_bytes);
+}
+
+// Changes the length of a block where it is; false when it must move.
+static bool resize_in_place(void *ptr, const block_t *block,
+                            size_t size_bytes) {
+  bool fits = size_bytes <= block->usable_bytes;
+  bool done = false;
+  switch (block->kind) {
+    case BLOCK_SMALL:
+      // Down to half of the block it is not worth a move.
+      return fits && (size_bytes >= block->usable_bytes / 2 ||
+                      block->usable_bytes <= SMALLEST_MOVED_BYTES);
+    case BLOCK_MEDIUM:
+      if (!is_medium(size_bytes)) {
+        return false;
+      }
+      heap_central_lock();
+      done = heap_arena_resize((uintptr_t)ptr, units_of(size_bytes));
+      heap_central_unlock();
+      return done;
+    case BLOCK_MAPPED:
+      return size_bytes >= HEAP_MAPPED_MIN_BYTES / 2 &&
+             heap_mapped_resize(ptr, size_bytes);
+  }
+  return false;
+}
+
+static size_t usable_after_resize(const block_t *block, size_t size_bytes) {
+  switch (block->kind) {
+    case BLOCK_MEDIUM:
+      return units_of(size_bytes) << HEAP_UNIT_SHIFT;
+    case BLOCK_MAPPED:
+      return heap_mapped_usable_size(block->page);
+    case BLOCK_SMALL:
+      break;
+  }
+  return block->usable_bytes;
+}
+
+static void *realloc_by_copy(void *ptr, const block_t *block,
+                             size_t size_bytes) {
+  bool zeroed;
+  void *copy = alloc_silently(HEAP_MIN_ALIGN_BYTES, size_bytes, &zeroed);
+  if (copy == NULL) {
+    return NULL;
+  }
+  size_t kept_bytes =
+      size_bytes < block->usable_bytes ? size_bytes : block->usable_bytes;
+  memcpy(copy, ptr, kept_bytes);
+  tell_alloc(copy, size_bytes);
+  heap_hook_free(ptr);
+  free_silently(ptr, block, "realloc");
+  return copy;
+}
+
+void *heap_realloc(void *ptr, size_t size_bytes) {
+  block_t block;
+  if (ptr == NULL) {
+    return heap_alloc_fast(size_bytes);
+  }
+  if (!locate(ptr, "realloc", &block)) {
+    errno = EINVAL;
+    return NULL;
+  }
+  if (size_bytes > PTRDIFF_MAX) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  if (resize_in_place(ptr, &block, size_bytes)) {
+    heap_hook_resize(ptr, size_bytes, usable_after_resize(&block, size_bytes));
+    return ptr;
+  }
+  if (block.kind == BLOCK_MAPPED && size_bytes > block.usable_bytes) {
+    void *moved = heap_mapped_move(ptr, size_bytes);
+    if (moved != NULL) {
+      return moved;
+    }
+  }
+  return realloc_by_copy(ptr, &block, size_bytes);
+}
+
+void *heap_aligned_alloc(size_t align_bytes, size_t size_bytes) {
+  if (align_bytes == 0 || (align_bytes & (align_bytes - 1)) != 0) {
+    errno = EINVAL;
+    return NULL;
+  }
+  if (align_bytes < HEAP_MIN_ALIGN_BYTES) {
+    align_bytes = HEAP_MIN_ALIGN_BYTES;
+  }
+  bool zeroed;
+  return tell_alloc(alloc_silently(align_bytes, size_bytes, &zeroed),
+                    size_bytes);
+}
+
+size_t heap_usable_size(void *ptr) {
+  block_t block;
+  if (ptr == NULL || !locate(ptr, "usable_size", &block)) {
+    return 0;
+  }
+  return block.usable_bytes;
+}
+
+const char *heap_check(void) {
+  heap_central_lock();
+  const char *broken = heap_arena_check();
+  if (broken == NULL) {
+    broken = heap_thread_check_all();
+  }
+  heap_central_unlock();
+  return broken;
+}
+
+void heap_stats_get(heap_stats_t *out_stats) {
+  heap_stats_t stats = {0};
+  heap_central_lock();
+  heap_arena_totals(&stats.mapped_bytes, &stats.free_run_bytes);
+  stats.huge_bytes = heap_mapped_total_bytes();
+  stats.mapped_bytes += stats.huge_bytes;
+  stats.metadata_bytes = heap_metadata_bytes();
+  stats.num_spans = heap_span_count();
+  stats.num_kernel_calls = heap_central_kernel_calls();
+  heap_central_unlock();
+  *out_stats = stats;
+}

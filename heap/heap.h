@@ -1,0 +1,134 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// heap: a general-purpose allocator on the program break.
+//
+// For: any program that calls malloc, and code that wants the same allocator
+// under a name of its own. Not for: memory shared between processes (shmipc),
+// or millions of objects of one size (slab is faster).
+//
+//   #include "heap/heap.h"
+//
+//   char *name = heap_alloc(64);
+//   if (name == NULL) {
+//     return -errno;  // ENOMEM
+//   }
+//   name = ...;
+//   heap_free(name);
+//
+// The state of every block is kept outside the blocks and is found from the
+// address by arithmetic, so each call that takes a block checks it exactly:
+// a pointer that is not the start of a live block (foreign, interior, already
+// freed) is reported on stderr and the process aborts. There is no "unchecked"
+// build. A write past the end of a block cannot reach the allocator's tables.
+//
+// Threads: every function may be called from any thread at any time; a block
+// may be freed by another thread than the one that got it.
+// Signals: not from a signal handler, as with malloc.
+// fork: the child of a multithreaded process may allocate and free at once;
+// blocks of threads that do not exist in the child stay valid there.
+//
+// Environment, read at the first allocation of the process:
+//   HEAP_SOURCE=brk|mmap  where small and medium blocks come from: the program
+//                         break (default; mmap where the break cannot grow),
+//                         or mapped reservations only.
+// Read when a misuse is found:
+//   HEAP_ON_ERROR=report  report and go on; the bad call has no effect.
+
+#ifndef MY_ALLOC_HEAP_HEAP_H_
+#define MY_ALLOC_HEAP_HEAP_H_
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define HEAP_API __attribute__((visibility("default")))
+#define HEAP_MUST_USE __attribute__((warn_unused_result))
+
+// Every block starts at a multiple of this.
+#define HEAP_MIN_ALIGN_BYTES 16
+
+// Frees one block. NULL is a no-op. `errno` is preserved. A pointer that is
+// not the start of a live block is a misuse: reported, then abort.
+HEAP_API void heap_free(void *ptr);
+
+// Returns a block of at least `size_bytes`, contents undefined, aligned to
+// `HEAP_MIN_ALIGN_BYTES`. Size 0 gives a block of its own that can be freed.
+// NULL with `errno` ENOMEM when no memory is to be had or the size is above
+// PTRDIFF_MAX; the heap is then as before the call.
+HEAP_API void *heap_alloc(size_t size_bytes) HEAP_MUST_USE
+    __attribute__((malloc, alloc_size(1)));
+
+// Like `heap_alloc(count * size_bytes)`, all bytes zero; a product that
+// overflows is ENOMEM. Memory that is known to be fresh is not written.
+HEAP_API void *heap_calloc(size_t count, size_t size_bytes) HEAP_MUST_USE
+    __attribute__((malloc, alloc_size(1, 2)));
+
+// Returns a block of at least `size_bytes` that starts with the old block's
+// first min(old, new) bytes; the old block is gone unless it is the one
+// returned. NULL `ptr` is `heap_alloc`. Size 0 gives a smallest block, it does
+// not free. On failure NULL with ENOMEM, and the old block is untouched.
+HEAP_API void *heap_realloc(void *ptr, size_t size_bytes) HEAP_MUST_USE
+    __attribute__((alloc_size(2)));
+
+// Like `heap_alloc`, at a multiple of `align_bytes`: any power of two. NULL
+// with EINVAL when it is not one, with ENOMEM as above.
+HEAP_API void *heap_aligned_alloc(size_t align_bytes,
+                                  size_t size_bytes) HEAP_MUST_USE
+    __attribute__((malloc, alloc_align(1), alloc_size(2)));
+
+// Returns how many bytes the caller may use from `ptr` on, at least what was
+// asked for; 0 for NULL. Bytes above the requested size are the caller's too,
+// and `heap_realloc` keeps them.
+HEAP_API size_t heap_usable_size(void *ptr);
+
+// Verifies every invariant of the process heap that can be seen while no other
+// thread is inside it. Returns NULL, or a text naming the first broken one.
+// Slow: proportional to the heap. For tests and debuggers.
+HEAP_API const char *heap_check(void);
+
+// What the heap has from the kernel, and what it does not use of it.
+typedef struct heap_stats {
+  size_t mapped_bytes;      // Break, reservations in use and own mappings.
+  size_t free_run_bytes;    // Of these, whole free runs (no block inside).
+  size_t metadata_bytes;    // Page table, states, thread heaps; not in above.
+  size_t huge_bytes;        // Of mapped_bytes, blocks with own mappings.
+  size_t num_spans;         // Heap pages now cut into small blocks.
+  size_t num_kernel_calls;  // That moved, mapped or unmapped memory.
+} heap_stats_t;
+
+// Fills `out_stats`; takes the central lock for a few loads, so it is cheap
+// enough to poll.
+HEAP_API void heap_stats_get(heap_stats_t *out_stats);
+
+// Callbacks around the life of blocks. Members may be NULL. They run in the
+// thread that made the call, may allocate (and are then entered recursively),
+// and cost the fast paths nothing where no hooks are set.
+typedef struct heap_hooks {
+  // A block was handed out; the caller does not have it yet. No lock held.
+  void (*on_alloc)(void *ptr, size_t size_bytes, size_t usable_bytes);
+  // A live block is about to become free; nobody else can get it before this
+  // returns. No lock held.
+  void (*on_free)(void *ptr);
+  // The requested size of a live block changed in place. A realloc that moves
+  // is `on_alloc` of the new block, then `on_free` of the old one; only for
+  // mappings moved by the kernel it is `on_free` first.
+  void (*on_resize)(void *ptr, size_t size_bytes, size_t usable_bytes);
+  // The heap got [ptr, ptr + size_bytes) from the kernel, or is about to give
+  // it back. The central lock is held: these two must not allocate or free.
+  void (*on_map)(void *ptr, size_t size_bytes);
+  void (*on_unmap)(void *ptr, size_t size_bytes);
+} heap_hooks_t;
+
+// Weak: a program or preload object that defines it has its hooks set from the
+// first allocation of the process on, for ever. Must be constant.
+extern const heap_hooks_t heap_initial_hooks __attribute__((weak));
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_HEAP_HEAP_H_

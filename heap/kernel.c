@@ -1,0 +1,50 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include "heap/kernel.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+static void *kernel_move_break(intptr_t delta_bytes) {
+  void *old_break = sbrk(delta_bytes);
+  return old_break == (void *)-1 ? NULL : old_break;
+}
+
+static void *kernel_map(size_t size_bytes, bool reserve_only) {
+  // A reservation is not charged against the commit limit; it is charged, page
+  // by page, when `kernel_commit` makes it writable.
+  int protection = reserve_only ? PROT_NONE : PROT_READ | PROT_WRITE;
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS | (reserve_only ? MAP_NORESERVE : 0);
+  void *ptr = mmap(NULL, size_bytes, protection, flags, -1, 0);
+  return ptr == MAP_FAILED ? NULL : ptr;
+}
+
+static bool kernel_commit(void *ptr, size_t size_bytes) {
+  return mprotect(ptr, size_bytes, PROT_READ | PROT_WRITE) == 0;
+}
+
+static bool kernel_resize(void *ptr, size_t old_bytes, size_t new_bytes) {
+  return mremap(ptr, old_bytes, new_bytes, 0) != MAP_FAILED;
+}
+
+static bool kernel_move(void *ptr, size_t old_bytes, void *target,
+                        size_t new_bytes) {
+  return mremap(ptr, old_bytes, new_bytes, MREMAP_MAYMOVE | MREMAP_FIXED,
+                target) != MAP_FAILED;
+}
+
+static bool kernel_unmap(void *ptr, size_t size_bytes) {
+  return munmap(ptr, size_bytes) == 0;
+}
+
+const heap_kernel_t heap_kernel_default = {
+    .move_break = kernel_move_break,
+    .map = kernel_map,
+    .commit = kernel_commit,
+    .resize = kernel_resize,
+    .move = kernel_move,
+    .unmap = kernel_unmap,
+};
+
+const heap_kernel_t *heap_kernel = &heap_kernel_default;

@@ -1,0 +1,44 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The one place where the heap asks the kernel for memory: a table of the
+// calls, so that tests can make each of them fail in turn.
+
+#ifndef MY_ALLOC_HEAP_KERNEL_H_
+#define MY_ALLOC_HEAP_KERNEL_H_
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct heap_kernel {
+  // Moves the break by `delta_bytes`; returns the old break, NULL on failure.
+  void *(*move_break)(intptr_t delta_bytes);
+  // Maps zeroed memory, or only reserves addresses; NULL on failure.
+  void *(*map)(size_t size_bytes, bool reserve_only);
+  // Makes reserved addresses usable; false on failure.
+  bool (*commit)(void *ptr, size_t size_bytes);
+  // Changes the length of a mapping in place; false: unchanged.
+  bool (*resize)(void *ptr, size_t old_bytes, size_t new_bytes);
+  // Moves a mapping onto the mapping of `new_bytes` at `target`, which is
+  // replaced; false: both unchanged.
+  bool (*move)(void *ptr, size_t old_bytes, void *target, size_t new_bytes);
+  // Gives addresses back; false on failure.
+  bool (*unmap)(void *ptr, size_t size_bytes);
+} heap_kernel_t;
+
+// The calls as libc makes them.
+extern const heap_kernel_t heap_kernel_default;
+
+// What the heap calls. Written by single-threaded tests only.
+extern const heap_kernel_t *heap_kernel;
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_HEAP_KERNEL_H_

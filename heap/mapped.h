@@ -1,0 +1,47 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Blocks that have a mapping of their own: the big ones.
+
+#ifndef MY_ALLOC_HEAP_MAPPED_H_
+#define MY_ALLOC_HEAP_MAPPED_H_
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "heap/page_table.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+  // From this size on a block is mapped; it stays so down to half of it.
+  HEAP_MAPPED_MIN_BYTES = 1 << 20,
+};
+
+// Returns a zeroed block at a multiple of `align_bytes`, or NULL.
+void *heap_mapped_alloc(size_t align_bytes, size_t size_bytes);
+
+// Frees the block at `ptr`; false when it is no mapped block (any more).
+bool heap_mapped_free(void *ptr);
+
+// Returns how many bytes the block can hold. `page` is its descriptor.
+size_t heap_mapped_usable_size(const heap_page_t *page);
+
+// Changes a block's length in place; false: unchanged.
+bool heap_mapped_resize(void *ptr, size_t size_bytes);
+
+// Moves the block, by the kernel and without touching its contents, to where
+// it has `size_bytes`; tells the hooks. NULL: the block is as it was.
+void *heap_mapped_move(void *ptr, size_t size_bytes);
+
+// Sum of all mappings, bytes. Central lock held.
+size_t heap_mapped_total_bytes(void);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_HEAP_MAPPED_H_

@@ -1,0 +1,104 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// From any address to what the heap knows of its page, by two loads.
+//
+// A heap page is HEAP_PAGE_BYTES of addresses. Pages cut into small blocks (a
+// span is one page) and pages in which a mapped block starts have a
+// descriptor that says so; all others, the whole address space, read as
+// HEAP_PAGE_NONE.
+
+#ifndef MY_ALLOC_HEAP_PAGE_TABLE_H_
+#define MY_ALLOC_HEAP_PAGE_TABLE_H_
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+  HEAP_PAGE_SHIFT = 16,
+  HEAP_PAGE_BYTES = 1 << HEAP_PAGE_SHIFT,
+  // User addresses of x86-64 and aarch64 with four-level tables.
+  HEAP_ADDRESS_BITS = 48,
+  HEAP_LEAF_SHIFT = 30,  // A leaf of the table covers 1 GiB.
+  HEAP_LEAF_PAGES = 1 << (HEAP_LEAF_SHIFT - HEAP_PAGE_SHIFT),
+  HEAP_LEAF_COUNT = 1 << (HEAP_ADDRESS_BITS - HEAP_LEAF_SHIFT),
+};
+
+typedef enum heap_page_kind {
+  HEAP_PAGE_NONE = 0,  // Ours or not, no small and no mapped block starts here.
+  HEAP_PAGE_SPAN,      // Cut into blocks of one size class.
+  HEAP_PAGE_MAPPED,    // The start of one block with a mapping of its own.
+} heap_page_kind_t;
+
+struct heap_thread;
+
+// One cache line. The fields are stable while a block of the page is live, so
+// whoever holds such a block may read them without a lock.
+typedef struct __attribute__((aligned(64))) heap_page {
+  // Address of the first block. Central lock, written before blocks go out.
+  uintptr_t start;
+  // SPAN: the state of each block (span.h). MAPPED: unused.
+  uint8_t *states;
+  // SPAN: whose span it is. Atomic, relaxed; written under the central lock.
+  struct heap_thread *owner;
+  // SPAN: ceil(2^32 / block size), otherwise 0. For an offset below 2^16 and a
+  // size up to 2^13, offset * reciprocal has the block's index in its upper 32
+  // bits, and its lower 32 bits are below the reciprocal exactly when the
+  // offset is a multiple of the size (Lemire, Kaser, Kurz 2019, "Faster
+  // remainder by direct computation").
+  uint32_t reciprocal;
+  // Frees by the owner until it must look at the span again. Owner only.
+  uint32_t frees_to_go;
+  uint8_t kind;        // heap_page_kind_t.
+  uint8_t size_class;  // SPAN.
+  uint8_t list;        // heap_span_list_t. Owner only.
+  // Another thread freed a block since the owner last looked. Atomic.
+  uint8_t remote_hint;
+  uint16_t next_group;  // Where the owner's search goes on. Owner only.
+  uint16_t reserved;
+  union {
+    struct {
+      struct heap_page *next;  // Of the owner's list. Owner only.
+      struct heap_page *prev;
+    };
+    // MAPPED: length of the mapping, and of the part from `start` on.
+    struct {
+      uintptr_t mapping_start;
+      size_t mapping_bytes;
+    };
+  };
+} heap_page_t;
+
+// The table: a leaf's address is stored as its distance from `heap_empty_leaf`,
+// so an entry of zero means the leaf in which every page is NONE and the
+// lookup needs no branch for it. Entries: atomic, release when a leaf appears,
+// relaxed when read (see page_table.c).
+extern uintptr_t heap_leaves[HEAP_LEAF_COUNT];
+extern heap_page_t heap_empty_leaf[HEAP_LEAF_PAGES];
+
+// Returns the descriptor of the page that `address` lies in; one of kind NONE
+// when the heap has none for it. Never NULL.
+static inline heap_page_t *heap_page_of(uintptr_t address) {
+  uintptr_t leaf = address >> HEAP_LEAF_SHIFT;
+  if (__builtin_expect(leaf >= HEAP_LEAF_COUNT, 0)) {
+    return heap_empty_leaf;
+  }
+  uintptr_t distance = __atomic_load_n(&heap_leaves[leaf], __ATOMIC_RELAXED);
+  heap_page_t *pages = (heap_page_t *)((uintptr_t)heap_empty_leaf + distance);
+  return &pages[(address >> HEAP_PAGE_SHIFT) % HEAP_LEAF_PAGES];
+}
+
+// Makes sure that the page of `address` has a descriptor of its own. False when
+// there is no memory for it. Central lock held.
+bool heap_page_table_cover(uintptr_t address);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_HEAP_PAGE_TABLE_H_

@@ -1,0 +1,88 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// One arena's map of runs: boundary tags and free lists, kept outside the
+// memory they describe. Knows unit numbers only, no addresses and no kernel.
+//
+// All functions: central lock held.
+
+#ifndef MY_ALLOC_HEAP_RUN_MAP_H_
+#define MY_ALLOC_HEAP_RUN_MAP_H_
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+  HEAP_RUN_MAX_UNITS = (1 << 29) - 1,  // Also the most units of a map.
+  HEAP_RUN_BIN_COUNT = 27 * 8,
+  HEAP_RUN_NONE = UINT32_MAX,  // No such unit.
+};
+
+// What a unit's tag says of the run that starts (or ends) there.
+typedef enum heap_run_kind {
+  HEAP_RUN_NOTHING = 0,  // Inside a run.
+  HEAP_RUN_BLOCK,        // First unit of a live medium block.
+  HEAP_RUN_SPAN,         // First unit of a page of small blocks.
+  HEAP_RUN_HOLE,         // First unit of memory that is not ours.
+  HEAP_RUN_FREE,         // First unit of a free run.
+  HEAP_RUN_FOOT,         // Last unit of a free run of at least two units.
+  HEAP_RUN_LINK,         // Second and third unit of a free run in a bin.
+} heap_run_kind_t;
+
+typedef struct heap_run_map {
+  uint32_t *tags;         // One a unit.
+  uint32_t unit_count;    // Units that are part of some run.
+  uint32_t tag_capacity;  // Units that `tags` has room for.
+  uint32_t free_units;
+  uint32_t bins[HEAP_RUN_BIN_COUNT];  // First run, +1; 0: empty.
+  uint64_t bin_bitmap[(HEAP_RUN_BIN_COUNT + 63) / 64];
+} heap_run_map_t;
+
+typedef struct heap_run {
+  heap_run_kind_t kind;
+  uint32_t start;
+  uint32_t units;
+} heap_run_t;
+
+// Returns the run that `unit` lies in. Constant time for a first unit, else
+// proportional to its distance from it.
+heap_run_t heap_run_map_find(const heap_run_map_t *map, uint32_t unit);
+
+// Takes a run of `units` whose first unit plus `bias` is a multiple of
+// `align` out of the free ones, and tags it `kind`. HEAP_RUN_NONE when no free
+// run serves.
+uint32_t heap_run_map_alloc(heap_run_map_t *map, uint32_t units, uint64_t bias,
+                            uint64_t align, heap_run_kind_t kind);
+
+// Frees the run that starts at `unit`, joins it with free neighbours, and
+// returns the joined run.
+heap_run_t heap_run_map_free(heap_run_map_t *map, uint32_t unit);
+
+// Changes the length of the block at `unit`; false when the units behind it
+// are not free.
+bool heap_run_map_resize(heap_run_map_t *map, uint32_t unit, uint32_t units);
+
+// Appends units at the end, as a free run (joined with one before it) or as a
+// hole. The caller made sure of `tag_capacity`.
+void heap_run_map_append(heap_run_map_t *map, uint32_t units,
+                         heap_run_kind_t kind);
+
+// Removes the last `units`, all of them part of one free run.
+void heap_run_map_truncate(heap_run_map_t *map, uint32_t units);
+
+// Returns the free run at the end of the map; of length 0 when it is live.
+heap_run_t heap_run_map_last_free(const heap_run_map_t *map);
+
+// Returns the first broken invariant's name, or NULL.
+const char *heap_run_map_check(const heap_run_map_t *map);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_HEAP_RUN_MAP_H_

@@ -1,0 +1,58 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Both tables are written by the preprocessor from one list, so that they are
+// constant, shared by all processes, and need no start-up code.
+
+#include "heap/size_class.h"
+
+#include <assert.h>
+
+#include "heap/page_table.h"
+
+// Eight classes above `base` bytes, `step` bytes apart; `index` is the first.
+#define CLASS_ROW(X, index, base, step)                    \
+  X((index) + 0, (base), (base) + (step))                  \
+  X((index) + 1, (base) + (step), (base) + 2 * (step))     \
+  X((index) + 2, (base) + 2 * (step), (base) + 3 * (step)) \
+  X((index) + 3, (base) + 3 * (step), (base) + 4 * (step)) \
+  X((index) + 4, (base) + 4 * (step), (base) + 5 * (step)) \
+  X((index) + 5, (base) + 5 * (step), (base) + 6 * (step)) \
+  X((index) + 6, (base) + 6 * (step), (base) + 7 * (step)) \
+  X((index) + 7, (base) + 7 * (step), (base) + 8 * (step))
+
+// X(class, size of the class below, size).
+#define CLASSES(X)            \
+  CLASS_ROW(X, 0, 0, 16)      \
+  CLASS_ROW(X, 8, 128, 16)    \
+  CLASS_ROW(X, 16, 256, 32)   \
+  CLASS_ROW(X, 24, 512, 64)   \
+  CLASS_ROW(X, 32, 1024, 128) \
+  CLASS_ROW(X, 40, 2048, 256) \
+  CLASS_ROW(X, 48, 4096, 512)
+
+#define CLASS_INFO(index, below, size)         \
+  [(index)] = {                                \
+      .size_bytes = (size),                    \
+      .block_count = HEAP_PAGE_BYTES / (size), \
+      .reciprocal = (uint32_t)(((UINT64_C(1) << 32) + (size)-1) / (size))},
+
+#define CLASS_QUANTA(index, below, size)              \
+  [(below) / HEAP_CLASS_QUANTUM_BYTES + 1 ...(size) / \
+      HEAP_CLASS_QUANTUM_BYTES] = (index),
+
+#define CLASS_CHECK(index, below, size)                             \
+  static_assert((size) % HEAP_CLASS_QUANTUM_BYTES == 0, "aligned"); \
+  static_assert((size) <= 128 || ((size) - (below)) * 8 <= (size),  \
+                "at most 12.5 % lost");                             \
+  static_assert((index) < HEAP_CLASS_COUNT, "room in the tables");
+
+CLASSES(CLASS_CHECK)
+
+const heap_class_info_t heap_class_info[HEAP_CLASS_COUNT] = {
+    CLASSES(CLASS_INFO)};
+
+// Size 0 is class 0, by the zero that starts the table.
+const uint8_t
+    heap_class_of_quanta[HEAP_SMALL_MAX_BYTES / HEAP_CLASS_QUANTUM_BYTES + 1] =
+        {CLASSES(CLASS_QUANTA)};

@@ -1,0 +1,48 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Size classes of small blocks: multiples of 16 up to 128 bytes, then eight to
+// a doubling, so that at most 12.5 % of a block above 128 bytes is lost.
+
+#ifndef MY_ALLOC_HEAP_SIZE_CLASS_H_
+#define MY_ALLOC_HEAP_SIZE_CLASS_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+  HEAP_CLASS_COUNT = 56,
+  // Larger requests are runs of units (arena.h).
+  HEAP_SMALL_MAX_BYTES = 8192,
+  HEAP_CLASS_QUANTUM_BYTES = 16,
+};
+
+typedef struct heap_class_info {
+  uint32_t size_bytes;
+  uint32_t block_count;  // In one heap page.
+  // ceil(2^32 / size): see `heap_page_t.reciprocal`.
+  uint32_t reciprocal;
+} heap_class_info_t;
+
+// Indexed by class. Immutable.
+extern const heap_class_info_t heap_class_info[HEAP_CLASS_COUNT];
+
+// Indexed by the request in quanta, rounded up. Immutable.
+extern const uint8_t
+    heap_class_of_quanta[HEAP_SMALL_MAX_BYTES / HEAP_CLASS_QUANTUM_BYTES + 1];
+
+// Returns the smallest class that holds `size_bytes` <= HEAP_SMALL_MAX_BYTES.
+static inline size_t heap_class_of_size(size_t size_bytes) {
+  return heap_class_of_quanta[(size_bytes + HEAP_CLASS_QUANTUM_BYTES - 1) /
+                              HEAP_CLASS_QUANTUM_BYTES];
+}
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_HEAP_SIZE_CLASS_H_

@@ -1,0 +1,197 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The states of a span are bytes, not bits, so that two threads that free two
+// blocks of one span write two different bytes and need no lock or
+// read-modify-write for each other's sake; and freeing a block is nothing but
+// that byte: there is no list to put it on, and so nothing in the block itself
+// that a stray write could damage. The owner finds free blocks by looking at
+// 64 states, one cache line, at a time:
+//
+//   page (64 KiB):    | block 0 | block 1 | ... | block n-1 | rest |
+//   states (metadata):| s0 s1 s2 ...  s63 | s64 ...   | ... padding |
+//                       \-- group 0 ----/   \- group 1 -/
+//
+// Buffers of states are reused through free lists by length; each buffer's
+// first word is the link while it is on one.
+
+#include "heap/span.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "heap/arena.h"
+#include "heap/fatal.h"
+#include "heap/metadata.h"
+
+enum {
+  GROUPS_MAX = HEAP_PAGE_BYTES / HEAP_CLASS_QUANTUM_BYTES / HEAP_GROUP_BLOCKS,
+};
+
+static_assert((HEAP_BLOCK_FRESH & 1) == 0 && (HEAP_BLOCK_FREED & 1) == 0 &&
+                  (HEAP_BLOCK_LIVE & 1) == 1 && (HEAP_BLOCK_PADDING & 1) == 1,
+              "bit 0 of a state tells whether it can be handed out");
+static_assert(HEAP_BLOCK_FRESH == 0, "zeroed states are fresh");
+
+// Guarded by the central lock; indexed by the number of groups.
+static void *free_states[GROUPS_MAX + 1];
+static size_t span_count;
+
+void heap_span_list_push_front(heap_span_list_head_t *list, heap_page_t *page) {
+  page->prev = NULL;
+  page->next = list->first;
+  if (list->first != NULL) {
+    list->first->prev = page;
+  } else {
+    list->last = page;
+  }
+  list->first = page;
+}
+
+void heap_span_list_push_back(heap_span_list_head_t *list, heap_page_t *page) {
+  page->next = NULL;
+  page->prev = list->last;
+  if (list->last != NULL) {
+    list->last->next = page;
+  } else {
+    list->first = page;
+  }
+  list->last = page;
+}
+
+void heap_span_list_remove(heap_span_list_head_t *list, heap_page_t *page) {
+  if (page->prev != NULL) {
+    page->prev->next = page->next;
+  } else {
+    list->first = page->next;
+  }
+  if (page->next != NULL) {
+    page->next->prev = page->prev;
+  } else {
+    list->last = page->prev;
+  }
+  page->next = NULL;
+  page->prev = NULL;
+}
+
+static uint8_t *states_create(size_t groups) {
+  uint8_t *states = free_states[groups];
+  if (states == NULL) {
+    return heap_metadata_alloc(groups * HEAP_GROUP_BLOCKS);
+  }
+  memcpy(&free_states[groups], states, sizeof(void *));
+  return states;
+}
+
+static void states_destroy(uint8_t *states, size_t groups) {
+  memcpy(states, &free_states[groups], sizeof(void *));
+  free_states[groups] = states;
+}
+
+heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner) {
+  const heap_class_info_t *info = &heap_class_info[size_class];
+  size_t groups =
+      (info->block_count + HEAP_GROUP_BLOCKS - 1) / HEAP_GROUP_BLOCKS;
+  bool zeroed;
+  uintptr_t start = heap_arena_alloc(HEAP_PAGE_UNITS, HEAP_PAGE_BYTES,
+                                     HEAP_RUN_SPAN, &zeroed);
+  if (start == 0) {
+    return NULL;
+  }
+  uint8_t *states = heap_page_table_cover(start) ? states_create(groups) : NULL;
+  if (states == NULL) {
+    heap_arena_free(start);
+    return NULL;
+  }
+  memset(states, zeroed ? HEAP_BLOCK_FRESH : HEAP_BLOCK_FREED,
+         info->block_count);
+  memset(states + info->block_count, HEAP_BLOCK_PADDING,
+         groups * HEAP_GROUP_BLOCKS - info->block_count);
+  heap_page_t *page = heap_page_of(start);
+  HEAP_ASSERT(page->kind == HEAP_PAGE_NONE);
+  page->start = start;
+  page->states = states;
+  page->size_class = (uint8_t)size_class;
+  page->frees_to_go = 0;
+  page->next_group = 0;
+  __atomic_store_n(&page->owner, owner, __ATOMIC_RELAXED);
+  // A hint that comes late, from a block of an earlier span, is harmless.
+  __atomic_store_n(&page->remote_hint, 0, __ATOMIC_RELAXED);
+  page->reciprocal = info->reciprocal;
+  page->kind = HEAP_PAGE_SPAN;
+  ++span_count;
+  return page;
+}
+
+void heap_span_destroy(heap_page_t *page) {
+  HEAP_ASSERT(heap_span_live_count(page) == 0);
+  --span_count;
+  page->kind = HEAP_PAGE_NONE;
+  page->reciprocal = 0;
+  states_destroy(page->states, heap_span_group_count(page));
+  heap_arena_free(page->start);
+}
+
+size_t heap_span_count(void) {
+  return span_count;
+}
+
+// Gathers bit 0 of eight states into the low eight bits: the multiplication
+// adds copies shifted by 7, 14, ... so that byte i's bit lands at bit 56 + i.
+static uint64_t gather_low_bits(uint64_t states) {
+  return (states & UINT64_C(0x0101010101010101)) *
+             UINT64_C(0x0102040810204080) >>
+         56;
+}
+
+static uint64_t busy_mask(const heap_page_t *page, size_t group) {
+  const uint8_t *states = page->states + group * HEAP_GROUP_BLOCKS;
+  uint64_t mask = 0;
+  for (size_t i = 0; i < HEAP_GROUP_BLOCKS; i += 8) {
+    // Acquire: pairs with the release of the thread that freed a block, whose
+    // last writes to it come before ours as its new user.
+    uint64_t word = __atomic_load_n(
+        (const uint64_t *)(const void *)(states + i), __ATOMIC_ACQUIRE);
+    mask |= gather_low_bits(word) << i;
+  }
+  return mask;
+}
+
+uint64_t heap_span_free_mask(const heap_page_t *page, size_t group) {
+  return ~busy_mask(page, group);
+}
+
+uint32_t heap_span_live_count(const heap_page_t *page) {
+  uint32_t groups = heap_span_group_count(page);
+  uint32_t busy = 0;
+  for (size_t group = 0; group < groups; ++group) {
+    busy += (uint32_t)__builtin_popcountll(busy_mask(page, group));
+  }
+  uint32_t padding = groups * HEAP_GROUP_BLOCKS -
+                     heap_class_info[page->size_class].block_count;
+  return busy - padding;
+}
+
+const char *heap_span_check(const heap_page_t *page) {
+  if (page->kind != HEAP_PAGE_SPAN) {
+    return "span: not a span";
+  }
+  const heap_class_info_t *info = &heap_class_info[page->size_class];
+  heap_arena_place_t place = heap_arena_find(page->start);
+  if (heap_page_of(page->start) != page || place.kind != HEAP_RUN_SPAN ||
+      place.start != page->start || place.size_bytes != HEAP_PAGE_BYTES) {
+    return "span: not where its descriptor says";
+  }
+  if (page->reciprocal != info->reciprocal) {
+    return "span: wrong reciprocal";
+  }
+  uint32_t end = heap_span_group_count(page) * HEAP_GROUP_BLOCKS;
+  for (uint32_t i = 0; i < end; ++i) {
+    bool is_padding = page->states[i] == HEAP_BLOCK_PADDING;
+    if (page->states[i] > HEAP_BLOCK_PADDING ||
+        is_padding != (i >= info->block_count)) {
+      return "span: impossible state of a block";
+    }
+  }
+  return NULL;
+}

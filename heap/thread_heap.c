@@ -1,0 +1,483 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// How a thread finds free blocks, and how threads free each other's.
+//
+// A span belongs to one thread (or to the orphanage, below). Only its owner
+// allocates from it; anybody frees, by setting the block's state. Per class
+// the owner has a current span, partial ones with free blocks, and full ones.
+// Its bin is one group of the current span: 64 blocks as a bit mask, from
+// which an allocation takes the lowest bit and to which a free of the same
+// group gives it back, so that a pair of them touches one state and the mask.
+//
+// frees_to_go of a span is an upper bound of its live blocks, those reserved
+// by a bin included; the owner's frees count it down, and at 0 the span is
+// empty for certain. A full span has 1 there instead, so that the first free
+// is noticed. Blocks freed by others are not counted: the bound becomes exact
+// again when the owner counts the states.
+//
+// The hard problem: an owner must learn that others freed blocks of its full
+// spans, without a read-modify-write a free on memory that all threads share.
+// The freeing thread sets the block's state, then looks at the span's hint and,
+// only if it is not set yet, sets it and the owner's bit for the class:
+//
+//   freeing thread                     owner, out of blocks
+//   F1 state = FREED  (exchange)       O1 bit of the class: test and clear
+//   F2 hint set? done                  O2 oldest full spans: hint set? clear it
+//   F3 hint = 1                        O3 count the states
+//   F4 bit of owner's class = 1
+//
+// All seq_cst. If F2 saw the hint set, the owner clears it (O2) after that and
+// counts (O3) after F1. If not, F4 comes after any O1 that missed it, and the
+// next time the owner is out of blocks it looks again. Hints are only ever
+// hints: a late one, to a span that has meanwhile changed hands or class, costs
+// its owner a look. O2 looks at a bounded number of spans, and sets the bit
+// again if it did not see them all.
+//
+// A thread that exits leaves its empty spans to the arena and the others to
+// the orphanage, a heap without a thread; whoever is out of blocks adopts them
+// from there first. The exchange F1 also makes a double free by two threads at
+// once exact: one of them sees the block freed. (A free by the owner at the
+// same instant is a plain store: of those two, the heap stays whole, and the
+// later one is not always told.)
+//
+// Lock order: none; the central lock is the only one.
+
+#include "heap/thread_heap.h"
+
+#include <assert.h>
+#include <pthread.h>
+
+#include "heap/central.h"
+#include "heap/fatal.h"
+#include "heap/hooks.h"
+#include "heap/metadata.h"
+
+enum {
+  FULL_SPANS_LOOKED_AT = 16,
+  ORPHANS_LOOKED_AT = 4,
+};
+
+static_assert(HEAP_CLASS_COUNT <= 64, "one hint bit a class");
+static_assert(sizeof(heap_bin_t) == 32, "two bins a cache line");
+
+// What a bin points to while it is no group of any span.
+static uint8_t no_states[HEAP_GROUP_BLOCKS];
+
+static heap_thread_t empty_heap;
+
+_Thread_local heap_thread_t *heap_thread_fast = &empty_heap;
+
+// The thread's heap, or NULL. Differs from the fast one where hooks are set.
+static _Thread_local heap_thread_t *own_heap
+    __attribute__((tls_model("initial-exec")));
+
+// Owns the spans that exited threads left; only `partial` is used. Central
+// lock, but for the hints.
+static heap_thread_t orphanage;
+
+// Central lock held to write; `all_heaps` read without it by checks only.
+static heap_thread_t *all_heaps;
+static heap_thread_t *unused_heaps;
+static pthread_key_t exit_key;
+static bool exit_key_created;
+
+static uint64_t class_bit(size_t size_class) {
+  return UINT64_C(1) << size_class;
+}
+
+static void set_hints(heap_thread_t *thread, uint64_t bits) {
+  __atomic_fetch_or(&thread->remote_hints, bits, __ATOMIC_SEQ_CST);
+}
+
+static uint32_t block_count(const heap_page_t *page) {
+  return heap_class_info[page->size_class].block_count;
+}
+
+static void bin_reset(heap_bin_t *bin) {
+  bin->mask = 0;
+  bin->states = no_states;
+  bin->base = NULL;
+}
+
+static void thread_exited(void *value);
+
+// Returns an unused heap or a new one. Central lock held.
+static heap_thread_t *heap_create_locked(void) {
+  if (!exit_key_created) {
+    // Without a key, threads' heaps are never orphaned: a leak, no fault.
+    exit_key_created = pthread_key_create(&exit_key, thread_exited) == 0;
+  }
+  heap_thread_t *thread = unused_heaps;
+  if (thread != NULL) {
+    unused_heaps = thread->next_free;
+    return thread;
+  }
+  thread = heap_metadata_alloc(sizeof(*thread));
+  if (thread == NULL) {
+    return NULL;
+  }
+  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
+    bin_reset(&thread->bins[i]);
+  }
+  thread->next = all_heaps;
+  all_heaps = thread;
+  return thread;
+}
+
+heap_thread_t *heap_thread_get_existing(void) {
+  return own_heap;
+}
+
+heap_thread_t *heap_thread_get(void) {
+  if (own_heap != NULL) {
+    return own_heap;
+  }
+  heap_central_lock();
+  heap_thread_t *thread = heap_create_locked();
+  heap_central_unlock();
+  if (thread == NULL) {
+    return NULL;
+  }
+  own_heap = thread;
+  if (heap_hooks() == NULL) {
+    heap_thread_fast = thread;
+  }
+  if (exit_key_created) {
+    // May allocate, from the heap that is in place now.
+    pthread_setspecific(exit_key, thread);
+  }
+  return thread;
+}
+
+// Clears the hint of `page` and makes its bound of live blocks exact.
+static void recount(heap_page_t *page) {
+  __atomic_store_n(&page->remote_hint, 0, __ATOMIC_SEQ_CST);
+  page->frees_to_go = heap_span_live_count(page);
+}
+
+static bool is_hinted(const heap_page_t *page) {
+  return __atomic_load_n(&page->remote_hint, __ATOMIC_SEQ_CST) != 0;
+}
+
+// Makes the next group of `page` that has free blocks the bin. False: none.
+static bool take_group(heap_bin_t *bin, heap_page_t *page) {
+  uint32_t count = block_count(page);
+  if ((page->next_group == 0 || page->frees_to_go >= count) &&
+      is_hinted(page)) {
+    recount(page);
+  }
+  if (page->frees_to_go >= count) {
+    return false;
+  }
+  uint32_t groups = heap_span_group_count(page);
+  for (uint32_t i = 0; i < groups; ++i) {
+    size_t group = page->next_group;
+    page->next_group = (uint16_t)(group + 1 == groups ? 0 : group + 1);
+    uint64_t mask = heap_span_free_mask(page, group);
+    if (mask != 0) {
+      size_t block_bytes = heap_class_info[page->size_class].size_bytes;
+      bin->mask = mask;
+      bin->states = page->states + group * HEAP_GROUP_BLOCKS;
+      bin->base = (unsigned char *)page->start +
+                  group * HEAP_GROUP_BLOCKS * block_bytes;
+      bin->block_bytes = (uint32_t)block_bytes;
+      page->frees_to_go += (uint32_t)__builtin_popcountll(mask);
+      return true;
+    }
+  }
+  // Fewer than `count` live blocks, and none free in any group.
+  HEAP_DIE("the count of a span's live blocks is wrong");
+}
+
+static void push_full(heap_class_spans_t *spans, heap_page_t *page) {
+  page->list = HEAP_SPAN_FULL;
+  page->frees_to_go = 1;
+  heap_span_list_push_back(&spans->full, page);
+}
+
+static heap_page_t *pop_partial(heap_class_spans_t *spans) {
+  heap_page_t *page = spans->partial.first;
+  if (page != NULL) {
+    heap_span_list_remove(&spans->partial, page);
+  }
+  return page;
+}
+
+// Looks for a full span of which others freed blocks.
+static heap_page_t *find_hinted(heap_thread_t *thread, size_t size_class) {
+  uint64_t bit = class_bit(size_class);
+  if ((__atomic_load_n(&thread->remote_hints, __ATOMIC_SEQ_CST) & bit) == 0) {
+    return NULL;
+  }
+  __atomic_fetch_and(&thread->remote_hints, ~bit, __ATOMIC_SEQ_CST);
+  heap_class_spans_t *spans = &thread->spans[size_class];
+  heap_page_t *last = spans->full.last;
+  for (int i = 0; i < FULL_SPANS_LOOKED_AT; ++i) {
+    heap_page_t *page = spans->full.first;
+    if (page == NULL) {
+      return NULL;
+    }
+    heap_span_list_remove(&spans->full, page);
+    if (is_hinted(page)) {
+      recount(page);
+      if (page->frees_to_go < block_count(page)) {
+        set_hints(thread, bit);  // There may be more behind it.
+        return page;
+      }
+    }
+    push_full(spans, page);
+    if (page == last) {
+      return NULL;
+    }
+  }
+  set_hints(thread, bit);
+  return NULL;
+}
+
+// Frees orphaned spans of one class that emptied, a few at a time. Central lock
+// held.
+static void sweep_orphans(void) {
+  uint64_t hints = __atomic_load_n(&orphanage.remote_hints, __ATOMIC_SEQ_CST);
+  if (hints == 0) {
+    return;
+  }
+  size_t size_class = (size_t)__builtin_ctzll(hints);
+  __atomic_fetch_and(&orphanage.remote_hints, ~class_bit(size_class),
+                     __ATOMIC_SEQ_CST);
+  heap_class_spans_t *spans = &orphanage.spans[size_class];
+  heap_page_t *last = spans->partial.last;
+  heap_page_t *page = NULL;
+  for (int i = 0; i < ORPHANS_LOOKED_AT && page != last; ++i) {
+    page = pop_partial(spans);
+    if (is_hinted(page)) {
+      recount(page);
+    }
+    if (page->frees_to_go == 0) {
+      bool was_last = page == last;
+      heap_span_destroy(page);
+      if (was_last) {
+        return;
+      }
+      continue;
+    }
+    heap_span_list_push_back(&spans->partial, page);
+  }
+  if (page != last) {
+    set_hints(&orphanage, class_bit(size_class));
+  }
+}
+
+// Central lock held.
+static heap_page_t *adopt(heap_thread_t *thread, size_t size_class) {
+  for (int i = 0; i < ORPHANS_LOOKED_AT; ++i) {
+    heap_page_t *page = pop_partial(&orphanage.spans[size_class]);
+    if (page == NULL) {
+      return NULL;
+    }
+    // First the owner, then the count: a hint set after the count finds us.
+    __atomic_store_n(&page->owner, thread, __ATOMIC_SEQ_CST);
+    recount(page);
+    if (page->frees_to_go < block_count(page)) {
+      return page;
+    }
+    push_full(&thread->spans[size_class], page);
+  }
+  return NULL;
+}
+
+static heap_page_t *adopt_or_create(heap_thread_t *thread, size_t size_class) {
+  heap_central_lock();
+  heap_page_t *page = adopt(thread, size_class);
+  if (page == NULL) {
+    sweep_orphans();
+    page = heap_span_create(size_class, thread);
+  }
+  heap_central_unlock();
+  return page;
+}
+
+bool heap_thread_refill(heap_thread_t *thread, size_t size_class) {
+  heap_class_spans_t *spans = &thread->spans[size_class];
+  heap_bin_t *bin = &thread->bins[size_class];
+  HEAP_ASSERT(bin->mask == 0);
+  for (;;) {
+    heap_page_t *page = spans->current;
+    if (page != NULL) {
+      if (take_group(bin, page)) {
+        return true;
+      }
+      bin_reset(bin);
+      spans->current = NULL;
+      push_full(spans, page);
+    }
+    page = pop_partial(spans);
+    if (page == NULL) {
+      page = find_hinted(thread, size_class);
+    }
+    if (page == NULL) {
+      page = adopt_or_create(thread, size_class);
+    }
+    if (page == NULL) {
+      return false;
+    }
+    page->list = HEAP_SPAN_CURRENT;
+    page->next_group = 0;
+    spans->current = page;
+  }
+}
+
+void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
+  heap_class_spans_t *spans = &thread->spans[page->size_class];
+  switch ((heap_span_list_t)page->list) {
+    case HEAP_SPAN_CURRENT:
+      break;  // Empty, and the next in use.
+    case HEAP_SPAN_FULL:
+      heap_span_list_remove(&spans->full, page);
+      page->list = HEAP_SPAN_PARTIAL;
+      page->frees_to_go = block_count(page) - 1;
+      heap_span_list_push_front(&spans->partial, page);
+      break;
+    case HEAP_SPAN_PARTIAL:
+      heap_span_list_remove(&spans->partial, page);
+      heap_central_lock();
+      heap_span_destroy(page);
+      heap_central_unlock();
+      break;
+  }
+}
+
+void heap_thread_hint(heap_page_t *page) {
+  if (is_hinted(page)) {
+    return;
+  }
+  __atomic_store_n(&page->remote_hint, 1, __ATOMIC_SEQ_CST);
+  heap_thread_t *owner = __atomic_load_n(&page->owner, __ATOMIC_SEQ_CST);
+  uint64_t bit = class_bit(page->size_class);
+  if ((__atomic_load_n(&owner->remote_hints, __ATOMIC_SEQ_CST) & bit) == 0) {
+    set_hints(owner, bit);
+  }
+}
+
+// Destroys `page` if it is empty, otherwise leaves it to whoever adopts it.
+// Central lock held.
+static void orphan(heap_page_t *page) {
+  __atomic_store_n(&page->owner, &orphanage, __ATOMIC_SEQ_CST);
+  recount(page);
+  if (page->frees_to_go == 0) {
+    heap_span_destroy(page);
+    return;
+  }
+  page->list = HEAP_SPAN_PARTIAL;
+  heap_span_list_push_back(&orphanage.spans[page->size_class].partial, page);
+}
+
+static void orphan_list(heap_span_list_head_t *list) {
+  heap_page_t *page;
+  while ((page = list->first) != NULL) {
+    heap_span_list_remove(list, page);
+    orphan(page);
+  }
+}
+
+// Runs among the thread's other destructors, which may still allocate and
+// free: the thread then gets a heap again, and this runs once more for it.
+static void thread_exited(void *value) {
+  heap_thread_t *thread = value;
+  heap_thread_fast = &empty_heap;
+  own_heap = NULL;
+  heap_central_lock();
+  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
+    heap_class_spans_t *spans = &thread->spans[i];
+    bin_reset(&thread->bins[i]);
+    if (spans->current != NULL) {
+      orphan(spans->current);
+      spans->current = NULL;
+    }
+    orphan_list(&spans->partial);
+    orphan_list(&spans->full);
+  }
+  thread->next_free = unused_heaps;
+  unused_heaps = thread;
+  heap_central_unlock();
+}
+
+static const char *check_span(const heap_thread_t *thread,
+                              const heap_page_t *page, size_t size_class,
+                              heap_span_list_t list) {
+  const char *broken = heap_span_check(page);
+  if (broken != NULL) {
+    return broken;
+  }
+  if (page->owner != thread || page->size_class != size_class ||
+      page->list != list) {
+    return "thread heap: a span on a list that is not its own";
+  }
+  uint64_t mask = list == HEAP_SPAN_CURRENT ? thread->bins[size_class].mask : 0;
+  uint32_t used =
+      heap_span_live_count(page) + (uint32_t)__builtin_popcountll(mask);
+  if (list != HEAP_SPAN_FULL && page->frees_to_go < used) {
+    return "thread heap: more live blocks in a span than counted";
+  }
+  if (list == HEAP_SPAN_FULL && page->frees_to_go != 1) {
+    return "thread heap: a full span that would not notice a free";
+  }
+  return NULL;
+}
+
+static const char *check_list(const heap_thread_t *thread, heap_page_t *first,
+                              size_t size_class, heap_span_list_t list) {
+  const heap_page_t *prev = NULL;
+  for (const heap_page_t *page = first; page != NULL; page = page->next) {
+    if (page->prev != prev) {
+      return "thread heap: a list of spans that is broken";
+    }
+    const char *broken = check_span(thread, page, size_class, list);
+    if (broken != NULL) {
+      return broken;
+    }
+    prev = page;
+  }
+  return NULL;
+}
+
+static const char *check_bin(const heap_thread_t *thread, size_t size_class) {
+  const heap_bin_t *bin = &thread->bins[size_class];
+  const heap_page_t *page = thread->spans[size_class].current;
+  if (page == NULL) {
+    return bin->mask == 0 ? NULL : "thread heap: a bin without a span";
+  }
+  for (size_t i = 0; i < HEAP_GROUP_BLOCKS && bin->mask != 0; ++i) {
+    bool is_free = (bin->states[i] & 1) == 0;
+    if ((bin->mask >> i & 1) != 0 && !is_free) {
+      return "thread heap: a block in a bin that is not free";
+    }
+  }
+  return check_span(thread, page, size_class, HEAP_SPAN_CURRENT);
+}
+
+static const char *check_thread(const heap_thread_t *thread) {
+  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
+    const heap_class_spans_t *spans = &thread->spans[i];
+    const char *broken = check_bin(thread, i);
+    if (broken == NULL) {
+      broken = check_list(thread, spans->partial.first, i, HEAP_SPAN_PARTIAL);
+    }
+    if (broken == NULL) {
+      broken = check_list(thread, spans->full.first, i, HEAP_SPAN_FULL);
+    }
+    if (broken != NULL) {
+      return broken;
+    }
+  }
+  return NULL;
+}
+
+const char *heap_thread_check_all(void) {
+  const char *broken = check_thread(&orphanage);
+  for (const heap_thread_t *thread = all_heaps;
+       thread != NULL && broken == NULL; thread = thread->next) {
+    broken = check_thread(thread);
+  }
+  return broken;
+}
