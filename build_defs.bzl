@@ -311,18 +311,20 @@ def my_alloc_header_test(name, hdrs, deps):
         deps = [name + "_c", name + "_cc"],
     )
 
-def _forbidden_arrow_test_impl(ctx):
-    script = ctx.actions.declare_file(ctx.label.name)
-    ctx.actions.write(
-        script,
-        """#!/bin/sh
+_FORBIDDEN_ARROW_SCRIPT = """#!/bin/sh
 test -e {offenders} || exit 2
 test -s {offenders} || exit 0
 echo "Forbidden arrow: {from_} must not depend on {to}, but reaches:"
 sed 's/^/  /' {offenders}
 echo "docs/architecture.md lists the arrows that are allowed, and why."
 exit 1
-""".format(
+"""
+
+def _forbidden_arrow_test_impl(ctx):
+    script = ctx.actions.declare_file(ctx.label.name)
+    ctx.actions.write(
+        script,
+        _FORBIDDEN_ARROW_SCRIPT.format(
             from_ = ctx.attr.from_text,
             to = ctx.attr.to_text,
             offenders = ctx.file.offenders.short_path,
@@ -342,41 +344,63 @@ _forbidden_arrow_test = rule(
     },
 )
 
-def my_alloc_forbidden_arrow_test(name, from_, to, allowed = []):
+# Bzlmod's names of the repositories that have another one here.
+_MODULES = {
+    "com_github_google_benchmark": "google_benchmark",
+    "com_google_absl": "abseil-cpp",
+    "com_google_googletest": "googletest",
+}
+
+def _label_regex(pattern):
+    if pattern == "@/...":
+        # All but what rules_cc links to every program.
+        return "@++(?!(rules_cc|bazel_tools)[~+/])"
+    if pattern.startswith("@") and pattern.endswith("/..."):
+        name = pattern[1:-len("/...")]
+        names = [name, _MODULES[name]] if name in _MODULES else [name]
+
+        # Bzlmod: `@@abseil-cpp~//`, `@@_main~system~zlib//`, later with `+`.
+        return "@+([^/]*[~+])?(%s)([~+][^/]*)?//" % "|".join(names)
+    if pattern.endswith("/..."):
+        return pattern[:-len("/...")] + "[:/]"
+    if pattern.endswith("*"):
+        return pattern[:-1]
+    return pattern + "$"
+
+def _labels_like(patterns, expression):
+    regexes = [_label_regex(pattern) for pattern in patterns]
+    return "filter('^(%s)', %s)" % ("|".join(regexes), expression)
+
+def my_alloc_forbidden_arrow_test(name, from_, to, allowed = [], ignored = []):
     """Fails, naming the labels, when deps(from_) reaches `to`.
 
-    All branches of a select() count, whatever the configuration.
+    All branches of a select() count, whatever the configuration. `from_` and
+    `allowed` must be visible to the package of this test.
+
+    `to` and `ignored` are label patterns: `//package/...` for anything in or
+    below that package, `//package:name*` for the labels that start so,
+    `//package:name` for that one, `@repository/...` for anything of an
+    external repository, `@/...` for anything external at all.
 
     Args:
       name: target name.
       from_: label or list of labels.
-      to: what must not be reached, or a list of it: `//package/...` for
-        anything in or below that package, `@repository/...` for anything of
-        an external repository, `@/...` for anything external at all, or one
-        label `//package:target`.
+      to: pattern or list of patterns of what must not be reached.
       allowed: labels whose own deps() do not count.
+      ignored: patterns of labels that do not count.
     """
     roots = [from_] if type(from_) == "string" else from_
-    targets = [to] if type(to) == "string" else to
-    patterns = []
-    for target in targets:
-        if target == "@/...":
-            patterns.append("@")
-        elif target.startswith("@") and target.endswith("/..."):
-            # Bzlmod puts one @ more in front and a version behind.
-            patterns.append("@+%s[^/]*//" % target[1:-len("/...")])
-        elif target.endswith("/..."):
-            patterns.append(target[:-len("/...")] + "[:/]")
-        else:
-            patterns.append(target + "$")
+    patterns = [to] if type(to) == "string" else to
     expression = "kind(rule, deps(set(%s)))" % " ".join(roots)
     if allowed:
         expression += " except deps(set(%s))" % " ".join(allowed)
+    expression = _labels_like(patterns, expression)
+    if ignored:
+        expression += " except " + _labels_like(ignored, expression)
     native.genquery(
         name = name + "_offenders",
         testonly = True,
-        expression = "filter('^(%s)', %s)" %
-                     ("|".join(patterns), expression),
+        expression = expression,
         opts = ["--noimplicit_deps"],
         scope = roots + allowed,
     )
@@ -386,5 +410,45 @@ def my_alloc_forbidden_arrow_test(name, from_, to, allowed = []):
         from_text = " ".join(roots),
         offenders = name + "_offenders",
         tags = ["layering", "no-sanitizer"],
-        to_text = " ".join(targets),
+        to_text = " ".join(patterns),
     )
+
+def my_alloc_layering_tests(name, components):
+    """One forbidden-arrow test for each ordered pair of components.
+
+    Pairs that `may_use` allows, directly or through others, have none. One
+    more test a component, `<name>_<component>_to_others`, forbids external
+    repositories beyond `may_link`, which those it may use may link too.
+
+    Args:
+      name: prefix of the tests.
+      components: name -> dict of
+        targets: the public labels,
+        owns: label patterns of all that belongs to it,
+        may_use: names of components,
+        may_link: patterns of external repositories.
+    """
+    for source in components:
+        component = components[source]
+        used = [
+            target
+            for other in component["may_use"]
+            for target in components[other]["targets"]
+        ]
+        for other in components:
+            if other == source or other in component["may_use"]:
+                continue
+            my_alloc_forbidden_arrow_test(
+                name = "%s_%s_to_%s_test" % (name, source, other),
+                allowed = used,
+                from_ = component["targets"],
+                ignored = component["owns"],
+                to = components[other]["owns"],
+            )
+        my_alloc_forbidden_arrow_test(
+            name = "%s_%s_to_others_test" % (name, source),
+            allowed = used,
+            from_ = component["targets"],
+            ignored = component["may_link"],
+            to = "@/...",
+        )

@@ -4,53 +4,11 @@
 """Debian 12's packages under the labels that upstream projects use."""
 
 load("//third_party/system:system.bzl", "build_file_of", "system_library")
-
-# Package -> targets whose pkg-config module is `absl_<target>`, and the few
-# that are called otherwise. Debian 12 has Abseil 20220623: no absl/log yet.
-_ABSEIL = {
-    "algorithm": {"container": "absl_algorithm_container"},
-    "base": ["base", "core_headers", "log_severity"],
-    "cleanup": ["cleanup"],
-    "container": [
-        "btree",
-        "fixed_array",
-        "flat_hash_map",
-        "flat_hash_set",
-        "inlined_vector",
-        "node_hash_map",
-        "node_hash_set",
-    ],
-    "flags": {
-        "config": "absl_flags_config",
-        "flag": "absl_flags",
-        "marshalling": "absl_flags_marshalling",
-        "parse": "absl_flags_parse",
-        "reflection": "absl_flags_reflection",
-        "usage": "absl_flags_usage",
-    },
-    "functional": ["any_invocable", "bind_front", "function_ref"],
-    "hash": ["hash"],
-    "memory": ["memory"],
-    "numeric": ["bits", "int128"],
-    "random": {
-        "bit_gen_ref": "absl_random_bit_gen_ref",
-        "distributions": "absl_random_distributions",
-        "random": "absl_random_random",
-    },
-    "status": ["status", "statusor"],
-    "strings": ["cord", "str_format", "strings"],
-    "synchronization": ["synchronization"],
-    "time": ["time"],
-    "types": ["any", "optional", "span", "variant"],
-    "utility": ["utility"],
-}
+load(":abseil.bzl", "ABSEIL")
 
 def _debian_abseil_impl(ctx):
-    for package in _ABSEIL:
-        names = _ABSEIL[package]
-        modules = {name: ["absl_" + name] for name in names}
-        if type(names) == "dict":
-            modules = {name: [names[name]] for name in names}
+    for package in ABSEIL:
+        modules = {name: [ABSEIL[package][name]] for name in ABSEIL[package]}
         ctx.file(
             "absl/%s/BUILD.bazel" % package,
             build_file_of(ctx, modules),
