@@ -27,6 +27,10 @@ void heap_free_slow(void *ptr);
 static inline void *heap_alloc_fast(size_t size_bytes) {
   if (__builtin_expect(size_bytes <= HEAP_SMALL_MAX_BYTES, 1)) {
     heap_bin_t *bin = &heap_thread_fast->bins[heap_class_of_size(size_bytes)];
+    void *ptr = heap_bin_pop(bin);
+    if (__builtin_expect(ptr != NULL, 1)) {
+      return ptr;
+    }
     if (__builtin_expect(bin->mask != 0, 1)) {
       bool fresh;
       return heap_bin_take(bin, &fresh);
@@ -56,7 +60,7 @@ static inline void heap_free_fast(void *ptr) {
               __atomic_load_n(state, __ATOMIC_RELAXED) == HEAP_BLOCK_LIVE &&
               __atomic_load_n(&page->owner, __ATOMIC_RELAXED) == thread,
           1)) {
-    heap_thread_free_own(thread, page, state);
+    heap_thread_free_own(thread, page, ptr, state);
     return;
   }
   heap_free_slow(ptr);

@@ -6,8 +6,8 @@
 //
 //   size                  block                                found by
 //   0 .. 8 KiB            small: in a span of its class        page table
-//   .. below 1 MiB        medium: a run of 1 KiB units         arena's tags
-//   from 1 MiB            mapped: a mapping of its own         page table
+//   .. below 4 MiB        medium: a run of 1 KiB units         arena's tags
+//   from 4 MiB            mapped: a mapping of its own         page table
 //
 // Every call that takes a pointer locates it first. A small block needs no
 // lock for that: its descriptor can't change while it is live. The others are
@@ -55,16 +55,27 @@ static bool is_medium(size_t size_bytes) {
          size_bytes < HEAP_MAPPED_MIN_BYTES;
 }
 
+// Returns a block without looking beyond the bin, or NULL.
+static void *bin_alloc(heap_bin_t *bin, bool *out_zeroed) {
+  void *ptr = heap_bin_pop(bin);
+  *out_zeroed = false;
+  if (ptr == NULL && bin->mask != 0) {
+    ptr = heap_bin_take(bin, out_zeroed);
+  }
+  return ptr;
+}
+
 static void *small_alloc(size_t size_class, bool *out_zeroed) {
   heap_thread_t *thread = heap_thread_get();
   if (thread == NULL) {
     return NULL;
   }
   heap_bin_t *bin = &thread->bins[size_class];
-  if (bin->mask == 0 && !heap_thread_refill(thread, size_class)) {
-    return NULL;
+  void *ptr = bin_alloc(bin, out_zeroed);
+  if (ptr == NULL && heap_thread_refill(thread, size_class)) {
+    ptr = heap_bin_take(bin, out_zeroed);
   }
-  return heap_bin_take(bin, out_zeroed);
+  return ptr;
 }
 
 static void *medium_alloc(size_t align_bytes, size_t size_bytes,
@@ -184,7 +195,7 @@ static void free_small(void *ptr, const block_t *block, const char *function) {
   heap_thread_t *thread = heap_thread_get_existing();
   if (thread != NULL &&
       __atomic_load_n(&block->page->owner, __ATOMIC_RELAXED) == thread) {
-    heap_thread_free_own(thread, block->page, block->state);
+    heap_thread_free_own(thread, block->page, ptr, block->state);
     return;
   }
   // See thread_heap.c, F1; also the release that the owner's count acquires.
@@ -282,9 +293,9 @@ void *heap_calloc(size_t count, size_t size_bytes) {
   }
   if (total_bytes <= HEAP_SMALL_MAX_BYTES) {
     heap_bin_t *bin = &heap_thread_fast->bins[heap_class_of_size(total_bytes)];
-    if (bin->mask != 0) {
-      bool zeroed;
-      void *ptr = heap_bin_take(bin, &zeroed);
+    bool zeroed;
+    void *ptr = bin_alloc(bin, &zeroed);
+    if (ptr != NULL) {
       return zeroed ? ptr : memset(ptr, 0, total_bytes);
     }
   }

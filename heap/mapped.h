@@ -18,7 +18,7 @@ extern "C" {
 
 enum {
   // From this size on a block is mapped; it stays so down to half of it.
-  HEAP_MAPPED_MIN_BYTES = 1 << 20,
+  HEAP_MAPPED_MIN_BYTES = 4 << 20,
 };
 
 // Returns a zeroed block at a multiple of `align_bytes`, or NULL.

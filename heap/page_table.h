@@ -59,8 +59,10 @@ typedef struct __attribute__((aligned(64))) heap_page {
   uint8_t list;        // heap_span_list_t. Owner only.
   // Another thread freed a block since the owner last looked. Atomic.
   uint8_t remote_hint;
-  uint16_t next_group;  // Where the owner's search goes on. Owner only.
-  uint16_t reserved;
+  uint32_t reserved;
+  // One bit a group (span.h) that has free blocks, those that others freed
+  // since the last count not included. Owner only.
+  uint64_t free_groups;
   union {
     struct {
       struct heap_page *next;  // Of the owner's list. Owner only.

@@ -29,8 +29,10 @@ enum {
 };
 
 static_assert((HEAP_BLOCK_FRESH & 1) == 0 && (HEAP_BLOCK_FREED & 1) == 0 &&
-                  (HEAP_BLOCK_LIVE & 1) == 1 && (HEAP_BLOCK_PADDING & 1) == 1,
-              "bit 0 of a state tells whether it can be handed out");
+                  (HEAP_BLOCK_LIVE & 1) == 1 && (HEAP_BLOCK_PADDING & 1) == 1 &&
+                  (HEAP_BLOCK_CACHED & 1) == 1,
+              "bit 0 of a state is clear where a search finds a free block");
+static_assert(GROUPS_MAX <= 64, "one bit of free_groups a group");
 static_assert(HEAP_BLOCK_FRESH == 0, "zeroed states are fresh");
 
 // Guarded by the central lock; indexed by the number of groups.
@@ -113,7 +115,7 @@ heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner) {
   page->states = states;
   page->size_class = (uint8_t)size_class;
   page->frees_to_go = 0;
-  page->next_group = 0;
+  page->free_groups = ~UINT64_C(0) >> (64 - groups);
   __atomic_store_n(&page->owner, owner, __ATOMIC_RELAXED);
   // A hint that comes late, from a block of an earlier span, is harmless.
   __atomic_store_n(&page->remote_hint, 0, __ATOMIC_RELAXED);
@@ -124,7 +126,7 @@ heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner) {
 }
 
 void heap_span_destroy(heap_page_t *page) {
-  HEAP_ASSERT(heap_span_live_count(page) == 0);
+  HEAP_ASSERT(heap_span_recount(page) == 0);
   --span_count;
   page->kind = HEAP_PAGE_NONE;
   page->reciprocal = 0;
@@ -161,18 +163,19 @@ uint64_t heap_span_free_mask(const heap_page_t *page, size_t group) {
   return ~busy_mask(page, group);
 }
 
-uint32_t heap_span_live_count(const heap_page_t *page) {
+uint32_t heap_span_recount(heap_page_t *page) {
   uint32_t groups = heap_span_group_count(page);
-  uint32_t busy = 0;
+  uint32_t free_count = 0;
+  page->free_groups = 0;
   for (size_t group = 0; group < groups; ++group) {
-    busy += (uint32_t)__builtin_popcountll(busy_mask(page, group));
+    uint64_t mask = heap_span_free_mask(page, group);
+    free_count += (uint32_t)__builtin_popcountll(mask);
+    page->free_groups |= (uint64_t)(mask != 0) << group;
   }
-  uint32_t padding = groups * HEAP_GROUP_BLOCKS -
-                     heap_class_info[page->size_class].block_count;
-  return busy - padding;
+  return heap_class_info[page->size_class].block_count - free_count;
 }
 
-const char *heap_span_check(const heap_page_t *page) {
+const char *heap_span_check(const heap_page_t *page, uint32_t *out_busy) {
   if (page->kind != HEAP_PAGE_SPAN) {
     return "span: not a span";
   }
@@ -185,13 +188,16 @@ const char *heap_span_check(const heap_page_t *page) {
   if (page->reciprocal != info->reciprocal) {
     return "span: wrong reciprocal";
   }
+  *out_busy = 0;
   uint32_t end = heap_span_group_count(page) * HEAP_GROUP_BLOCKS;
   for (uint32_t i = 0; i < end; ++i) {
-    bool is_padding = page->states[i] == HEAP_BLOCK_PADDING;
-    if (page->states[i] > HEAP_BLOCK_PADDING ||
-        is_padding != (i >= info->block_count)) {
+    uint8_t state = page->states[i];
+    bool is_known = state <= HEAP_BLOCK_PADDING || state == HEAP_BLOCK_CACHED;
+    bool is_padding = state == HEAP_BLOCK_PADDING;
+    if (!is_known || is_padding != (i >= info->block_count)) {
       return "span: impossible state of a block";
     }
+    *out_busy += !is_padding && (state & 1) != 0;
   }
   return NULL;
 }

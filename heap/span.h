@@ -18,12 +18,14 @@
 extern "C" {
 #endif
 
-// A block's state: an atomic byte. Bit 0 tells whether it can be handed out.
+// A block's state: an atomic byte. Bit 0 is set in those that a search for free
+// blocks passes over.
 enum {
   HEAP_BLOCK_FRESH = 0,    // Free, never handed out, all bytes zero.
   HEAP_BLOCK_LIVE = 1,     // Handed out.
   HEAP_BLOCK_FREED = 2,    // Free, contents arbitrary.
   HEAP_BLOCK_PADDING = 3,  // No block: fills up the last group.
+  HEAP_BLOCK_CACHED = 5,   // Free, in a slot of its owner's bin.
   // Blocks whose states are one cache line and one word of a bit mask.
   HEAP_GROUP_BLOCKS = 64,
 };
@@ -59,12 +61,13 @@ size_t heap_span_count(void);
 // that other threads free meanwhile may or may not be in it.
 uint64_t heap_span_free_mask(const heap_page_t *page, size_t group);
 
-// Counts live blocks, as above.
-uint32_t heap_span_live_count(const heap_page_t *page);
+// Makes `free_groups` true and returns the number of blocks that are not free,
+// cached ones included; as above.
+uint32_t heap_span_recount(heap_page_t *page);
 
-// Returns whether `page` is consistent: the name of the broken invariant or
-// NULL. Nobody else inside the heap.
-const char *heap_span_check(const heap_page_t *page);
+// Returns the first broken invariant's name, or NULL; `out_busy` is the number
+// of blocks that are not free. Nobody else inside the heap.
+const char *heap_span_check(const heap_page_t *page, uint32_t *out_busy);
 
 static inline uint32_t heap_span_group_count(const heap_page_t *page) {
   return (heap_class_info[page->size_class].block_count + HEAP_GROUP_BLOCKS -

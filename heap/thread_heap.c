@@ -6,13 +6,15 @@
 // A span belongs to one thread (or to the orphanage, below). Only its owner
 // allocates from it; anybody frees, by setting the block's state. Per class
 // the owner has a current span, partial ones with free blocks, and full ones.
-// Its bin is one group of the current span: 64 blocks as a bit mask, from
-// which an allocation takes the lowest bit and to which a free of the same
-// group gives it back, so that a pair of them touches one state and the mask.
+// Its bin is a stack of the few blocks freed last, still warm in the cache, and
+// behind it one group of the current span: 64 blocks as a bit mask, from which
+// an allocation takes the lowest bit. A free that finds the stack full goes to
+// its span; which groups of a span have free blocks is a word of 64 bits, so
+// the search for the next group is one instruction.
 //
-// frees_to_go of a span is an upper bound of its live blocks, those reserved
-// by a bin included; the owner's frees count it down, and at 0 the span is
-// empty for certain. A full span has 1 there instead, so that the first free
+// frees_to_go of a span is an upper bound of its live blocks, cached and
+// reserved ones included; the owner's frees count it down, and at 0 the span
+// is empty for certain. A full span has 1 there instead, so that the first free
 // is noticed. Blocks freed by others are not counted: the bound becomes exact
 // again when the owner counts the states.
 //
@@ -59,12 +61,17 @@ enum {
 };
 
 static_assert(HEAP_CLASS_COUNT <= 64, "one hint bit a class");
-static_assert(sizeof(heap_bin_t) == 32, "two bins a cache line");
+static_assert(sizeof(heap_bin_t) == 64, "a bin is one cache line");
 
-// What a bin points to while it is no group of any span.
-static uint8_t no_states[HEAP_GROUP_BLOCKS];
+// What the bins of `empty_heap` point to: no block to take, no slot to fill.
+static heap_slot_t no_slot;
 
-static heap_thread_t empty_heap;
+#define EMPTY_BIN \
+  { .top = &no_slot, .limit = &no_slot }
+
+static heap_thread_t empty_heap = {
+    .bins = {[0 ... HEAP_CLASS_COUNT - 1] = EMPTY_BIN},
+};
 
 _Thread_local heap_thread_t *heap_thread_fast = &empty_heap;
 
@@ -94,10 +101,26 @@ static uint32_t block_count(const heap_page_t *page) {
   return heap_class_info[page->size_class].block_count;
 }
 
-static void bin_reset(heap_bin_t *bin) {
-  bin->mask = 0;
-  bin->states = no_states;
-  bin->base = NULL;
+// Returns how many blocks of a class a bin caches.
+static size_t slot_count(size_t size_class) {
+  size_t size_bytes = heap_class_info[size_class].size_bytes;
+  if (size_bytes <= 256) {
+    return 32;
+  }
+  if (size_bytes <= 1024) {
+    return 16;
+  }
+  return size_bytes <= 4096 ? 8 : 4;
+}
+
+static void heap_init(heap_thread_t *thread) {
+  heap_slot_t *slot = thread->slots;
+  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
+    thread->bins[i].top = slot;
+    thread->bins[i].limit = slot + slot_count(i);
+    slot = thread->bins[i].limit + 1;
+  }
+  HEAP_ASSERT(slot == thread->slots + HEAP_SLOT_COUNT);
 }
 
 static void thread_exited(void *value);
@@ -117,9 +140,7 @@ static heap_thread_t *heap_create_locked(void) {
   if (thread == NULL) {
     return NULL;
   }
-  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
-    bin_reset(&thread->bins[i]);
-  }
+  heap_init(thread);
   thread->next = all_heaps;
   all_heaps = thread;
   return thread;
@@ -150,44 +171,36 @@ heap_thread_t *heap_thread_get(void) {
   return thread;
 }
 
-// Clears the hint of `page` and makes its bound of live blocks exact.
+// Clears the hint of `page` and finds what others freed.
 static void recount(heap_page_t *page) {
   __atomic_store_n(&page->remote_hint, 0, __ATOMIC_SEQ_CST);
-  page->frees_to_go = heap_span_live_count(page);
+  page->frees_to_go = heap_span_recount(page);
 }
 
 static bool is_hinted(const heap_page_t *page) {
   return __atomic_load_n(&page->remote_hint, __ATOMIC_SEQ_CST) != 0;
 }
 
-// Makes the next group of `page` that has free blocks the bin. False: none.
+// Makes the lowest group of `page` that has free blocks the bin's. False: none.
 static bool take_group(heap_bin_t *bin, heap_page_t *page) {
-  uint32_t count = block_count(page);
-  if ((page->next_group == 0 || page->frees_to_go >= count) &&
-      is_hinted(page)) {
+  if (page->free_groups == 0 && is_hinted(page)) {
     recount(page);
   }
-  if (page->frees_to_go >= count) {
+  if (page->free_groups == 0) {
     return false;
   }
-  uint32_t groups = heap_span_group_count(page);
-  for (uint32_t i = 0; i < groups; ++i) {
-    size_t group = page->next_group;
-    page->next_group = (uint16_t)(group + 1 == groups ? 0 : group + 1);
-    uint64_t mask = heap_span_free_mask(page, group);
-    if (mask != 0) {
-      size_t block_bytes = heap_class_info[page->size_class].size_bytes;
-      bin->mask = mask;
-      bin->states = page->states + group * HEAP_GROUP_BLOCKS;
-      bin->base = (unsigned char *)page->start +
-                  group * HEAP_GROUP_BLOCKS * block_bytes;
-      bin->block_bytes = (uint32_t)block_bytes;
-      page->frees_to_go += (uint32_t)__builtin_popcountll(mask);
-      return true;
-    }
-  }
-  // Fewer than `count` live blocks, and none free in any group.
-  HEAP_DIE("the count of a span's live blocks is wrong");
+  size_t group = (size_t)__builtin_ctzll(page->free_groups);
+  page->free_groups &= page->free_groups - 1;
+  uint64_t mask = heap_span_free_mask(page, group);
+  HEAP_ASSERT(mask != 0);
+  size_t block_bytes = heap_class_info[page->size_class].size_bytes;
+  bin->mask = mask;
+  bin->states = page->states + group * HEAP_GROUP_BLOCKS;
+  bin->base =
+      (unsigned char *)page->start + group * HEAP_GROUP_BLOCKS * block_bytes;
+  bin->block_bytes = (uint32_t)block_bytes;
+  page->frees_to_go += (uint32_t)__builtin_popcountll(mask);
+  return true;
 }
 
 static void push_full(heap_class_spans_t *spans, heap_page_t *page) {
@@ -221,7 +234,7 @@ static heap_page_t *find_hinted(heap_thread_t *thread, size_t size_class) {
     heap_span_list_remove(&spans->full, page);
     if (is_hinted(page)) {
       recount(page);
-      if (page->frees_to_go < block_count(page)) {
+      if (page->free_groups != 0) {
         set_hints(thread, bit);  // There may be more behind it.
         return page;
       }
@@ -278,7 +291,7 @@ static heap_page_t *adopt(heap_thread_t *thread, size_t size_class) {
     // First the owner, then the count: a hint set after the count finds us.
     __atomic_store_n(&page->owner, thread, __ATOMIC_SEQ_CST);
     recount(page);
-    if (page->frees_to_go < block_count(page)) {
+    if (page->free_groups != 0) {
       return page;
     }
     push_full(&thread->spans[size_class], page);
@@ -307,7 +320,6 @@ bool heap_thread_refill(heap_thread_t *thread, size_t size_class) {
       if (take_group(bin, page)) {
         return true;
       }
-      bin_reset(bin);
       spans->current = NULL;
       push_full(spans, page);
     }
@@ -322,7 +334,6 @@ bool heap_thread_refill(heap_thread_t *thread, size_t size_class) {
       return false;
     }
     page->list = HEAP_SPAN_CURRENT;
-    page->next_group = 0;
     spans->current = page;
   }
 }
@@ -380,6 +391,14 @@ static void orphan_list(heap_span_list_head_t *list) {
   }
 }
 
+// Frees what the bin holds back.
+static void bin_empty(heap_bin_t *bin) {
+  bin->mask = 0;
+  for (; bin->top->ptr != NULL; --bin->top) {
+    __atomic_store_n(bin->top->state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
+  }
+}
+
 // Runs among the thread's other destructors, which may still allocate and
 // free: the thread then gets a heap again, and this runs once more for it.
 static void thread_exited(void *value) {
@@ -389,7 +408,7 @@ static void thread_exited(void *value) {
   heap_central_lock();
   for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
     heap_class_spans_t *spans = &thread->spans[i];
-    bin_reset(&thread->bins[i]);
+    bin_empty(&thread->bins[i]);
     if (spans->current != NULL) {
       orphan(spans->current);
       spans->current = NULL;
@@ -405,7 +424,8 @@ static void thread_exited(void *value) {
 static const char *check_span(const heap_thread_t *thread,
                               const heap_page_t *page, size_t size_class,
                               heap_span_list_t list) {
-  const char *broken = heap_span_check(page);
+  uint32_t busy;
+  const char *broken = heap_span_check(page, &busy);
   if (broken != NULL) {
     return broken;
   }
@@ -413,13 +433,14 @@ static const char *check_span(const heap_thread_t *thread,
       page->list != list) {
     return "thread heap: a span on a list that is not its own";
   }
-  uint64_t mask = list == HEAP_SPAN_CURRENT ? thread->bins[size_class].mask : 0;
-  uint32_t used =
-      heap_span_live_count(page) + (uint32_t)__builtin_popcountll(mask);
-  if (list != HEAP_SPAN_FULL && page->frees_to_go < used) {
+  if (list == HEAP_SPAN_CURRENT) {
+    busy += (uint32_t)__builtin_popcountll(thread->bins[size_class].mask);
+  }
+  if (list != HEAP_SPAN_FULL && page->frees_to_go < busy) {
     return "thread heap: more live blocks in a span than counted";
   }
-  if (list == HEAP_SPAN_FULL && page->frees_to_go != 1) {
+  if (list == HEAP_SPAN_FULL &&
+      (page->frees_to_go != 1 || page->free_groups != 0)) {
     return "thread heap: a full span that would not notice a free";
   }
   return NULL;
@@ -441,6 +462,20 @@ static const char *check_list(const heap_thread_t *thread, heap_page_t *first,
   return NULL;
 }
 
+static const char *check_slots(const heap_bin_t *bin) {
+  const heap_slot_t *slot = bin->top;
+  for (; slot->ptr != NULL; --slot) {
+    const heap_page_t *page = heap_page_of((uintptr_t)slot->ptr);
+    size_t index = ((uintptr_t)slot->ptr - page->start) /
+                   heap_class_info[page->size_class].size_bytes;
+    if (page->kind != HEAP_PAGE_SPAN || slot->state != page->states + index ||
+        *slot->state != HEAP_BLOCK_CACHED) {
+      return "thread heap: a cached block that is not free";
+    }
+  }
+  return NULL;
+}
+
 static const char *check_bin(const heap_thread_t *thread, size_t size_class) {
   const heap_bin_t *bin = &thread->bins[size_class];
   const heap_page_t *page = thread->spans[size_class].current;
@@ -450,7 +485,7 @@ static const char *check_bin(const heap_thread_t *thread, size_t size_class) {
   for (size_t i = 0; i < HEAP_GROUP_BLOCKS && bin->mask != 0; ++i) {
     bool is_free = (bin->states[i] & 1) == 0;
     if ((bin->mask >> i & 1) != 0 && !is_free) {
-      return "thread heap: a block in a bin that is not free";
+      return "thread heap: a reserved block that is not free";
     }
   }
   return check_span(thread, page, size_class, HEAP_SPAN_CURRENT);
@@ -460,6 +495,9 @@ static const char *check_thread(const heap_thread_t *thread) {
   for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
     const heap_class_spans_t *spans = &thread->spans[i];
     const char *broken = check_bin(thread, i);
+    if (broken == NULL && thread != &orphanage) {
+      broken = check_slots(&thread->bins[i]);
+    }
     if (broken == NULL) {
       broken = check_list(thread, spans->partial.first, i, HEAP_SPAN_PARTIAL);
     }

@@ -19,13 +19,30 @@
 extern "C" {
 #endif
 
-// A group of the current span. Blocks whose bit is set are free and reserved
-// for this bin: the span counts them as live.
+enum {
+  // Slots of all bins: heap_thread_slot_count() of each class, and one that
+  // stays empty.
+  HEAP_SLOT_COUNT = 984,
+};
+
+// A cached block: free, but kept from the searches of its span.
+typedef struct heap_slot {
+  void *ptr;       // NULL below the lowest block.
+  uint8_t *state;  // HEAP_BLOCK_CACHED.
+} heap_slot_t;
+
+// Where the blocks of one class come from: first the ones freed last, in a
+// stack of slots, then a group of the current span. Blocks whose bit is set in
+// `mask` are free and reserved for this bin. To their span, cached and reserved
+// blocks count as live.
 typedef struct heap_bin {
+  heap_slot_t *top;    // The block freed last, or the empty slot.
+  heap_slot_t *limit;  // The highest slot.
   uint64_t mask;
   unsigned char *base;  // Block of bit 0.
   uint8_t *states;      // Its state; the group's others follow.
   uint32_t block_bytes;
+  uint32_t reserved[5];
 } heap_bin_t;
 
 typedef struct heap_class_spans {
@@ -38,6 +55,7 @@ typedef struct heap_class_spans {
 typedef struct heap_thread {
   heap_bin_t bins[HEAP_CLASS_COUNT];
   heap_class_spans_t spans[HEAP_CLASS_COUNT];
+  heap_slot_t slots[HEAP_SLOT_COUNT];
   struct heap_thread *next;       // Of all. Immutable once published.
   struct heap_thread *next_free;  // Of the unused. Central lock.
   // One bit a size class: another thread freed a block of one of our spans.
@@ -71,29 +89,50 @@ void heap_thread_hint(heap_page_t *page);
 // nobody else inside the heap.
 const char *heap_thread_check_all(void);
 
-// Takes one block out of a bin whose mask is not empty. `out_fresh` tells
+// Takes the block that was freed last; NULL when there is none. Its contents
+// are not zero.
+static inline void *heap_bin_pop(heap_bin_t *bin) {
+  heap_slot_t *top = bin->top;
+  void *ptr = top->ptr;
+  if (__builtin_expect(ptr != NULL, 1)) {
+    bin->top = top - 1;
+    // Relaxed: whoever frees the block got it from us by some synchronisation.
+    __atomic_store_n(top->state, HEAP_BLOCK_LIVE, __ATOMIC_RELAXED);
+  }
+  return ptr;
+}
+
+// Takes the lowest block of a group whose mask is not empty. `out_fresh` tells
 // whether all its bytes are zero.
 static inline void *heap_bin_take(heap_bin_t *bin, bool *out_fresh) {
   uint64_t mask = bin->mask;
-  unsigned bit = (unsigned)__builtin_ctzll(mask);
+  size_t bit = (size_t)__builtin_ctzll(mask);
   bin->mask = mask & (mask - 1);
   uint8_t *state = bin->states + bit;
-  *out_fresh = __atomic_load_n(state, __ATOMIC_RELAXED) == HEAP_BLOCK_FRESH;
-  // Relaxed: whoever frees the block got it from us by some synchronisation.
+  *out_fresh = *state == HEAP_BLOCK_FRESH;  // Ours alone while reserved.
   __atomic_store_n(state, HEAP_BLOCK_LIVE, __ATOMIC_RELAXED);
-  return bin->base + (size_t)bit * bin->block_bytes;
+  return bin->base + bit * bin->block_bytes;
 }
 
 // The owner's free of a live block, given the address of its state.
 static inline void heap_thread_free_own(heap_thread_t *thread,
-                                        heap_page_t *page, uint8_t *state) {
+                                        heap_page_t *page, void *ptr,
+                                        uint8_t *state) {
+  heap_bin_t *bin = &thread->bins[page->size_class];
+  heap_slot_t *top = bin->top;
+  if (__builtin_expect(top != bin->limit, 1)) {
+    __atomic_store_n(state, HEAP_BLOCK_CACHED, __ATOMIC_RELAXED);
+    ++top;
+    top->ptr = ptr;
+    top->state = state;
+    bin->top = top;
+    return;
+  }
   // Relaxed: only we hand the block out again, or adopters behind the lock.
   __atomic_store_n(state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
-  heap_bin_t *bin = &thread->bins[page->size_class];
-  size_t bit = (size_t)(state - bin->states);
-  if (bit < HEAP_GROUP_BLOCKS) {
-    bin->mask |= UINT64_C(1) << bit;
-  } else if (--page->frees_to_go == 0) {
+  page->free_groups |= UINT64_C(1)
+                       << ((size_t)(state - page->states) / HEAP_GROUP_BLOCKS);
+  if (--page->frees_to_go == 0) {
     heap_thread_span_freed(thread, page);
   }
 }
