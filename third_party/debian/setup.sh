@@ -11,12 +11,12 @@
 
 set -euo pipefail
 
-# Bazel and what it builds with.
-packages=(bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto
-  bazel-skylib g++ gcc binutils pkg-config)
-# Libraries: tests and benchmarks, command-line tools, symbols, unwinding.
-packages+=(googletest libabsl-dev libbenchmark-dev libdw-dev libunwind-dev
-  zlib1g-dev)
+# Bazel, and what Bazel 7 and later fetch themselves.
+debian_packages=(bazel-bootstrap bazel-platforms bazel-rules-java
+  bazel-rules-proto bazel-skylib googletest libabsl-dev libbenchmark-dev)
+
+# Compilers; symbols, unwinding, compression.
+packages=(g++ gcc binutils pkg-config libdw-dev libunwind-dev zlib1g-dev)
 # Programs that tests and the demo run on the allocator.
 packages+=(bash gawk git perl python3 sqlite3)
 # The report's browser test.
@@ -44,8 +44,7 @@ setup.sh: this is $pretty; the script installs packages on Debian 12 only.
 Elsewhere use Bazel 7 or later (it reads MODULE.bazel and fetches googletest,
 Abseil and google benchmark itself), install your system's packages for these
 Debian ones:
-  ${packages[*]}
-  nodejs npm
+$(echo "${packages[*]} nodejs npm" | fold -s -w 76 | sed 's/^/  /')
 and run \`npm ci\` in third_party/npm.
 EOF
   exit 1
@@ -93,6 +92,7 @@ main() {
     *) die "usage: third_party/debian/setup.sh [--ci]" ;;
   esac
   check_system
+  packages+=("${debian_packages[@]}")
   # Any nodejs and npm will do; Debian's npm is some hundred packages.
   if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
     packages+=(nodejs npm)
