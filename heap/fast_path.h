@@ -25,8 +25,8 @@ void *heap_calloc_slow(size_t size_bytes);
 void heap_free_slow(void *ptr);
 
 static inline void *heap_alloc_fast(size_t size_bytes) {
-  if (__builtin_expect(size_bytes <= HEAP_SMALL_MAX_BYTES, 1)) {
-    heap_bin_t *bin = &heap_thread_fast->bins[heap_class_of_size(size_bytes)];
+  if (__builtin_expect(size_bytes <= HEAP_TABLE_MAX_BYTES, 1)) {
+    heap_bin_t *bin = &heap_thread_fast->bins[heap_class_lookup(size_bytes)];
     void *ptr = heap_bin_pop(bin);
     if (__builtin_expect(ptr != NULL, 1)) {
       return ptr;

@@ -5,7 +5,7 @@
 // and what the hooks are told.
 //
 //   size                  block                                found by
-//   0 .. 8 KiB            small: in a span of its class        page table
+//   0 .. 32 KiB           small: in a span of its class        page table
 //   .. below 4 MiB        medium: a run of 1 KiB units         arena's tags
 //   from 4 MiB            mapped: a mapping of its own         page table
 //
@@ -90,7 +90,7 @@ static void *medium_alloc(size_t align_bytes, size_t size_bytes,
 // Returns the smallest class whose blocks all start at multiples of
 // `align_bytes`, or HEAP_CLASS_COUNT. Spans start at multiples of a heap page.
 static size_t aligned_class(size_t align_bytes, size_t size_bytes) {
-  if (size_bytes > HEAP_SMALL_MAX_BYTES || align_bytes > HEAP_SMALL_MAX_BYTES) {
+  if (size_bytes > HEAP_SMALL_MAX_BYTES || align_bytes > HEAP_TABLE_MAX_BYTES) {
     return HEAP_CLASS_COUNT;
   }
   size_t size_class = heap_class_of_size(size_bytes);
@@ -270,7 +270,17 @@ void *heap_calloc_slow(size_t size_bytes) {
 
 void heap_free_slow(void *ptr) {
   block_t block;
-  if (ptr == NULL || !locate(ptr, "free", &block)) {
+  if (ptr == NULL) {
+    return;
+  }
+  if (heap_hooks() == NULL &&
+      heap_page_of((uintptr_t)ptr)->kind == HEAP_PAGE_NONE) {
+    // Not located first, for one lock less.
+    block = (block_t){.kind = BLOCK_MEDIUM};
+    free_silently(ptr, &block, "free");
+    return;
+  }
+  if (!locate(ptr, "free", &block)) {
     return;
   }
   heap_hook_free(ptr);
@@ -291,8 +301,8 @@ void *heap_calloc(size_t count, size_t size_bytes) {
     errno = ENOMEM;
     return NULL;
   }
-  if (total_bytes <= HEAP_SMALL_MAX_BYTES) {
-    heap_bin_t *bin = &heap_thread_fast->bins[heap_class_of_size(total_bytes)];
+  if (total_bytes <= HEAP_TABLE_MAX_BYTES) {
+    heap_bin_t *bin = &heap_thread_fast->bins[heap_class_lookup(total_bytes)];
     bool zeroed;
     void *ptr = bin_alloc(bin, &zeroed);
     if (ptr != NULL) {

@@ -4,7 +4,7 @@
 // From any address to what the heap knows of its page, by two loads.
 //
 // A heap page is HEAP_PAGE_BYTES of addresses. Pages cut into small blocks (a
-// span is one page) and pages in which a mapped block starts have a
+// span is one page or a few) and pages in which a mapped block starts have a
 // descriptor that says so; all others, the whole address space, read as
 // HEAP_PAGE_NONE.
 
@@ -38,7 +38,9 @@ typedef enum heap_page_kind {
 struct heap_thread;
 
 // One cache line. The fields are stable while a block of the page is live, so
-// whoever holds such a block may read them without a lock.
+// whoever holds such a block may read them without a lock. All pages of a span
+// have the fields from `start` to `reciprocal`, `kind` and `size_class`; the
+// others are used in its first page only.
 typedef struct __attribute__((aligned(64))) heap_page {
   // Address of the first block. Central lock, written before blocks go out.
   uintptr_t start;
@@ -46,11 +48,11 @@ typedef struct __attribute__((aligned(64))) heap_page {
   uint8_t *states;
   // SPAN: whose span it is. Atomic, relaxed; written under the central lock.
   struct heap_thread *owner;
-  // SPAN: ceil(2^32 / block size), otherwise 0. For an offset below 2^16 and a
-  // size up to 2^13, offset * reciprocal has the block's index in its upper 32
-  // bits, and its lower 32 bits are below the reciprocal exactly when the
-  // offset is a multiple of the size (Lemire, Kaser, Kurz 2019, "Faster
-  // remainder by direct computation").
+  // SPAN: ceil(2^32 / block size), otherwise 0. For an offset into a
+  // span, offset * reciprocal has the block's index in its upper 32 bits, and
+  // its lower 32 bits are below the reciprocal exactly when the offset is a
+  // multiple of the size (Lemire, Kaser, Kurz 2019, "Faster remainder by direct
+  // computation").
   uint32_t reciprocal;
   // Frees by the owner until it must look at the span again. Owner only.
   uint32_t frees_to_go;

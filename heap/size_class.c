@@ -7,8 +7,13 @@
 #include "heap/size_class.h"
 
 #include <assert.h>
+#include <stdbool.h>
 
 #include "heap/page_table.h"
+
+enum {
+  CLASSES_A_DOUBLING = 8
+};
 
 // Eight classes above `base` bytes, `step` bytes apart; `index` is the first.
 #define CLASS_ROW(X, index, base, step)                    \
@@ -21,8 +26,8 @@
   X((index) + 6, (base) + 6 * (step), (base) + 7 * (step)) \
   X((index) + 7, (base) + 7 * (step), (base) + 8 * (step))
 
-// X(class, size of the class below, size).
-#define CLASSES(X)            \
+// X(class, size of the class below, size): those of the table, and the others.
+#define TABLE_CLASSES(X)      \
   CLASS_ROW(X, 0, 0, 16)      \
   CLASS_ROW(X, 8, 128, 16)    \
   CLASS_ROW(X, 16, 256, 32)   \
@@ -30,29 +35,53 @@
   CLASS_ROW(X, 32, 1024, 128) \
   CLASS_ROW(X, 40, 2048, 256) \
   CLASS_ROW(X, 48, 4096, 512)
+#define LARGE_CLASSES(X)       \
+  CLASS_ROW(X, 56, 8192, 1024) \
+  CLASS_ROW(X, 64, 16384, 2048)
 
-#define CLASS_INFO(index, below, size)         \
-  [(index)] = {                                \
-      .size_bytes = (size),                    \
-      .block_count = HEAP_PAGE_BYTES / (size), \
-      .reciprocal = (uint32_t)(((UINT64_C(1) << 32) + (size)-1) / (size))},
+#define PAGE_COUNT(size) ((size) <= 16384 ? 1 : 2)
+#define SPAN_BYTES(size) ((uint64_t)PAGE_COUNT(size) * HEAP_PAGE_BYTES)
+#define RECIPROCAL(size) (((UINT64_C(1) << 32) + (size)-1) / (size))
+
+#define CLASS_INFO(index, below, size)                               \
+  [(index)] = {.size_bytes = (size),                                 \
+               .page_count = PAGE_COUNT(size),                       \
+               .block_count = (uint32_t)(SPAN_BYTES(size) / (size)), \
+               .reciprocal = (uint32_t)RECIPROCAL(size)},
 
 #define CLASS_QUANTA(index, below, size)              \
   [(below) / HEAP_CLASS_QUANTUM_BYTES + 1 ...(size) / \
       HEAP_CLASS_QUANTUM_BYTES] = (index),
 
-#define CLASS_CHECK(index, below, size)                             \
-  static_assert((size) % HEAP_CLASS_QUANTUM_BYTES == 0, "aligned"); \
-  static_assert((size) <= 128 || ((size) - (below)) * 8 <= (size),  \
-                "at most 12.5 % lost");                             \
+#define CLASS_CHECK(index, below, size)                                      \
+  static_assert((size) % HEAP_CLASS_QUANTUM_BYTES == 0, "aligned");          \
+  static_assert((size) <= 128 || ((size) - (below)) * 8 <= (size),           \
+                "at most 12.5 % lost");                                      \
+  static_assert(                                                             \
+      (RECIPROCAL(size) * (size) - (UINT64_C(1) << 32)) * SPAN_BYTES(size) < \
+          UINT64_C(1) << 32,                                                 \
+      "the reciprocal divides every offset exactly");                        \
   static_assert((index) < HEAP_CLASS_COUNT, "room in the tables");
 
-CLASSES(CLASS_CHECK)
+TABLE_CLASSES(CLASS_CHECK)
+LARGE_CLASSES(CLASS_CHECK)
 
 const heap_class_info_t heap_class_info[HEAP_CLASS_COUNT] = {
-    CLASSES(CLASS_INFO)};
+    TABLE_CLASSES(CLASS_INFO) LARGE_CLASSES(CLASS_INFO)};
 
 // Size 0 is class 0, by the zero that starts the table.
 const uint8_t
-    heap_class_of_quanta[HEAP_SMALL_MAX_BYTES / HEAP_CLASS_QUANTUM_BYTES + 1] =
-        {CLASSES(CLASS_QUANTA)};
+    heap_class_of_quanta[HEAP_TABLE_MAX_BYTES / HEAP_CLASS_QUANTUM_BYTES + 1] =
+        {TABLE_CLASSES(CLASS_QUANTA)};
+
+size_t heap_class_of_size(size_t size_bytes) {
+  if (size_bytes <= HEAP_TABLE_MAX_BYTES) {
+    return heap_class_lookup(size_bytes);
+  }
+  bool is_last_row = size_bytes > 2 * (size_t)HEAP_TABLE_MAX_BYTES;
+  size_t base = is_last_row ? 2 * (size_t)HEAP_TABLE_MAX_BYTES
+                            : (size_t)HEAP_TABLE_MAX_BYTES;
+  size_t step = base / CLASSES_A_DOUBLING;
+  return HEAP_TABLE_CLASS_COUNT + (is_last_row ? CLASSES_A_DOUBLING : 0) +
+         (size_bytes - base - 1) / step;
+}

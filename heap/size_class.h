@@ -3,6 +3,7 @@
 
 // Size classes of small blocks: multiples of 16 up to 128 bytes, then eight to
 // a doubling, so that at most 12.5 % of a block above 128 bytes is lost.
+// A span is one heap page, or two for the largest, where one would hold few.
 
 #ifndef MY_ALLOC_HEAP_SIZE_CLASS_H_
 #define MY_ALLOC_HEAP_SIZE_CLASS_H_
@@ -15,15 +16,19 @@ extern "C" {
 #endif
 
 enum {
-  HEAP_CLASS_COUNT = 56,
-  // Larger requests are runs of units (arena.h).
-  HEAP_SMALL_MAX_BYTES = 8192,
+  HEAP_CLASS_COUNT = 72,
   HEAP_CLASS_QUANTUM_BYTES = 16,
+  // Up to here a request's class is looked up, above it is calculated.
+  HEAP_TABLE_MAX_BYTES = 8192,
+  HEAP_TABLE_CLASS_COUNT = 56,
+  // Larger requests are runs of units (arena.h).
+  HEAP_SMALL_MAX_BYTES = 32768,
 };
 
 typedef struct heap_class_info {
   uint32_t size_bytes;
-  uint32_t block_count;  // In one heap page.
+  uint32_t page_count;   // Heap pages of a span.
+  uint32_t block_count;  // In a span.
   // ceil(2^32 / size): see `heap_page_t.reciprocal`.
   uint32_t reciprocal;
 } heap_class_info_t;
@@ -33,13 +38,16 @@ extern const heap_class_info_t heap_class_info[HEAP_CLASS_COUNT];
 
 // Indexed by the request in quanta, rounded up. Immutable.
 extern const uint8_t
-    heap_class_of_quanta[HEAP_SMALL_MAX_BYTES / HEAP_CLASS_QUANTUM_BYTES + 1];
+    heap_class_of_quanta[HEAP_TABLE_MAX_BYTES / HEAP_CLASS_QUANTUM_BYTES + 1];
 
-// Returns the smallest class that holds `size_bytes` <= HEAP_SMALL_MAX_BYTES.
-static inline size_t heap_class_of_size(size_t size_bytes) {
+// Returns the smallest class that holds `size_bytes` <= HEAP_TABLE_MAX_BYTES.
+static inline size_t heap_class_lookup(size_t size_bytes) {
   return heap_class_of_quanta[(size_bytes + HEAP_CLASS_QUANTUM_BYTES - 1) /
                               HEAP_CLASS_QUANTUM_BYTES];
 }
+
+// The same for `size_bytes` <= HEAP_SMALL_MAX_BYTES.
+size_t heap_class_of_size(size_t size_bytes);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -8,7 +8,7 @@
 // that a stray write could damage. The owner finds free blocks by looking at
 // 64 states, one cache line, at a time:
 //
-//   page (64 KiB):    | block 0 | block 1 | ... | block n-1 | rest |
+//   span (64 KiB):    | block 0 | block 1 | ... | block n-1 | rest |
 //   states (metadata):| s0 s1 s2 ...  s63 | s64 ...   | ... padding |
 //                       \-- group 0 ----/   \- group 1 -/
 //
@@ -90,48 +90,88 @@ static void states_destroy(uint8_t *states, size_t groups) {
   free_states[groups] = states;
 }
 
-heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner) {
-  const heap_class_info_t *info = &heap_class_info[size_class];
-  size_t groups =
-      (info->block_count + HEAP_GROUP_BLOCKS - 1) / HEAP_GROUP_BLOCKS;
-  bool zeroed;
-  uintptr_t start = heap_arena_alloc(HEAP_PAGE_UNITS, HEAP_PAGE_BYTES,
-                                     HEAP_RUN_SPAN, &zeroed);
-  if (start == 0) {
-    return NULL;
+static bool cover_pages(uintptr_t start, size_t page_count) {
+  for (size_t i = 0; i < page_count; ++i) {
+    if (!heap_page_table_cover(start + i * HEAP_PAGE_BYTES)) {
+      return false;
+    }
   }
-  uint8_t *states = heap_page_table_cover(start) ? states_create(groups) : NULL;
+  return true;
+}
+
+// Takes memory and states for a span; false leaves nothing behind.
+static bool take_memory(const heap_class_info_t *info, size_t groups,
+                        uintptr_t *out_start, uint8_t **out_states) {
+  bool zeroed;
+  uintptr_t start = heap_arena_alloc(info->page_count * HEAP_PAGE_UNITS,
+                                     HEAP_PAGE_BYTES, HEAP_RUN_SPAN, &zeroed);
+  if (start == 0) {
+    return false;
+  }
+  uint8_t *states =
+      cover_pages(start, info->page_count) ? states_create(groups) : NULL;
   if (states == NULL) {
     heap_arena_free(start);
-    return NULL;
+    return false;
   }
   memset(states, zeroed ? HEAP_BLOCK_FRESH : HEAP_BLOCK_FREED,
          info->block_count);
   memset(states + info->block_count, HEAP_BLOCK_PADDING,
          groups * HEAP_GROUP_BLOCKS - info->block_count);
-  heap_page_t *page = heap_page_of(start);
-  HEAP_ASSERT(page->kind == HEAP_PAGE_NONE);
-  page->start = start;
-  page->states = states;
-  page->size_class = (uint8_t)size_class;
-  page->frees_to_go = 0;
-  page->free_groups = ~UINT64_C(0) >> (64 - groups);
-  __atomic_store_n(&page->owner, owner, __ATOMIC_RELAXED);
+  *out_start = start;
+  *out_states = states;
+  return true;
+}
+
+heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner) {
+  const heap_class_info_t *info = &heap_class_info[size_class];
+  size_t groups =
+      (info->block_count + HEAP_GROUP_BLOCKS - 1) / HEAP_GROUP_BLOCKS;
+  uintptr_t start;
+  uint8_t *states;
+  if (!take_memory(info, groups, &start, &states)) {
+    return NULL;
+  }
+  for (size_t i = 0; i < info->page_count; ++i) {
+    heap_page_t *page = heap_page_of(start + i * HEAP_PAGE_BYTES);
+    HEAP_ASSERT(page->kind == HEAP_PAGE_NONE);
+    page->start = start;
+    page->states = states;
+    page->size_class = (uint8_t)size_class;
+    page->reciprocal = info->reciprocal;
+    page->kind = HEAP_PAGE_SPAN;
+  }
+  heap_page_t *first = heap_page_of(start);
+  first->frees_to_go = 0;
+  first->free_groups = ~UINT64_C(0) >> (64 - groups);
   // A hint that comes late, from a block of an earlier span, is harmless.
-  __atomic_store_n(&page->remote_hint, 0, __ATOMIC_RELAXED);
-  page->reciprocal = info->reciprocal;
-  page->kind = HEAP_PAGE_SPAN;
+  __atomic_store_n(&first->remote_hint, 0, __ATOMIC_RELAXED);
+  heap_span_set_owner(first, owner);
   ++span_count;
-  return page;
+  return first;
+}
+
+void heap_span_set_owner(heap_page_t *page, struct heap_thread *owner) {
+  size_t page_count = heap_class_info[page->size_class].page_count;
+  for (size_t i = 0; i < page_count; ++i) {
+    heap_page_t *other = heap_page_of(page->start + i * HEAP_PAGE_BYTES);
+    // See thread_heap.c: before the owner counts what others freed.
+    __atomic_store_n(&other->owner, owner, __ATOMIC_SEQ_CST);
+  }
 }
 
 void heap_span_destroy(heap_page_t *page) {
   HEAP_ASSERT(heap_span_recount(page) == 0);
   --span_count;
-  page->kind = HEAP_PAGE_NONE;
-  page->reciprocal = 0;
   states_destroy(page->states, heap_span_group_count(page));
-  heap_arena_free(page->start);
+  uintptr_t start = page->start;
+  size_t page_count = heap_class_info[page->size_class].page_count;
+  for (size_t i = 0; i < page_count; ++i) {
+    heap_page_t *other = heap_page_of(start + i * HEAP_PAGE_BYTES);
+    other->kind = HEAP_PAGE_NONE;
+    other->reciprocal = 0;
+  }
+  heap_arena_free(start);
 }
 
 size_t heap_span_count(void) {
@@ -182,7 +222,8 @@ const char *heap_span_check(const heap_page_t *page, uint32_t *out_busy) {
   const heap_class_info_t *info = &heap_class_info[page->size_class];
   heap_arena_place_t place = heap_arena_find(page->start);
   if (heap_page_of(page->start) != page || place.kind != HEAP_RUN_SPAN ||
-      place.start != page->start || place.size_bytes != HEAP_PAGE_BYTES) {
+      place.start != page->start ||
+      place.size_bytes != (size_t)info->page_count * HEAP_PAGE_BYTES) {
     return "span: not where its descriptor says";
   }
   if (page->reciprocal != info->reciprocal) {

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Spans: heap pages cut into small blocks of one size class, with one byte of
-// state a block, kept outside the page.
+// state a block, kept outside of them. A span is named by the descriptor of
+// its first page.
 
 #ifndef MY_ALLOC_HEAP_SPAN_H_
 #define MY_ALLOC_HEAP_SPAN_H_
@@ -51,6 +52,9 @@ void heap_span_list_remove(heap_span_list_head_t *list, heap_page_t *page);
 // NULL when there is no memory. Central lock held.
 heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner);
 
+// Makes `owner` that of the span.
+void heap_span_set_owner(heap_page_t *page, struct heap_thread *owner);
+
 // Gives back a span without live blocks, on no list. Central lock held.
 void heap_span_destroy(heap_page_t *page);
 
@@ -68,6 +72,11 @@ uint32_t heap_span_recount(heap_page_t *page);
 // Returns the first broken invariant's name, or NULL; `out_busy` is the number
 // of blocks that are not free. Nobody else inside the heap.
 const char *heap_span_check(const heap_page_t *page, uint32_t *out_busy);
+
+// Returns the first page of the span that any of its pages belongs to.
+static inline heap_page_t *heap_span_of(const heap_page_t *page) {
+  return heap_page_of(page->start);
+}
 
 static inline uint32_t heap_span_group_count(const heap_page_t *page) {
   return (heap_class_info[page->size_class].block_count + HEAP_GROUP_BLOCKS -

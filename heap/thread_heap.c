@@ -60,7 +60,6 @@ enum {
   ORPHANS_LOOKED_AT = 4,
 };
 
-static_assert(HEAP_CLASS_COUNT <= 64, "one hint bit a class");
 static_assert(sizeof(heap_bin_t) == 64, "a bin is one cache line");
 
 // What the bins of `empty_heap` point to: no block to take, no slot to fill.
@@ -89,12 +88,24 @@ static heap_thread_t *unused_heaps;
 static pthread_key_t exit_key;
 static bool exit_key_created;
 
-static uint64_t class_bit(size_t size_class) {
-  return UINT64_C(1) << size_class;
+static uint64_t hint_bit(size_t size_class) {
+  return UINT64_C(1) << (size_class % 64);
 }
 
-static void set_hints(heap_thread_t *thread, uint64_t bits) {
-  __atomic_fetch_or(&thread->remote_hints, bits, __ATOMIC_SEQ_CST);
+static bool has_hint(heap_thread_t *thread, size_t size_class) {
+  return (__atomic_load_n(&thread->remote_hints[size_class / 64],
+                          __ATOMIC_SEQ_CST) &
+          hint_bit(size_class)) != 0;
+}
+
+static void set_hint(heap_thread_t *thread, size_t size_class) {
+  __atomic_fetch_or(&thread->remote_hints[size_class / 64],
+                    hint_bit(size_class), __ATOMIC_SEQ_CST);
+}
+
+static void clear_hint(heap_thread_t *thread, size_t size_class) {
+  __atomic_fetch_and(&thread->remote_hints[size_class / 64],
+                     ~hint_bit(size_class), __ATOMIC_SEQ_CST);
 }
 
 static uint32_t block_count(const heap_page_t *page) {
@@ -110,7 +121,10 @@ static size_t slot_count(size_t size_class) {
   if (size_bytes <= 1024) {
     return 16;
   }
-  return size_bytes <= 4096 ? 8 : 4;
+  if (size_bytes <= 4096) {
+    return 8;
+  }
+  return size_bytes <= HEAP_TABLE_MAX_BYTES ? 4 : 2;
 }
 
 static void heap_init(heap_thread_t *thread) {
@@ -219,11 +233,10 @@ static heap_page_t *pop_partial(heap_class_spans_t *spans) {
 
 // Looks for a full span of which others freed blocks.
 static heap_page_t *find_hinted(heap_thread_t *thread, size_t size_class) {
-  uint64_t bit = class_bit(size_class);
-  if ((__atomic_load_n(&thread->remote_hints, __ATOMIC_SEQ_CST) & bit) == 0) {
+  if (!has_hint(thread, size_class)) {
     return NULL;
   }
-  __atomic_fetch_and(&thread->remote_hints, ~bit, __ATOMIC_SEQ_CST);
+  clear_hint(thread, size_class);
   heap_class_spans_t *spans = &thread->spans[size_class];
   heap_page_t *last = spans->full.last;
   for (int i = 0; i < FULL_SPANS_LOOKED_AT; ++i) {
@@ -235,7 +248,7 @@ static heap_page_t *find_hinted(heap_thread_t *thread, size_t size_class) {
     if (is_hinted(page)) {
       recount(page);
       if (page->free_groups != 0) {
-        set_hints(thread, bit);  // There may be more behind it.
+        set_hint(thread, size_class);  // There may be more behind it.
         return page;
       }
     }
@@ -244,40 +257,45 @@ static heap_page_t *find_hinted(heap_thread_t *thread, size_t size_class) {
       return NULL;
     }
   }
-  set_hints(thread, bit);
+  set_hint(thread, size_class);
   return NULL;
 }
 
-// Frees orphaned spans of one class that emptied, a few at a time. Central lock
-// held.
-static void sweep_orphans(void) {
-  uint64_t hints = __atomic_load_n(&orphanage.remote_hints, __ATOMIC_SEQ_CST);
-  if (hints == 0) {
-    return;
-  }
-  size_t size_class = (size_t)__builtin_ctzll(hints);
-  __atomic_fetch_and(&orphanage.remote_hints, ~class_bit(size_class),
-                     __ATOMIC_SEQ_CST);
+// Frees orphaned spans of `size_class` that emptied, a few at a time. Central
+// lock held.
+static void sweep_class(size_t size_class) {
+  clear_hint(&orphanage, size_class);
   heap_class_spans_t *spans = &orphanage.spans[size_class];
   heap_page_t *last = spans->partial.last;
-  heap_page_t *page = NULL;
-  for (int i = 0; i < ORPHANS_LOOKED_AT && page != last; ++i) {
-    page = pop_partial(spans);
+  for (int i = 0; i < ORPHANS_LOOKED_AT; ++i) {
+    heap_page_t *page = pop_partial(spans);
+    if (page == NULL) {
+      return;
+    }
     if (is_hinted(page)) {
       recount(page);
     }
     if (page->frees_to_go == 0) {
-      bool was_last = page == last;
       heap_span_destroy(page);
-      if (was_last) {
-        return;
-      }
-      continue;
+    } else {
+      heap_span_list_push_back(&spans->partial, page);
     }
-    heap_span_list_push_back(&spans->partial, page);
+    if (page == last) {
+      return;
+    }
   }
-  if (page != last) {
-    set_hints(&orphanage, class_bit(size_class));
+  set_hint(&orphanage, size_class);
+}
+
+// Sweeps the first class of which anything was freed. Central lock held.
+static void sweep_orphans(void) {
+  for (size_t word = 0; word < HEAP_HINT_WORDS; ++word) {
+    uint64_t hints =
+        __atomic_load_n(&orphanage.remote_hints[word], __ATOMIC_SEQ_CST);
+    if (hints != 0) {
+      sweep_class(word * 64 + (size_t)__builtin_ctzll(hints));
+      return;
+    }
   }
 }
 
@@ -289,7 +307,7 @@ static heap_page_t *adopt(heap_thread_t *thread, size_t size_class) {
       return NULL;
     }
     // First the owner, then the count: a hint set after the count finds us.
-    __atomic_store_n(&page->owner, thread, __ATOMIC_SEQ_CST);
+    heap_span_set_owner(page, thread);
     recount(page);
     if (page->free_groups != 0) {
       return page;
@@ -359,21 +377,21 @@ void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
 }
 
 void heap_thread_hint(heap_page_t *page) {
+  page = heap_span_of(page);
   if (is_hinted(page)) {
     return;
   }
   __atomic_store_n(&page->remote_hint, 1, __ATOMIC_SEQ_CST);
   heap_thread_t *owner = __atomic_load_n(&page->owner, __ATOMIC_SEQ_CST);
-  uint64_t bit = class_bit(page->size_class);
-  if ((__atomic_load_n(&owner->remote_hints, __ATOMIC_SEQ_CST) & bit) == 0) {
-    set_hints(owner, bit);
+  if (!has_hint(owner, page->size_class)) {
+    set_hint(owner, page->size_class);
   }
 }
 
 // Destroys `page` if it is empty, otherwise leaves it to whoever adopts it.
 // Central lock held.
 static void orphan(heap_page_t *page) {
-  __atomic_store_n(&page->owner, &orphanage, __ATOMIC_SEQ_CST);
+  heap_span_set_owner(page, &orphanage);
   recount(page);
   if (page->frees_to_go == 0) {
     heap_span_destroy(page);

@@ -22,7 +22,8 @@ extern "C" {
 enum {
   // Slots of all bins: heap_thread_slot_count() of each class, and one that
   // stays empty.
-  HEAP_SLOT_COUNT = 984,
+  HEAP_SLOT_COUNT = 1032,
+  HEAP_HINT_WORDS = (HEAP_CLASS_COUNT + 63) / 64,
 };
 
 // A cached block: free, but kept from the searches of its span.
@@ -60,7 +61,7 @@ typedef struct heap_thread {
   struct heap_thread *next_free;  // Of the unused. Central lock.
   // One bit a size class: another thread freed a block of one of our spans.
   // Atomic; on a line of its own, since other threads write it.
-  uint64_t remote_hints __attribute__((aligned(64)));
+  uint64_t remote_hints[HEAP_HINT_WORDS] __attribute__((aligned(64)));
 } heap_thread_t;
 
 // The calling thread's heap as the fast paths see it: an empty one, from which
@@ -82,7 +83,7 @@ bool heap_thread_refill(heap_thread_t *thread, size_t size_class);
 // The owner's free of a block let `page->frees_to_go` fall to 0.
 void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page);
 
-// Tells the owner of `page` that another thread set a block's state to freed.
+// Tells the owner of the span that another thread set a block's state to freed.
 void heap_thread_hint(heap_page_t *page);
 
 // Returns the first broken invariant's name, or NULL. Central lock held,
@@ -130,6 +131,7 @@ static inline void heap_thread_free_own(heap_thread_t *thread,
   }
   // Relaxed: only we hand the block out again, or adopters behind the lock.
   __atomic_store_n(state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
+  page = heap_span_of(page);
   page->free_groups |= UINT64_C(1)
                        << ((size_t)(state - page->states) / HEAP_GROUP_BLOCKS);
   if (--page->frees_to_go == 0) {
