@@ -210,7 +210,8 @@ int heaplog_chunk_take(heaplog_stream_t *stream, uint64_t time_ns) {
   stream->used = 0;
   stream->crc_state = heaplog_crc32c_extend(
       stream->hardware_crc, HEAPLOG_CRC32C_INITIAL_STATE,
-      chunk + sizeof(header->commit), sizeof(*header) - sizeof(header->commit));
+      chunk + HEAPLOG_CHUNK_CRC_OFFSET, HEAPLOG_CHUNK_CRC_BYTES);
+  header->header_crc = heaplog_crc32c_value(stream->crc_state);
   stream->announced = false;
   stream->last_time_ns = base_ns;
   stream->last_address = 0;

@@ -57,7 +57,7 @@ static_assert(offsetof(heaplog_file_header_t, chunk_count) == 64, "");
 // At the beginning of each chunk. A chunk not begun is all zeros.
 typedef struct heaplog_chunk_header {
   // Bits 0-23: payload bytes; 24-31: HEAPLOG_COMMIT_TAG; 32-63: CRC-32C of the
-  // rest of this header and that many payload bytes.
+  // bytes from `index` to before `header_crc` and of that much payload.
   uint64_t commit;
   uint32_t index;  // Of this chunk in the file.
   uint32_t lane;
@@ -67,12 +67,21 @@ typedef struct heaplog_chunk_header {
   uint64_t horizon_ns;
   // No event in this chunk is earlier, and the first time delta counts from it.
   uint64_t base_ns;
-  uint64_t reserved2[3];  // 0.
+  uint64_t reserved2[2];  // 0.
+  uint32_t reserved3;     // 0.
+  // CRC-32C of the bytes from `index` to here: what this header says can be
+  // believed when the payload is damaged.
+  uint32_t header_crc;
 } heaplog_chunk_header_t;
+
+#define HEAPLOG_CHUNK_CRC_OFFSET offsetof(heaplog_chunk_header_t, index)
+#define HEAPLOG_CHUNK_CRC_BYTES \
+  (offsetof(heaplog_chunk_header_t, header_crc) - HEAPLOG_CHUNK_CRC_OFFSET)
 
 static_assert(sizeof(heaplog_chunk_header_t) == 64, "");
 static_assert(offsetof(heaplog_chunk_header_t, commit) == 0, "");
 static_assert(offsetof(heaplog_chunk_header_t, horizon_ns) == 24, "");
+static_assert(offsetof(heaplog_chunk_header_t, header_crc) == 60, "");
 
 #define HEAPLOG_PAYLOAD_BYTES_MAX                                   \
   (HEAPLOG_CHUNK_BYTES - (uint32_t)sizeof(heaplog_chunk_header_t) - \
