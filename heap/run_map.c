@@ -290,7 +290,8 @@ static const char *check_inside(const heap_run_map_t *map, heap_run_t run) {
     } else if (is_free && i == run.units - 1) {
       want = HEAP_RUN_FOOT;
     }
-    if (tag_kind(map->tags[run.start + i]) != want) {
+    uint32_t tag = map->tags[run.start + i];
+    if (tag_kind(tag) != want || (want == HEAP_RUN_NOTHING && tag != 0)) {
       return "run map: wrong tag inside a run";
     }
   }
@@ -301,7 +302,18 @@ static const char *check_inside(const heap_run_map_t *map, heap_run_t run) {
   return NULL;
 }
 
-// Returns the number of binned runs, or UINT64_MAX when a bin is broken.
+// Tells whether `link` names a run that belongs in `bin`.
+static bool is_link_into(const heap_run_map_t *map, uint32_t link, size_t bin) {
+  if (link > map->unit_count ||
+      tag_kind(map->tags[link - 1]) != HEAP_RUN_FREE) {
+    return false;
+  }
+  uint32_t units = tag_value(map->tags[link - 1]);
+  return units >= BINNED_MIN_UNITS && bin_of_units(units) == bin;
+}
+
+// Returns the number of binned runs, or UINT64_MAX when a bin is broken. The
+// runs tile the arena and have the right tags inside.
 static uint64_t check_bins(const heap_run_map_t *map) {
   uint64_t count = 0;
   for (size_t bin = 0; bin < HEAP_RUN_BIN_COUNT; ++bin) {
@@ -311,14 +323,12 @@ static uint64_t check_bins(const heap_run_map_t *map) {
     }
     uint32_t prev = 0;
     for (uint32_t link = map->bins[bin]; link != 0; ++count) {
-      const uint32_t *tags = &map->tags[link - 1];
-      if (tag_kind(tags[0]) != HEAP_RUN_FREE ||
-          bin_of_units(tag_value(tags[0])) != bin ||
-          tag_value(tags[1]) != prev || count > map->unit_count) {
+      if (!is_link_into(map, link, bin) || count > map->unit_count ||
+          tag_value(map->tags[link - 1 + 1]) != prev) {
         return UINT64_MAX;
       }
       prev = link;
-      link = tag_value(tags[2]);
+      link = tag_value(map->tags[link - 1 + 2]);
     }
   }
   return count;

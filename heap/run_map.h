@@ -54,8 +54,8 @@ typedef struct heap_run {
 heap_run_t heap_run_map_find(const heap_run_map_t *map, uint32_t unit);
 
 // Takes a run of `units` whose first unit plus `bias` is a multiple of
-// `align` out of the free ones, and tags it `kind`. HEAP_RUN_NONE when no free
-// run serves.
+// `align` out of the free ones, and tags it `kind`. HEAP_RUN_NONE when none is
+// found; only a fit among many runs of nearly the same length is overlooked.
 uint32_t heap_run_map_alloc(heap_run_map_t *map, uint32_t units, uint64_t bias,
                             uint64_t align, heap_run_kind_t kind);
 

@@ -1,0 +1,150 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include "heap/heap_testing.h"
+
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <set>
+
+#include "gtest/gtest.h"
+#include "heap/mapped.h"
+#include "heap/size_class.h"
+
+namespace heap_testing {
+namespace {
+
+constexpr size_t kEndBytes = 1024;   // Filled at both ends of a long block.
+constexpr size_t kStepBytes = 4096;  // One byte of each in between.
+
+unsigned char PatternByte(uint64_t id, size_t offset) {
+  uint64_t value = (id + 1) * UINT64_C(0x9E3779B97F4A7C15) + offset * 131;
+  return static_cast<unsigned char>(value >> 23 ^ offset);
+}
+
+// Calls `visit` with each offset that `Fill` writes; stops at the first false.
+template <typename Visitor>
+bool ForEachFilled(size_t size_bytes, Visitor visit) {
+  const bool is_long = size_bytes > 8 * kEndBytes;
+  const size_t head_bytes = is_long ? kEndBytes : size_bytes;
+  const size_t tail = is_long ? size_bytes - kEndBytes : size_bytes;
+  for (size_t i = 0; i < head_bytes; ++i) {
+    if (!visit(i)) {
+      return false;
+    }
+  }
+  for (size_t i = kStepBytes; i < tail; i += kStepBytes) {
+    if (!visit(i)) {
+      return false;
+    }
+  }
+  for (size_t i = tail; i < size_bytes; ++i) {
+    if (!visit(i)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+uint64_t Seed() {
+  const char *text = std::getenv("HEAP_TEST_SEED");
+  const uint64_t seed =
+      text == nullptr ? 20110 : std::strtoull(text, nullptr, 0);
+  std::printf("HEAP_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
+  std::fflush(stdout);
+  return seed;
+}
+
+void Fill(void *ptr, size_t size_bytes, uint64_t id) {
+  auto *bytes = static_cast<unsigned char *>(ptr);
+  ForEachFilled(size_bytes, [=](size_t i) {
+    bytes[i] = PatternByte(id, i);
+    return true;
+  });
+}
+
+bool IsFilled(const void *ptr, size_t size_bytes, size_t filled_bytes,
+              uint64_t id) {
+  const auto *bytes = static_cast<const unsigned char *>(ptr);
+  return ForEachFilled(filled_bytes, [=](size_t i) {
+    return i >= size_bytes || bytes[i] == PatternByte(id, i);
+  });
+}
+
+bool IsZero(const void *ptr, size_t size_bytes) {
+  const auto *bytes = static_cast<const unsigned char *>(ptr);
+  return std::all_of(bytes, bytes + size_bytes,
+                     [](unsigned char byte) { return byte == 0; });
+}
+
+void RunInChild(const std::function<void()> &body) {
+  std::fflush(stdout);
+  std::fflush(stderr);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    body();
+    std::fflush(stdout);
+    std::fflush(stderr);
+    _exit(testing::Test::HasFailure() ? 1 : 0);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0)
+      << (WIFSIGNALED(status) ? "the child died of signal "
+                              : "the child's wait status is ")
+      << (WIFSIGNALED(status) ? WTERMSIG(status) : status);
+}
+
+CapturedStderr::CapturedStderr()
+    : saved_fd_(dup(STDERR_FILENO)), memory_fd_(memfd_create("stderr", 0)) {
+  if (saved_fd_ < 0 || memory_fd_ < 0 ||
+      dup2(memory_fd_, STDERR_FILENO) != STDERR_FILENO) {
+    std::perror("CapturedStderr");
+    std::abort();
+  }
+}
+
+CapturedStderr::~CapturedStderr() {
+  dup2(saved_fd_, STDERR_FILENO);
+  close(saved_fd_);
+  close(memory_fd_);
+}
+
+std::string CapturedStderr::Take() {
+  std::string text;
+  char buffer[4096];
+  lseek(memory_fd_, 0, SEEK_SET);
+  for (ssize_t n; (n = read(memory_fd_, buffer, sizeof(buffer))) > 0;) {
+    text.append(buffer, static_cast<size_t>(n));
+  }
+  EXPECT_EQ(ftruncate(memory_fd_, 0), 0);
+  lseek(memory_fd_, 0, SEEK_SET);
+  return text;
+}
+
+std::vector<size_t> EdgeSizes() {
+  std::set<size_t> edges = {0,       2048,    4096,    16384,
+                            65536,   1 << 20, 2 << 20, HEAP_MAPPED_MIN_BYTES,
+                            5 << 20, 9 << 20};
+  for (const heap_class_info_t &info : heap_class_info) {
+    edges.insert(info.size_bytes);
+  }
+  edges.insert(HEAP_SMALL_MAX_BYTES + 1024);
+  std::set<size_t> sizes;
+  for (size_t edge : edges) {
+    sizes.insert(edge == 0 ? 0 : edge - 1);
+    sizes.insert(edge);
+    sizes.insert(edge + 1);
+  }
+  return {sizes.begin(), sizes.end()};
+}
+
+}  // namespace heap_testing
