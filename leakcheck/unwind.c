@@ -175,6 +175,12 @@ static inline size_t cache_index(uintptr_t address) {
 static __attribute__((noinline)) cfi_rule_t find_rule(unwind_cache_t *cache,
                                                       uintptr_t address) {
   cfi_rule_t rule = cfi_rule_find(address);
+  if (rule.kind == CFI_NO_TABLE &&
+      cfi_rule_find(address + 1).kind != CFI_NO_TABLE) {
+    // A "return" to the first byte of a function: nobody called it, it was put
+    // there to be returned to (libc's makecontext does so).
+    rule.kind = CFI_OUTERMOST;
+  }
   uint64_t word;
   memcpy(&word, &rule, sizeof(word));
   size_t index = cache_index(address);
