@@ -27,14 +27,15 @@
 #define NOTE_ALIGN(bytes) (((uint64_t)(bytes) + 3) & ~(uint64_t)3)
 
 static void lock_table(module_table_t *table) {
-  // Acquire pairs with the release in unlock_table().
-  while (atomic_exchange_explicit(&table->lock, 1, memory_order_acquire) != 0) {
+  // The builtins, as C++ has no name for C's atomic types. Acquire pairs with
+  // the release in unlock_table().
+  while (__atomic_exchange_n(&table->lock, 1, __ATOMIC_ACQUIRE) != 0) {
     sched_yield();
   }
 }
 
 static void unlock_table(module_table_t *table) {
-  atomic_store_explicit(&table->lock, 0, memory_order_release);
+  __atomic_store_n(&table->lock, 0, __ATOMIC_RELEASE);
 }
 
 static uint32_t hash_name(const char *name) {

@@ -16,12 +16,15 @@
 #ifndef MY_ALLOC_LEAKCHECK_MODULE_TABLE_H_
 #define MY_ALLOC_LEAKCHECK_MODULE_TABLE_H_
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "leakcheck/heaplog.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 #define MODULE_TABLE_CAPACITY 4096
 
@@ -35,8 +38,8 @@ typedef struct module_table_entry {
 
 // Zeroed memory is an empty table.
 typedef struct module_table {
-  _Atomic uint32_t lock;  // 1 while held. Guards all below.
-  uint32_t num_entries;   // Entries in use, free ones among them.
+  uint32_t lock;         // 1 while held; atomic. Guards all below.
+  uint32_t num_entries;  // Entries in use, free ones among them.
   uint32_t last_id;
   module_table_entry_t entries[MODULE_TABLE_CAPACITY];
   char path[HEAPLOG_PATH_BYTES_MAX + 128];  // Not on a small stack.
@@ -59,5 +62,9 @@ void module_table_note(module_table_t *table, uintptr_t address,
 
 // Reports objects that are no longer where they were.
 void module_table_sweep(module_table_t *table, const module_table_sink_t *sink);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
 
 #endif  // MY_ALLOC_LEAKCHECK_MODULE_TABLE_H_
