@@ -254,7 +254,8 @@ static uintptr_t take(arena_t *arena, size_t units, size_t align_bytes,
   if (unit == HEAP_RUN_NONE) {
     return 0;
   }
-  uint32_t end = unit + (uint32_t)units;
+  // A run may be longer than asked for, and all of it is the caller's.
+  uint32_t end = unit + heap_run_map_find(&arena->map, unit).units;
   *out_zeroed = unit >= arena->fresh_unit;
   if (end > arena->fresh_unit) {
     arena->fresh_unit = end;
@@ -371,7 +372,7 @@ bool heap_arena_resize(uintptr_t address, size_t units) {
       return false;
     }
   }
-  uint32_t end = unit + (uint32_t)units;
+  uint32_t end = unit + heap_run_map_find(&arena->map, unit).units;
   if (end > arena->fresh_unit) {
     arena->fresh_unit = end;
   }

@@ -215,6 +215,20 @@ uint32_t heap_span_recount(heap_page_t *page) {
   return heap_class_info[page->size_class].block_count - free_count;
 }
 
+// Tells whether the pages behind the first say the same of the span as it.
+static bool is_uniform(const heap_page_t *page, size_t page_count) {
+  for (size_t i = 1; i < page_count; ++i) {
+    const heap_page_t *other = heap_page_of(page->start + i * HEAP_PAGE_BYTES);
+    if (other->kind != page->kind || other->start != page->start ||
+        other->states != page->states || other->owner != page->owner ||
+        other->reciprocal != page->reciprocal ||
+        other->size_class != page->size_class) {
+      return false;
+    }
+  }
+  return true;
+}
+
 const char *heap_span_check(const heap_page_t *page, uint32_t *out_busy) {
   if (page->kind != HEAP_PAGE_SPAN) {
     return "span: not a span";
@@ -228,6 +242,9 @@ const char *heap_span_check(const heap_page_t *page, uint32_t *out_busy) {
   }
   if (page->reciprocal != info->reciprocal) {
     return "span: wrong reciprocal";
+  }
+  if (!is_uniform(page, info->page_count)) {
+    return "span: pages that differ";
   }
   *out_busy = 0;
   uint32_t end = heap_span_group_count(page) * HEAP_GROUP_BLOCKS;
