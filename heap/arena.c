@@ -6,12 +6,11 @@
 // usable from the low end up, so that both grow in the same way:
 //
 //   base                                  end            reserve_end
-//   | run | run | free run | ... | fresh  |  not ours    |
-//                                ^ fresh_unit
+//   | run | run | free run | ...          |  not ours    |
 //
-// Everything from fresh_unit on has never been handed out since the kernel
-// gave it, so it is zero; that is how calloc knows. A reservation is small at
-// first and each next one doubles: address space may be limited.
+// Of each heap page the arena knows whether it was ever handed out (purge.h):
+// one that was not is all zero, and that is how calloc knows. A reservation is
+// small at first and each next one doubles: address space may be limited.
 //
 // The break belongs to the whole process, and the hard problem is that others
 // move it too. It is therefore read again before every step:
@@ -22,7 +21,8 @@
 //  - lowered by us only while it is exactly our end.
 //
 // Invariants: base and every end are multiples of the heap page; each arena
-// keeps those of its run map; fresh_unit <= unit_count.
+// keeps those of its run map; a page is idle exactly when it is dirty and lies
+// in a free run.
 //
 // Deliberately not done: runs never join across arenas.
 
@@ -37,6 +37,7 @@
 #include "heap/hooks.h"
 #include "heap/kernel.h"
 #include "heap/metadata.h"
+#include "heap/purge.h"
 
 enum {
   ARENA_COUNT_MAX = 32,
@@ -47,15 +48,15 @@ enum {
   GROWTH_MAX_BYTES = 64 << 20,
   RESERVE_MIN_BYTES = 64 << 20,
   TRIM_MIN_BYTES = 2 << 20,
-  TAGS_MIN_BYTES = 16 << 10,
+  TABLE_MIN_BYTES = 4 << 10,
 };
 
 typedef struct arena {
   uintptr_t base;
   uintptr_t reserve_end;  // 0 for the break.
-  uint32_t fresh_unit;
   uint32_t hole_units;
   heap_run_map_t map;
+  heap_page_flags_t pages;
 } arena_t;
 
 // All guarded by the central lock.
@@ -79,28 +80,46 @@ static void *move_break(intptr_t delta_bytes) {
   return heap_kernel->move_break(delta_bytes);
 }
 
-// Makes room for the tags of `units` more units.
-static bool reserve_tags(heap_run_map_t *map, size_t units) {
+// Makes a table at least `wanted_bytes` long; NULL: it is as it was.
+static void *grow_table(void *table, size_t *capacity_bytes,
+                        size_t wanted_bytes) {
+  if (wanted_bytes <= *capacity_bytes) {
+    return table;
+  }
+  size_t new_bytes =
+      *capacity_bytes == 0 ? TABLE_MIN_BYTES : *capacity_bytes * 2;
+  while (new_bytes < wanted_bytes) {
+    new_bytes *= 2;
+  }
+  table = *capacity_bytes == 0
+              ? heap_metadata_map(new_bytes)
+              : heap_metadata_grow(table, *capacity_bytes, new_bytes);
+  if (table != NULL) {
+    *capacity_bytes = new_bytes;
+  }
+  return table;
+}
+
+// Makes room in the tables for `units` more units, a multiple of a page's.
+static bool reserve_tables(arena_t *arena, size_t units) {
+  heap_run_map_t *map = &arena->map;
   size_t wanted = map->unit_count + units;
   if (wanted > HEAP_RUN_MAX_UNITS) {
     return false;
   }
-  if (wanted <= map->tag_capacity) {
-    return true;
-  }
-  size_t old_bytes = map->tag_capacity * sizeof(uint32_t);
-  size_t new_bytes = old_bytes == 0 ? TAGS_MIN_BYTES : old_bytes * 2;
-  while (new_bytes < wanted * sizeof(uint32_t)) {
-    new_bytes *= 2;
-  }
-  void *tags = old_bytes == 0
-                   ? heap_metadata_map(new_bytes)
-                   : heap_metadata_grow(map->tags, old_bytes, new_bytes);
+  size_t tag_bytes = map->tag_capacity * sizeof(uint32_t);
+  uint32_t *tags = grow_table(map->tags, &tag_bytes, wanted * sizeof(uint32_t));
   if (tags == NULL) {
     return false;
   }
   map->tags = tags;
-  map->tag_capacity = (uint32_t)(new_bytes / sizeof(uint32_t));
+  map->tag_capacity = (uint32_t)(tag_bytes / sizeof(uint32_t));
+  uint8_t *flags = grow_table(arena->pages.flags, &arena->pages.capacity_bytes,
+                              wanted / HEAP_PAGE_UNITS);
+  if (flags == NULL) {
+    return false;
+  }
+  arena->pages.flags = flags;
   return true;
 }
 
@@ -115,7 +134,6 @@ static void append_hole(arena_t *arena, size_t size_bytes) {
   uint32_t units = (uint32_t)(size_bytes >> HEAP_UNIT_SHIFT);
   heap_run_map_append(&arena->map, units, HEAP_RUN_HOLE);
   arena->hole_units += units;
-  arena->fresh_unit = arena->map.unit_count;
 }
 
 // Reads the break and returns where our next memory can start: our end, or
@@ -138,8 +156,7 @@ static bool grow_break(arena_t *arena, size_t size_bytes) {
     return false;
   }
   size_t hole_bytes = arena->base == 0 ? 0 : start - arena_end(arena);
-  if (!reserve_tags(&arena->map,
-                    (hole_bytes + size_bytes) >> HEAP_UNIT_SHIFT)) {
+  if (!reserve_tables(arena, (hole_bytes + size_bytes) >> HEAP_UNIT_SHIFT)) {
     return false;
   }
   intptr_t delta = (intptr_t)(start - now + size_bytes);
@@ -168,7 +185,7 @@ static bool grow_break(arena_t *arena, size_t size_bytes) {
 static bool grow_reserved(arena_t *arena, size_t size_bytes) {
   uintptr_t end = arena_end(arena);
   if (arena->reserve_end - end < size_bytes ||
-      !reserve_tags(&arena->map, size_bytes >> HEAP_UNIT_SHIFT)) {
+      !reserve_tables(arena, size_bytes >> HEAP_UNIT_SHIFT)) {
     return false;
   }
   heap_central_count_kernel_call();
@@ -242,6 +259,24 @@ static void read_source(void) {
   }
 }
 
+// Returns whether the run, just handed out, is all zero.
+static bool note_use(arena_t *arena, heap_run_t run) {
+  return heap_purge_note_use(
+      &arena->pages, run.start / HEAP_PAGE_UNITS,
+      (run.start + run.units + HEAP_PAGE_UNITS - 1) / HEAP_PAGE_UNITS);
+}
+
+// The units [unit, unit + units) became part of the free run `run`.
+static void note_free(arena_t *arena, uint32_t unit, uint32_t units,
+                      heap_run_t run) {
+  size_t first = unit / HEAP_PAGE_UNITS;
+  size_t end = (unit + units + HEAP_PAGE_UNITS - 1) / HEAP_PAGE_UNITS;
+  // Only pages that are free from one end to the other are idle.
+  first += first * HEAP_PAGE_UNITS < run.start;
+  end -= end * HEAP_PAGE_UNITS > run.start + run.units;
+  heap_purge_note_idle(&arena->pages, first, end);
+}
+
 static uintptr_t take(arena_t *arena, size_t units, size_t align_bytes,
                       heap_run_kind_t kind, bool *out_zeroed) {
   uint64_t align_units = align_bytes >> HEAP_UNIT_SHIFT;
@@ -255,11 +290,7 @@ static uintptr_t take(arena_t *arena, size_t units, size_t align_bytes,
     return 0;
   }
   // A run may be longer than asked for, and all of it is the caller's.
-  uint32_t end = unit + heap_run_map_find(&arena->map, unit).units;
-  *out_zeroed = unit >= arena->fresh_unit;
-  if (end > arena->fresh_unit) {
-    arena->fresh_unit = end;
-  }
+  *out_zeroed = note_use(arena, heap_run_map_find(&arena->map, unit));
   return arena->base + ((uintptr_t)unit << HEAP_UNIT_SHIFT);
 }
 
@@ -323,36 +354,67 @@ static uint32_t unit_of(const arena_t *arena, uintptr_t address) {
   return (uint32_t)((address - arena->base) >> HEAP_UNIT_SHIFT);
 }
 
-// Lowers the break when much of it is free, keeping half for what comes next.
-static void trim(arena_t *arena, heap_run_t last) {
+// Lowers the break by the free run below it, if that is long and nobody else
+// moved the break. Returns the pages that went.
+static size_t lower_break(size_t keep_bytes) {
+  arena_t *arena = &arenas[BREAK_ARENA];
+  heap_run_t last = heap_run_map_last_free(&arena->map);
   size_t free_bytes = (size_t)last.units << HEAP_UNIT_SHIFT;
-  size_t mapped_bytes = (size_t)arena->map.unit_count << HEAP_UNIT_SHIFT;
-  if (arena != &arenas[BREAK_ARENA] || free_bytes < TRIM_MIN_BYTES ||
-      free_bytes < mapped_bytes / 4 ||
-      last.start + last.units != arena->map.unit_count) {
-    return;
+  if (free_bytes < keep_bytes + TRIM_MIN_BYTES || break_unusable ||
+      (uintptr_t)move_break(0) != arena_end(arena)) {
+    return 0;
   }
-  uintptr_t end = arena_end(arena);
-  if ((uintptr_t)move_break(0) != end) {
-    return;
-  }
-  size_t release_bytes = (free_bytes / 2) & ~(size_t)(HEAP_PAGE_BYTES - 1);
-  heap_hook_unmap((void *)(end - release_bytes), release_bytes);
+  size_t release_bytes =
+      (free_bytes - keep_bytes) & ~(size_t)(HEAP_PAGE_BYTES - 1);
+  uintptr_t new_end = arena_end(arena) - release_bytes;
+  heap_hook_unmap((void *)new_end, release_bytes);
   if (move_break(-(intptr_t)release_bytes) == NULL) {
-    heap_hook_map((void *)(end - release_bytes), release_bytes);
-    return;
+    heap_hook_map((void *)new_end, release_bytes);
+    return 0;
   }
+  size_t page_count = arena->map.unit_count / HEAP_PAGE_UNITS;
+  size_t released = release_bytes / HEAP_PAGE_BYTES;
   heap_run_map_truncate(&arena->map,
                         (uint32_t)(release_bytes >> HEAP_UNIT_SHIFT));
-  if (arena->fresh_unit > arena->map.unit_count) {
-    arena->fresh_unit = arena->map.unit_count;
+  heap_purge_note_gone(&arena->pages, page_count - released, page_count);
+  return released;
+}
+
+static size_t mapped_pages(void) {
+  size_t units = 0;
+  for (size_t i = 0; i < arena_count; ++i) {
+    units += arenas[i].map.unit_count - arenas[i].hole_units;
   }
+  return units / HEAP_PAGE_UNITS;
+}
+
+static size_t purge(size_t keep_pages, size_t keep_break_bytes) {
+  size_t purged = lower_break(keep_break_bytes);
+  for (size_t i = arena_count; i-- > 0;) {
+    arena_t *arena = &arenas[i];
+    purged +=
+        heap_purge_pages(&arena->pages, arena->base,
+                         arena->map.unit_count / HEAP_PAGE_UNITS, keep_pages);
+  }
+  return purged;
+}
+
+size_t heap_arena_trim(size_t keep_bytes) {
+  return purge(0, keep_bytes) * HEAP_PAGE_BYTES;
 }
 
 void heap_arena_free(uintptr_t address) {
   arena_t *arena = arena_of(address);
   HEAP_ASSERT(arena != NULL);
-  trim(arena, heap_run_map_free(&arena->map, unit_of(arena, address)));
+  uint32_t unit = unit_of(arena, address);
+  heap_run_t freed = heap_run_map_find(&arena->map, unit);
+  heap_run_t joined = heap_run_map_free(&arena->map, unit);
+  note_free(arena, freed.start, freed.units, joined);
+  size_t mapped = mapped_pages();
+  if (heap_purge_is_due(mapped)) {
+    size_t keep_pages = heap_purge_begin(mapped);
+    purge(keep_pages, keep_pages * HEAP_PAGE_BYTES);
+  }
 }
 
 bool heap_arena_resize(uintptr_t address, size_t units) {
@@ -372,9 +434,12 @@ bool heap_arena_resize(uintptr_t address, size_t units) {
       return false;
     }
   }
-  uint32_t end = unit + heap_run_map_find(&arena->map, unit).units;
-  if (end > arena->fresh_unit) {
-    arena->fresh_unit = end;
+  heap_run_t now = heap_run_map_find(&arena->map, unit);
+  note_use(arena, now);
+  if (now.units < run.units) {
+    uint32_t tail = unit + now.units;
+    note_free(arena, tail, run.units - now.units,
+              heap_run_map_find(&arena->map, tail));
   }
   return true;
 }
@@ -391,6 +456,21 @@ heap_arena_place_t heap_arena_find(uintptr_t address) {
       .size_bytes = (size_t)run.units << HEAP_UNIT_SHIFT};
 }
 
+static bool idle_pages_are_free(const arena_t *arena) {
+  for (uint32_t unit = 0; unit < arena->map.unit_count;
+       unit += HEAP_PAGE_UNITS) {
+    heap_run_t run = heap_run_map_find(&arena->map, unit);
+    bool is_free = run.kind == HEAP_RUN_FREE &&
+                   run.start + run.units >= unit + HEAP_PAGE_UNITS;
+    uint8_t flags = arena->pages.flags[unit / HEAP_PAGE_UNITS];
+    bool is_idle = (flags & HEAP_PAGE_IDLE) != 0;
+    if (is_idle != (is_free && (flags & HEAP_PAGE_DIRTY) != 0)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 const char *heap_arena_check(void) {
   for (size_t i = 0; i < arena_count; ++i) {
     const arena_t *arena = &arenas[i];
@@ -402,8 +482,8 @@ const char *heap_arena_check(void) {
         arena->map.unit_count % HEAP_PAGE_UNITS != 0) {
       return "arena: not cut at heap pages";
     }
-    if (arena->fresh_unit > arena->map.unit_count) {
-      return "arena: fresh memory beyond its end";
+    if (!idle_pages_are_free(arena)) {
+      return "arena: an idle page that is not free, or the reverse";
     }
   }
   return NULL;

@@ -46,6 +46,10 @@ void heap_arena_free(uintptr_t address);
 // when the run behind it is free or its arena can grow. False: unchanged.
 bool heap_arena_resize(uintptr_t address, size_t units);
 
+// Gives all idle memory back, but for `keep_bytes` below the break. Returns
+// how many bytes.
+size_t heap_arena_trim(size_t keep_bytes);
+
 // Tells what lies at any address.
 heap_arena_place_t heap_arena_find(uintptr_t address);
 

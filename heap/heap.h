@@ -85,6 +85,11 @@ HEAP_API void *heap_aligned_alloc(size_t align_bytes,
 // and `heap_realloc` keeps them.
 HEAP_API size_t heap_usable_size(void *ptr);
 
+// Gives memory back to the kernel that holds no block, but for `keep_bytes` at
+// the end of the break. Returns how many bytes went back. The heap does so by
+// itself when much of it is free; this is for a program that knows better.
+HEAP_API size_t heap_trim(size_t keep_bytes);
+
 // Verifies every invariant of the process heap that can be seen while no other
 // thread is inside it. Returns NULL, or a text naming the first broken one.
 // Slow: proportional to the heap. For tests and debuggers.
@@ -93,7 +98,8 @@ HEAP_API const char *heap_check(void);
 // What the heap has from the kernel, and what it does not use of it.
 typedef struct heap_stats {
   size_t mapped_bytes;      // Break, reservations in use and own mappings.
-  size_t free_run_bytes;    // Of these, whole free runs (no block inside).
+  size_t free_run_bytes;    // Of these, free runs: no block, no span.
+  size_t idle_bytes;        // Of these, used before and not yet given back.
   size_t metadata_bytes;    // Page table, states, thread heaps; not in above.
   size_t huge_bytes;        // Of mapped_bytes, blocks with own mappings.
   size_t num_spans;         // Heap pages now cut into small blocks.

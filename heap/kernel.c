@@ -34,6 +34,10 @@ static bool kernel_move(void *ptr, size_t old_bytes, void *target,
                 target) != MAP_FAILED;
 }
 
+static bool kernel_discard(void *ptr, size_t size_bytes) {
+  return madvise(ptr, size_bytes, MADV_DONTNEED) == 0;
+}
+
 static bool kernel_unmap(void *ptr, size_t size_bytes) {
   return munmap(ptr, size_bytes) == 0;
 }
@@ -44,6 +48,7 @@ const heap_kernel_t heap_kernel_default = {
     .commit = kernel_commit,
     .resize = kernel_resize,
     .move = kernel_move,
+    .discard = kernel_discard,
     .unmap = kernel_unmap,
 };
 

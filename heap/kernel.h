@@ -27,6 +27,9 @@ typedef struct heap_kernel {
   // Moves a mapping onto the mapping of `new_bytes` at `target`, which is
   // replaced; false: both unchanged.
   bool (*move)(void *ptr, size_t old_bytes, void *target, size_t new_bytes);
+  // Gives the memory back but not the addresses, which read as zero then;
+  // false on failure.
+  bool (*discard)(void *ptr, size_t size_bytes);
   // Gives addresses back; false on failure.
   bool (*unmap)(void *ptr, size_t size_bytes);
 } heap_kernel_t;

@@ -31,6 +31,7 @@ EXPORT int posix_memalign(void **out_ptr, size_t alignment, size_t size);
 EXPORT void *valloc(size_t size);
 EXPORT void *pvalloc(size_t size);
 EXPORT size_t malloc_usable_size(void *ptr);
+EXPORT int malloc_trim(size_t pad);
 EXPORT void cfree(void *ptr);
 
 void *malloc(size_t size) {
@@ -116,4 +117,8 @@ void *pvalloc(size_t size) {
 
 size_t malloc_usable_size(void *ptr) {
   return heap_usable_size(ptr);
+}
+
+int malloc_trim(size_t pad) {
+  return heap_trim(pad) > 0;
 }

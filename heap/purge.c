@@ -1,0 +1,130 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// When to give memory back. A purge that waits for a clock never happens in a
+// program that has stopped calling us, and a helper thread is not ours to
+// start; so the frees themselves purge, as soon as more than a small share of
+// the heap is idle. The hard problem is the program that needs the memory
+// again at once: purging and faulting in again costs more than all the rest.
+// It is recognised by its deeds: if most of the pages of the last purge have
+// been handed out again when the next purge is due, the last one was a
+// mistake, and twice as much may stay idle from now on; if few have, half as
+// much. A program whose heap swings pays for a few purges and then keeps its
+// memory; one that shrinks for good gives it back, to the last call it makes.
+//
+// Invariants: an IDLE page is DIRTY; a PURGED page is not DIRTY; `idle_pages`
+// counts the IDLE flags of all arenas.
+
+#include "heap/purge.h"
+
+#include "heap/central.h"
+#include "heap/fatal.h"
+#include "heap/kernel.h"
+#include "heap/page_table.h"
+
+enum {
+  KEEP_MIN_PAGES = 8,
+  KEEP_SHARE = 32,  // Of what is mapped, at patience 1.
+  PATIENCE_MAX = 1 << 10,
+};
+
+// All guarded by the central lock.
+static size_t idle_pages;
+static size_t last_purged_pages;  // By the last purge.
+static size_t reused_pages;       // Of purged pages, since then.
+static size_t patience = 1;
+
+static size_t limit_pages(size_t mapped_pages) {
+  size_t share = (mapped_pages - idle_pages) / KEEP_SHARE;
+  return (share > KEEP_MIN_PAGES ? share : KEEP_MIN_PAGES) * patience;
+}
+
+bool heap_purge_note_use(heap_page_flags_t *pages, size_t first, size_t end) {
+  bool clean = true;
+  for (size_t i = first; i < end; ++i) {
+    uint8_t flags = pages->flags[i];
+    clean = clean && (flags & HEAP_PAGE_DIRTY) == 0;
+    idle_pages -= (flags & HEAP_PAGE_IDLE) != 0;
+    reused_pages += (flags & HEAP_PAGE_PURGED) != 0;
+    pages->flags[i] = HEAP_PAGE_DIRTY;
+  }
+  return clean;
+}
+
+void heap_purge_note_idle(heap_page_flags_t *pages, size_t first, size_t end) {
+  for (size_t i = first; i < end; ++i) {
+    if (pages->flags[i] == HEAP_PAGE_DIRTY) {
+      pages->flags[i] = HEAP_PAGE_DIRTY | HEAP_PAGE_IDLE;
+      ++idle_pages;
+    }
+  }
+}
+
+void heap_purge_note_gone(heap_page_flags_t *pages, size_t first, size_t end) {
+  for (size_t i = first; i < end; ++i) {
+    bool was_idle = (pages->flags[i] & HEAP_PAGE_IDLE) != 0;
+    idle_pages -= was_idle;
+    last_purged_pages += was_idle;
+    pages->flags[i] = HEAP_PAGE_PURGED;
+  }
+}
+
+bool heap_purge_is_due(size_t mapped_pages) {
+  return idle_pages > limit_pages(mapped_pages);
+}
+
+size_t heap_purge_begin(size_t mapped_pages) {
+  if (reused_pages > last_purged_pages / 2) {
+    if (patience < PATIENCE_MAX) {
+      patience *= 2;
+    }
+  } else if (reused_pages < last_purged_pages / 8 && patience > 1) {
+    patience /= 2;
+  }
+  last_purged_pages = 0;
+  reused_pages = 0;
+  // Half of the limit: the next purge is as far away as this one is large.
+  return limit_pages(mapped_pages) / 2;
+}
+
+// Gives back the idle pages [first, end), or takes them off the idle ones.
+static bool discard(heap_page_flags_t *pages, uintptr_t base, size_t first,
+                    size_t end) {
+  heap_central_count_kernel_call();
+  if (heap_kernel->discard((void *)(base + first * HEAP_PAGE_BYTES),
+                           (end - first) * HEAP_PAGE_BYTES)) {
+    heap_purge_note_gone(pages, first, end);
+    return true;
+  }
+  // Locked memory, say. Not tried again before it is used and freed again.
+  for (size_t i = first; i < end; ++i) {
+    pages->flags[i] = HEAP_PAGE_DIRTY;
+    --idle_pages;
+  }
+  return false;
+}
+
+size_t heap_purge_pages(heap_page_flags_t *pages, uintptr_t base,
+                        size_t page_count, size_t keep_pages) {
+  size_t purged = 0;
+  size_t end = page_count;
+  while (end > 0 && idle_pages > keep_pages) {
+    size_t most = idle_pages - keep_pages;
+    size_t first = end;
+    while (first > 0 && end - first < most &&
+           (pages->flags[first - 1] & HEAP_PAGE_IDLE) != 0) {
+      --first;
+    }
+    if (first == end) {
+      --end;
+      continue;
+    }
+    purged += discard(pages, base, first, end) ? end - first : 0;
+    end = first;
+  }
+  return purged;
+}
+
+size_t heap_purge_idle_pages(void) {
+  return idle_pages;
+}
