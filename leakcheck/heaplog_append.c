@@ -19,8 +19,9 @@
 //   1. The commit word covers exactly `used` payload bytes, and `crc_state` is
 //      their checksum's; or `used` is 0 and the word too.
 //   2. A chunk's first record is the THREAD of its thread.
-//   3. `limit` is 0 (the next append goes to make_room()) or
-//      HEAPLOG_PAYLOAD_BYTES_MAX.
+//   3. `limit` is 0 (the next append goes to make_room()) or FILL_BYTES_MAX;
+//   what
+//      is left above that has room for the end of the thread.
 //
 // A signal handler that interrupts an append and appends to the same stream
 // would tear both records. `busy` turns it away; its event counts as lost.
@@ -34,9 +35,11 @@
 #define PREAMBLE_BYTES_MAX 128u
 // Body of a framed record that has only numbers.
 #define NUMBERS_BYTES_MAX 64u
+// LOST and THREAD_END.
+#define EPILOGUE_BYTES_MAX 64u
+#define FILL_BYTES_MAX (HEAPLOG_PAYLOAD_BYTES_MAX - EPILOGUE_BYTES_MAX)
 
-static_assert(HEAPLOG_BODY_BYTES_MAX + PREAMBLE_BYTES_MAX <=
-                  HEAPLOG_PAYLOAD_BYTES_MAX,
+static_assert(HEAPLOG_BODY_BYTES_MAX + PREAMBLE_BYTES_MAX <= FILL_BYTES_MAX,
               "any record fits in a fresh chunk");
 static_assert(HEAPLOG_COMMAND_LINE_BYTES_MAX + HEAPLOG_PATH_BYTES_MAX +
                       NUMBERS_BYTES_MAX <=
@@ -177,8 +180,7 @@ static bool make_room(heaplog_stream_t *stream, uint64_t time_ns,
     return false;
   }
   if (stream->chunk == NULL ||
-      stream->used + PREAMBLE_BYTES_MAX + record_bytes >
-          HEAPLOG_PAYLOAD_BYTES_MAX) {
+      stream->used + PREAMBLE_BYTES_MAX + record_bytes > FILL_BYTES_MAX) {
     if (heaplog_chunk_take(stream, time_ns) != 0) {
       return false;
     }
@@ -186,8 +188,7 @@ static bool make_room(heaplog_stream_t *stream, uint64_t time_ns,
   if (!stream->announced) {
     append_thread(stream);
   }
-  atomic_store_explicit(&stream->limit, HEAPLOG_PAYLOAD_BYTES_MAX,
-                        memory_order_relaxed);
+  atomic_store_explicit(&stream->limit, FILL_BYTES_MAX, memory_order_relaxed);
   uint64_t lost = atomic_exchange_explicit(&stream->lost_unreported, 0,
                                            memory_order_relaxed);
   if (lost != 0) {
@@ -397,12 +398,10 @@ bool heaplog_append_end(heaplog_stream_t *stream, uint64_t time_ns) {
 }
 
 void heaplog_append_thread_end(heaplog_stream_t *stream, uint64_t time_ns) {
-  if (!stream->announced ||
-      stream->used + PREAMBLE_BYTES_MAX + NUMBERS_BYTES_MAX >
-          HEAPLOG_PAYLOAD_BYTES_MAX ||
-      !enter(stream)) {
+  if (!stream->announced || !enter(stream)) {
     return;
   }
+  assert(stream->used <= FILL_BYTES_MAX);
   uint64_t lost = atomic_exchange_explicit(&stream->lost_unreported, 0,
                                            memory_order_relaxed);
   if (lost != 0) {

@@ -135,7 +135,7 @@ enum {
 // Tag and five varints.
 #define HEAPLOG_COMPACT_BYTES_MAX (1u + 5u * HEAPLOG_VARINT_BYTES_MAX)
 // Of the body of a framed record.
-#define HEAPLOG_BODY_BYTES_MAX (HEAPLOG_PAYLOAD_BYTES_MAX - 128u)
+#define HEAPLOG_BODY_BYTES_MAX (HEAPLOG_PAYLOAD_BYTES_MAX - 256u)
 
 static inline uint64_t heaplog_commit_word(uint32_t payload_bytes,
                                            uint32_t crc) {

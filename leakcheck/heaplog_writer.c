@@ -214,11 +214,15 @@ int heaplog_writer_open(const heaplog_writer_options_t *options,
   return heaplog_writer_open_on(&heaplog_system_kernel, options, out_writer);
 }
 
-// Whether a descriptor is open and names the log's file.
-static bool is_log(const heaplog_writer_t *writer, int descriptor) {
+// Returns 1 when a descriptor is open on the log's file, 0 when it is closed or
+// open on another, or -errno when that cannot be told.
+static int is_log(const heaplog_writer_t *writer, int descriptor) {
   struct stat stat;
-  return writer->system->stat(descriptor, &stat) == 0 &&
-         stat.st_dev == writer->device && stat.st_ino == writer->inode;
+  int status = writer->system->stat(descriptor, &stat);
+  if (status != 0) {
+    return status == -EBADF ? 0 : status;
+  }
+  return stat.st_dev == writer->device && stat.st_ino == writer->inode;
 }
 
 int heaplog_writer_descriptor(heaplog_writer_t *writer) {
@@ -226,16 +230,18 @@ int heaplog_writer_descriptor(heaplog_writer_t *writer) {
   // Relaxed: a number, and checked.
   int descriptor =
       atomic_load_explicit(&writer->descriptor, memory_order_relaxed);
-  if (is_log(writer, descriptor)) {
-    return descriptor;
+  int status = is_log(writer, descriptor);
+  if (status != 0) {
+    return status > 0 ? descriptor : status;
   }
   int fresh = system->open(writer->path, O_RDWR | O_NOFOLLOW | O_NONBLOCK, 0);
   if (fresh < 0) {
     return fresh;
   }
-  if (!is_log(writer, fresh)) {
+  status = is_log(writer, fresh);
+  if (status <= 0) {
     system->close(fresh);
-    return -EBADF;
+    return status == 0 ? -EBADF : status;
   }
   fresh = move_high(system, fresh);
   // The old number is not closed: it is not ours any more.
@@ -281,7 +287,7 @@ static void close_file(heaplog_writer_t *writer) {
   writer->header = NULL;
   int descriptor =
       atomic_load_explicit(&writer->descriptor, memory_order_relaxed);
-  if (is_log(writer, descriptor)) {
+  if (is_log(writer, descriptor) > 0) {
     writer->system->close(descriptor);
   }
 }

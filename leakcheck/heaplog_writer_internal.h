@@ -143,8 +143,7 @@ void heaplog_lanes_unmap(heaplog_writer_t *writer);
 // In a forked child: unmaps all chunks and makes all streams unusable.
 void heaplog_lanes_forget(heaplog_writer_t *writer);
 
-// Appends the THREAD_END of the stream's thread, if its THREAD was written and
-// there is room without a new chunk.
+// Appends the THREAD_END of the stream's thread, if its THREAD was written.
 void heaplog_append_thread_end(heaplog_stream_t *stream, uint64_t time_ns);
 
 #endif  // MY_ALLOC_LEAKCHECK_HEAPLOG_WRITER_INTERNAL_H_
