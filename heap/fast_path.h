@@ -19,12 +19,15 @@
 extern "C" {
 #endif
 
+// Or the compiler keeps one copy for free() and cfree() and jumps there.
+#define HEAP_FAST_PATH static inline __attribute__((always_inline))
+
 // Everything else: heap.c.
 void *heap_alloc_slow(size_t size_bytes);
 void *heap_calloc_slow(size_t size_bytes);
 void heap_free_slow(void *ptr);
 
-static inline void *heap_alloc_fast(size_t size_bytes) {
+HEAP_FAST_PATH void *heap_alloc_fast(size_t size_bytes) {
   if (__builtin_expect(size_bytes <= HEAP_TABLE_MAX_BYTES, 1)) {
     heap_bin_t *bin = &heap_thread_fast->bins[heap_class_lookup(size_bytes)];
     void *ptr = heap_bin_pop(bin);
@@ -41,7 +44,7 @@ static inline void *heap_alloc_fast(size_t size_bytes) {
 
 // Returns the state of the small block that starts at `ptr`, or NULL when it is
 // not the start of a small block.
-static inline uint8_t *heap_small_block_state(const heap_page_t *page,
+HEAP_FAST_PATH uint8_t *heap_small_block_state(const heap_page_t *page,
                                               const void *ptr) {
   uint64_t offset = (uintptr_t)ptr - page->start;
   uint64_t product = offset * page->reciprocal;
@@ -51,7 +54,7 @@ static inline uint8_t *heap_small_block_state(const heap_page_t *page,
   return page->states + (product >> 32);
 }
 
-static inline void heap_free_fast(void *ptr) {
+HEAP_FAST_PATH void heap_free_fast(void *ptr) {
   heap_page_t *page = heap_page_of((uintptr_t)ptr);
   uint8_t *state = heap_small_block_state(page, ptr);
   heap_thread_t *thread = heap_thread_fast;
