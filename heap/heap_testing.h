@@ -52,7 +52,7 @@ class Random {
 };
 
 // Writes bytes derived from `id` to a block: to all of it, or, where it is
-// long, to its first and last KiB and to some of each 4 KiB in between.
+// long, to its first and last KiB and to a few of each 4 KiB in between.
 void Fill(void *ptr, size_t size_bytes, uint64_t id);
 
 // Tells whether the first `size_bytes` of a block, filled with `id` when it had

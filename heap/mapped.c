@@ -53,7 +53,8 @@ static void forget(heap_page_t *page) {
 }
 
 void *heap_mapped_alloc(size_t align_bytes, size_t size_bytes) {
-  size_t mapping_bytes = round_up_to_page(size_bytes);
+  // An empty block has a heap page as well: see the top of this file.
+  size_t mapping_bytes = round_up_to_page(size_bytes == 0 ? 1 : size_bytes);
   if (align_bytes > KERNEL_PAGE_MIN_BYTES &&
       __builtin_add_overflow(mapping_bytes, align_bytes, &mapping_bytes)) {
     return NULL;

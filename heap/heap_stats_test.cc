@@ -1,0 +1,114 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What the heap has from the kernel and where it puts blocks. Each test has a
+// child process of its own, since it needs a heap that nobody used before.
+
+#include <cstddef>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "heap/heap.h"
+#include "heap/heap_testing.h"
+#include "heap/page_table.h"
+
+namespace {
+
+class HeapStatsTest : public testing::Test {
+ protected:
+  // Runs `body` with a new heap, which must be sound at its end.
+  static void RunInChild(const std::function<void()> &body) {
+    heap_testing::RunInChild([&] {
+      body();
+      EXPECT_STREQ(heap_check(), nullptr);
+    });
+  }
+};
+
+TEST_F(HeapStatsTest, StatsOfAnUnusedHeapAreZero) {
+  RunInChild([] {
+    heap_stats_t stats;
+    memset(&stats, 0xFF, sizeof(stats));
+    heap_stats_get(&stats);
+    EXPECT_EQ(stats.mapped_bytes, 0u);
+    EXPECT_EQ(stats.free_run_bytes, 0u);
+    EXPECT_EQ(stats.metadata_bytes, 0u);
+    EXPECT_EQ(stats.huge_bytes, 0u);
+    EXPECT_EQ(stats.num_spans, 0u);
+    EXPECT_EQ(stats.num_kernel_calls, 0u);
+  });
+}
+
+TEST_F(HeapStatsTest, StatsFollowEachKindOfBlock) {
+  RunInChild([] {
+    heap_stats_t stats;
+    void *small = heap_alloc(100);
+    heap_stats_get(&stats);
+    EXPECT_EQ(stats.num_spans, 1u);
+    EXPECT_EQ(stats.mapped_bytes - stats.free_run_bytes,
+              size_t{HEAP_PAGE_BYTES});
+    EXPECT_GT(stats.metadata_bytes, 0u);
+    EXPECT_GT(stats.num_kernel_calls, 0u);
+
+    void *medium = heap_alloc(100 << 10);
+    heap_stats_get(&stats);
+    EXPECT_EQ(stats.mapped_bytes - stats.free_run_bytes,
+              size_t{HEAP_PAGE_BYTES} + (100 << 10));
+    EXPECT_EQ(stats.huge_bytes, 0u);
+
+    void *mapped = heap_alloc(8 << 20);
+    heap_stats_get(&stats);
+    EXPECT_EQ(stats.huge_bytes, size_t{8} << 20);
+    EXPECT_EQ(stats.mapped_bytes - stats.free_run_bytes,
+              size_t{HEAP_PAGE_BYTES} + (100 << 10) + (8 << 20));
+    mapped = heap_realloc(mapped, 64 << 20);
+    heap_stats_get(&stats);
+    EXPECT_EQ(stats.huge_bytes, size_t{64} << 20);
+
+    heap_free(mapped);
+    heap_free(medium);
+    heap_free(small);
+    heap_stats_get(&stats);
+    EXPECT_EQ(stats.huge_bytes, 0u);
+    EXPECT_LE(stats.mapped_bytes - stats.free_run_bytes,
+              size_t{HEAP_PAGE_BYTES});
+  });
+}
+
+TEST_F(HeapStatsTest, EmptySpansGoBack) {
+  RunInChild([] {
+    std::vector<void *> blocks;
+    for (int i = 0; i < 100000; ++i) {
+      blocks.push_back(heap_alloc(i % 3 == 0 ? 100 : 300));
+    }
+    heap_stats_t stats;
+    heap_stats_get(&stats);
+    EXPECT_GT(stats.num_spans, 300u);
+    for (void *ptr : blocks) {
+      heap_free(ptr);
+    }
+    heap_stats_get(&stats);
+    // What the bins hold back, and a current span of each class.
+    EXPECT_LE(stats.num_spans, 6u);
+    EXPECT_EQ(stats.mapped_bytes - stats.free_run_bytes,
+              stats.num_spans * HEAP_PAGE_BYTES);
+  });
+}
+
+TEST_F(HeapStatsTest, MediumBlockGrowsIntoFreeMemoryBehindIt) {
+  RunInChild([] {
+    void *ptr = heap_alloc(100 << 10);
+    void *behind = heap_alloc(100 << 10);
+    ASSERT_EQ(behind, static_cast<char *>(ptr) + (100 << 10));
+    void *wall = heap_alloc(100 << 10);
+    heap_free(behind);
+    EXPECT_EQ(heap_realloc(ptr, 200 << 10), ptr);
+    EXPECT_NE(ptr = heap_realloc(ptr, 201 << 10), nullptr);
+    heap_free(ptr);
+    heap_free(wall);
+  });
+}
+
+}  // namespace
