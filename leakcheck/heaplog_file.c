@@ -54,6 +54,13 @@ static int64_t read_at(int descriptor, void *bytes, size_t size_bytes,
   return (int64_t)done;
 }
 
+// The file ends before `offset`, where something should be.
+static heaplog_failure_t truncated(const heaplog_file_t *file, uint64_t offset,
+                                   const char *text) {
+  return damage(HEAPLOG_ERROR_TRUNCATED,
+                offset < file->size_bytes ? offset : file->size_bytes, text);
+}
+
 static bool is_counter(uint64_t word) {
   return word == heaplog_counter_word((uint32_t)word);
 }
@@ -184,8 +191,8 @@ heaplog_failure_t heaplog_file_read_chunk_header(
     return failure(HEAPLOG_ERROR_SYSTEM, (int)count, offset, "pread failed");
   }
   if ((uint64_t)count < sizeof(*out_header)) {
-    return damage(HEAPLOG_ERROR_TRUNCATED, offset + (uint64_t)count,
-                  "the file ends before its last chunk");
+    return truncated(file, offset + (uint64_t)count,
+                     "the file ends before its last chunk");
   }
   if (out_header->commit == 0) {
     return kNoFailure;
@@ -240,9 +247,8 @@ heaplog_failure_t heaplog_file_read_chunk(const heaplog_file_t *file,
   uint32_t committed =
       (uint32_t)out_header->commit & HEAPLOG_COMMIT_LENGTH_MASK;
   if ((uint64_t)count < committed && committed <= HEAPLOG_PAYLOAD_BYTES_MAX) {
-    return damage(HEAPLOG_ERROR_TRUNCATED,
-                  offset + header_bytes + (uint64_t)count,
-                  "the file ends inside a chunk");
+    return truncated(file, offset + header_bytes + (uint64_t)count,
+                     "the file ends inside a chunk");
   }
   if (!verify_payload(file, bytes, out_payload_bytes)) {
     return damage(HEAPLOG_ERROR_CHECKSUM, offset,

@@ -170,9 +170,11 @@ Bytes &Bytes::Framed(unsigned int type, const Bytes &body) {
 }
 
 Bytes &Bytes::Thread(uint32_t id) {
-  return Framed(
-      HEAPLOG_RECORD_THREAD,
-      Bytes().Varint(id).Varint(id + 100).Varint(0).String(std::to_string(id)));
+  return Framed(HEAPLOG_RECORD_THREAD, Bytes()
+                                           .Varint(id)
+                                           .Varint(uint64_t{id} + 100)
+                                           .Varint(0)
+                                           .String(std::to_string(id)));
 }
 
 Bytes &Bytes::Free(uint64_t time_delta, int64_t address_delta) {
