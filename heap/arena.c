@@ -360,8 +360,8 @@ static size_t lower_break(size_t keep_bytes) {
   arena_t *arena = &arenas[BREAK_ARENA];
   heap_run_t last = heap_run_map_last_free(&arena->map);
   size_t free_bytes = (size_t)last.units << HEAP_UNIT_SHIFT;
-  if (free_bytes < keep_bytes + TRIM_MIN_BYTES || break_unusable ||
-      (uintptr_t)move_break(0) != arena_end(arena)) {
+  if (free_bytes < keep_bytes || free_bytes - keep_bytes < TRIM_MIN_BYTES ||
+      break_unusable || (uintptr_t)move_break(0) != arena_end(arena)) {
     return 0;
   }
   size_t release_bytes =

@@ -4,7 +4,9 @@
 // What the heap has from the kernel and where it puts blocks. Each test has a
 // child process of its own, since it needs a heap that nobody used before.
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <functional>
 #include <vector>
@@ -94,6 +96,83 @@ TEST_F(HeapStatsTest, EmptySpansGoBack) {
     EXPECT_LE(stats.num_spans, 6u);
     EXPECT_EQ(stats.mapped_bytes - stats.free_run_bytes,
               stats.num_spans * HEAP_PAGE_BYTES);
+  });
+}
+
+// Allocates until the heap has got more memory at once than it needed, and
+// returns the last block.
+void *AllocUntilMuchIsFree() {
+  heap_stats_t stats;
+  void *last;
+  do {
+    last = heap_alloc(1 << 20);
+    memset(last, 1, 1 << 20);
+    heap_stats_get(&stats);
+  } while (stats.free_run_bytes < 4 << 20);
+  return last;
+}
+
+TEST_F(HeapStatsTest, TrimGivesAllIdleMemoryBack) {
+  RunInChild([] {
+    std::vector<void *> blocks;
+    for (int i = 0; i < 10000; ++i) {
+      blocks.push_back(heap_alloc(1000));
+      memset(blocks.back(), 1, 1000);
+    }
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (i % 1000 != 0) {
+        heap_free(blocks[i]);
+      }
+    }
+    heap_stats_t before;
+    heap_stats_get(&before);
+    const size_t released_bytes = heap_trim(0);
+    heap_stats_t after;
+    heap_stats_get(&after);
+    EXPECT_EQ(released_bytes, before.idle_bytes);
+    EXPECT_EQ(after.idle_bytes, 0u);
+    EXPECT_EQ(heap_trim(0), 0u);
+  });
+}
+
+TEST_F(HeapStatsTest, TrimLeavesWhatItIsToldTo) {
+  for (size_t keep_bytes :
+       {size_t{0}, size_t{1}, size_t{4} << 20, size_t{1} << 40, SIZE_MAX / 2,
+        SIZE_MAX - (3 << 20), SIZE_MAX - (1 << 20), SIZE_MAX - 1, SIZE_MAX}) {
+    RunInChild([=] {
+      const void *last = AllocUntilMuchIsFree();
+      heap_stats_t before;
+      heap_stats_get(&before);
+      const size_t released_bytes = heap_trim(keep_bytes);
+      heap_stats_t after;
+      heap_stats_get(&after);
+      EXPECT_EQ(after.mapped_bytes, before.mapped_bytes - released_bytes);
+      EXPECT_GE(after.free_run_bytes,
+                std::min(keep_bytes, before.free_run_bytes))
+          << "keep " << keep_bytes;
+      EXPECT_EQ(static_cast<const char *>(last)[(1 << 20) - 1], 1);
+      EXPECT_NE(heap_alloc(8 << 20), nullptr);
+    });
+  }
+}
+
+// Memory of which most is free goes back without being asked for.
+TEST_F(HeapStatsTest, FreedMemoryGoesBackByItself) {
+  RunInChild([] {
+    std::vector<void *> blocks;
+    for (int i = 0; i < 100000; ++i) {
+      blocks.push_back(heap_alloc(500));
+      memset(blocks.back(), 1, 500);
+    }
+    // One block in a hundred pages stays, in the middle of the break.
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (i % 10000 != 0) {
+        heap_free(blocks[i]);
+      }
+    }
+    heap_stats_t stats;
+    heap_stats_get(&stats);
+    EXPECT_LT(stats.idle_bytes, stats.mapped_bytes / 16);
   });
 }
 
