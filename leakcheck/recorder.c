@@ -175,20 +175,34 @@ static inline void leave(void) {
 
 // --- The shared stream ---
 
+// Returns the shared stream, to be given back by unlocking `shared_lock`; NULL
+// when it cannot be had.
+static heaplog_stream_t *lock_shared(recorder_process_t *process,
+                                     uint64_t time_ns) {
+  if (!recorder_process_try_lock(&process->shared_lock)) {
+    return NULL;
+  }
+  heaplog_stream_t *stream = process->shared_stream;
+  if (stream == NULL &&
+      heaplog_stream_open(process->writer, time_ns, process->pid, "(shared)",
+                          &stream) == 0) {
+    process->shared_stream = stream;
+  }
+  if (stream == NULL) {
+    recorder_process_unlock(&process->shared_lock);
+  }
+  return stream;
+}
+
 static __attribute__((noinline)) void append_shared(recorder_process_t *process,
                                                     event_t *event) {
-  if (!recorder_process_try_lock(&process->shared_lock)) {
+  event->time_ns = recorder_process_now_ns();
+  heaplog_stream_t *stream = lock_shared(process, event->time_ns);
+  if (stream == NULL) {
     atomic_fetch_add_explicit(&process->lost_count, 1, memory_order_relaxed);
     return;
   }
-  if (process->shared_stream == NULL &&
-      heaplog_stream_open(process->writer, event->time_ns, process->pid,
-                          "(shared)", &process->shared_stream) != 0) {
-    process->shared_stream = NULL;
-    atomic_fetch_add_explicit(&process->lost_count, 1, memory_order_relaxed);
-  } else {
-    (void)append(process->shared_stream, event);
-  }
+  (void)append(stream, event);
   recorder_process_unlock(&process->shared_lock);
 }
 
@@ -303,7 +317,6 @@ static inline void record(event_t event, bool with_stack) {
     process =
         atomic_load_explicit(&recorder_process_state, memory_order_acquire);
     if (process != NULL && process->writer != NULL) {
-      event.time_ns = recorder_process_now_ns();
       append_shared(process, &event);
     }
     errno = saved_errno;
@@ -322,7 +335,6 @@ static inline void record(event_t event, bool with_stack) {
       append_sample(process, thread->stream, due_ns, event.time_ns);
     }
   } else if (process != NULL) {
-    event.time_ns = recorder_process_now_ns();
     append_shared(process, &event);
   }
   leave();
@@ -373,27 +385,39 @@ const heap_hooks_t heap_initial_hooks = {
 
 // --- Ends ---
 
+static void append_end(recorder_process_t *process, heaplog_stream_t *stream) {
+  uint64_t now_ns = recorder_process_now_ns();
+  uint64_t due_ns =
+      atomic_load_explicit(&process->next_sample_ns, memory_order_relaxed);
+  append_sample(process, stream, due_ns, now_ns);
+  (void)heaplog_append_end(stream, now_ns);
+}
+
 // Appends END, once. Later events are still recorded: other threads run on, and
 // libc frees what it has after all exit handlers.
 static void end_log(void) {
   int saved_errno = errno;
   recorder_process_t *process =
       atomic_load_explicit(&recorder_process_state, memory_order_acquire);
-  if (recorder_tls.busy || process == NULL || process->writer == NULL) {
-    // _exit from a signal handler, above a hook; or nothing is recorded, as in
-    // a forked child that never allocated.
+  if (recorder_tls.busy || process == NULL || process->writer == NULL ||
+      (uint64_t)syscall(SYS_getpid) != process->pid) {
+    // _exit in a signal handler above a hook; nothing is recorded, as in a
+    // forked child that never allocated; or this is a vfork child that could
+    // not execute a program: it ends, but not its parent, whose log this is.
     return;
   }
   recorder_thread_t *thread = enter(&process);
-  // A vfork child that could not execute a program ends, not its parent.
-  if (thread != NULL && (uint64_t)syscall(SYS_getpid) == process->pid &&
-      atomic_exchange_explicit(&process->ended, 1, memory_order_relaxed) == 0) {
-    uint64_t now_ns = recorder_process_now_ns();
-    append_sample(
-        process, thread->stream,
-        atomic_load_explicit(&process->next_sample_ns, memory_order_relaxed),
-        now_ns);
-    (void)heaplog_append_end(thread->stream, now_ns);
+  if (atomic_exchange_explicit(&process->ended, 1, memory_order_relaxed) != 0) {
+    // Another thread is exiting too.
+  } else if (thread != NULL) {
+    append_end(process, thread->stream);
+  } else {
+    // The last thread of a process whose main thread is gone.
+    heaplog_stream_t *stream = lock_shared(process, recorder_process_now_ns());
+    if (stream != NULL) {
+      append_end(process, stream);
+      recorder_process_unlock(&process->shared_lock);
+    }
   }
   leave();
   errno = saved_errno;

@@ -121,7 +121,7 @@ static void read_variable(void *context, const char *entry) {
   recorder_options_t *options = reading->options;
   const char *value;
   if ((value = value_of(entry, "LEAKCHECK_LOG")) != NULL) {
-    if (*value != '\0') {
+    if (*value != '\0' && reading->log == NULL) {
       reading->log = strcpy(reading->log_text, value);
     }
   } else if ((value = value_of(entry, "LEAKCHECK_FRAMES")) != NULL) {
@@ -144,11 +144,11 @@ const char *recorder_options_read(recorder_options_t *out_options) {
   out_options->help = false;
   reading_t reading;
   reading.options = out_options;
-  reading.log = DEFAULT_LOG;
+  reading.log = NULL;
   reading.error = NULL;
   // Entries are shorter than a path may be, so `log_text` holds any of them.
   process_info_environment("LEAKCHECK_", read_variable, &reading);
-  set_log(out_options, reading.log);
+  set_log(out_options, reading.log == NULL ? DEFAULT_LOG : reading.log);
   return reading.error;
 }
 

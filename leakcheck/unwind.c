@@ -308,7 +308,6 @@ static inline bool step(walk_t *walk, frame_t *frame, cfi_rule_t rule) {
 
 #else  // !defined(__x86_64__)
 
-// Where there are only frame pointers, a null one ends the chain.
 static inline cfi_rule_t cached_rule(unwind_cache_t *cache, uintptr_t address) {
   (void)cache;
   (void)address;
@@ -324,11 +323,7 @@ void unwind_cache_forget(unwind_cache_t *cache, uintptr_t start,
 
 static inline bool step(walk_t *walk, frame_t *frame, cfi_rule_t rule) {
   (void)rule;
-  if (!step_frame_pointer(walk, frame)) {
-    return false;
-  }
-  frame->ip = frame->bp == 0 ? 0 : frame->ip;
-  return true;
+  return step_frame_pointer(walk, frame);
 }
 
 #define FRAME_HERE(frame)                               \
@@ -354,7 +349,10 @@ __attribute__((noinline)) size_t unwind_capture(
   for (;;) {
     cfi_rule_t rule =
         cached_rule(cache, frame.ip - (frame.ip_is_exact ? 0 : 1));
-    if (rule.kind == CFI_OUTERMOST) {
+    // The ABIs mark the outermost frame by a frame pointer of zero; the code
+    // there (the loader's entry) has no information.
+    if (rule.kind == CFI_OUTERMOST ||
+        (rule.kind == CFI_NO_TABLE && frame.bp == 0)) {
       return num_frames;
     }
     if (!step(&walk, &frame, rule) || steps_left-- == 0) {
