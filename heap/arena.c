@@ -444,16 +444,20 @@ bool heap_arena_resize(uintptr_t address, size_t units) {
   return true;
 }
 
+static heap_arena_place_t place_of(const arena_t *arena, heap_run_t run) {
+  return (heap_arena_place_t){
+      .kind = run.kind,
+      .start = arena->base + ((uintptr_t)run.start << HEAP_UNIT_SHIFT),
+      .size_bytes = (size_t)run.units << HEAP_UNIT_SHIFT};
+}
+
 heap_arena_place_t heap_arena_find(uintptr_t address) {
   arena_t *arena = arena_of(address);
   if (arena == NULL) {
     return (heap_arena_place_t){.kind = HEAP_RUN_NOTHING};
   }
   heap_run_t run = heap_run_map_find(&arena->map, unit_of(arena, address));
-  return (heap_arena_place_t){
-      .kind = run.kind,
-      .start = arena->base + ((uintptr_t)run.start << HEAP_UNIT_SHIFT),
-      .size_bytes = (size_t)run.units << HEAP_UNIT_SHIFT};
+  return place_of(arena, run);
 }
 
 static bool idle_pages_are_free(const arena_t *arena) {
@@ -489,13 +493,34 @@ const char *heap_arena_check(void) {
   return NULL;
 }
 
-void heap_arena_totals(size_t *out_mapped_bytes, size_t *out_free_bytes) {
-  size_t mapped_units = 0;
-  size_t free_units = 0;
+bool heap_arena_walk(heap_arena_visit_t visit, void *context) {
   for (size_t i = 0; i < arena_count; ++i) {
-    mapped_units += arenas[i].map.unit_count - arenas[i].hole_units;
-    free_units += arenas[i].map.free_units;
+    const arena_t *arena = &arenas[i];
+    uint32_t unit = 0;
+    while (unit < arena->map.unit_count) {
+      heap_run_t run = heap_run_map_find(&arena->map, unit);
+      bool is_live = run.kind == HEAP_RUN_BLOCK || run.kind == HEAP_RUN_SPAN;
+      if (is_live && !visit(context, place_of(arena, run))) {
+        return false;
+      }
+      unit += run.units;
+    }
   }
-  *out_mapped_bytes = mapped_units << HEAP_UNIT_SHIFT;
-  *out_free_bytes = free_units << HEAP_UNIT_SHIFT;
+  return true;
+}
+
+heap_arena_totals_t heap_arena_sum(void) {
+  heap_arena_totals_t totals = {0};
+  for (size_t i = 0; i < arena_count; ++i) {
+    const arena_t *arena = &arenas[i];
+    size_t units = arena->map.unit_count - arena->hole_units;
+    totals.mapped_bytes += units << HEAP_UNIT_SHIFT;
+    totals.free_bytes += (size_t)arena->map.free_units << HEAP_UNIT_SHIFT;
+    size_t page_count = arena->map.unit_count / HEAP_PAGE_UNITS;
+    for (size_t page = 0; page < page_count; ++page) {
+      bool dirty = (arena->pages.flags[page] & HEAP_PAGE_DIRTY) != 0;
+      totals.dirty_bytes += dirty ? HEAP_PAGE_BYTES : 0;
+    }
+  }
+  return totals;
 }

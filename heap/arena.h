@@ -56,8 +56,18 @@ heap_arena_place_t heap_arena_find(uintptr_t address);
 // Returns the first broken invariant's name, or NULL.
 const char *heap_arena_check(void);
 
+// Calls `visit` with every run of a block or a span until it says false; false
+// then.
+typedef bool (*heap_arena_visit_t)(void *context, heap_arena_place_t place);
+bool heap_arena_walk(heap_arena_visit_t visit, void *context);
+
 // Sums over all arenas; holes are not ours and not in them.
-void heap_arena_totals(size_t *out_mapped_bytes, size_t *out_free_bytes);
+typedef struct heap_arena_totals {
+  size_t mapped_bytes;
+  size_t free_bytes;
+  size_t dirty_bytes;
+} heap_arena_totals_t;
+heap_arena_totals_t heap_arena_sum(void);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -64,11 +64,10 @@ const char *Check() {
 }
 
 std::pair<size_t, size_t> Totals() {
-  std::pair<size_t, size_t> totals;
   heap_central_lock();
-  heap_arena_totals(&totals.first, &totals.second);
+  heap_arena_totals_t totals = heap_arena_sum();
   heap_central_unlock();
-  return totals;
+  return {totals.mapped_bytes, totals.free_bytes};
 }
 
 void *Pointer(uintptr_t address) {

@@ -45,7 +45,7 @@ HEAP_FAST_PATH void *heap_alloc_fast(size_t size_bytes) {
 // Returns the state of the small block that starts at `ptr`, or NULL when it is
 // not the start of a small block.
 HEAP_FAST_PATH uint8_t *heap_small_block_state(const heap_page_t *page,
-                                              const void *ptr) {
+                                               const void *ptr) {
   uint64_t offset = (uintptr_t)ptr - page->start;
   uint64_t product = offset * page->reciprocal;
   if (__builtin_expect((uint32_t)product >= page->reciprocal, 0)) {

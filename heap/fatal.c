@@ -13,51 +13,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "heap/text.h"
+
 enum {
   LINE_CAPACITY = 256
 };
 
-typedef struct line {
-  size_t length;
-  char text[LINE_CAPACITY];
-} line_t;
-
 static uint64_t misuse_count;  // Atomic, relaxed: a counter only.
 
-static void line_add(line_t *line, const char *text) {
-  while (*text != '\0' && line->length < LINE_CAPACITY - 1) {
-    line->text[line->length++] = *text++;
-  }
-}
-
-static void line_add_number(line_t *line, uint64_t value, unsigned base) {
-  char digits[24];
-  size_t at = sizeof(digits) - 1;
-  digits[at] = '\0';
-  do {
-    digits[--at] = "0123456789abcdef"[value % base];
-    value /= base;
-  } while (value != 0);
-  line_add(line, base == 16 ? "0x" : "");
-  line_add(line, digits + at);
-}
-
-static void write_all(const char *text, size_t length) {
-  while (length > 0) {
-    ssize_t written = write(STDERR_FILENO, text, length);
-    if (written < 0 && errno == EINTR) {
-      continue;
-    }
-    if (written <= 0) {
-      return;  // Nobody listens; there is no second place to say it.
-    }
-    text += written;
-    length -= (size_t)written;
-  }
-}
-
-_Noreturn void heap_die(const char *message, size_t length) {
-  write_all(message, length);
+_Noreturn void heap_die(const char *message) {
+  heap_text_write_bytes(message, strlen(message));
   abort();
 }
 
@@ -67,16 +32,16 @@ static bool reports_only(void) {
   return value != NULL && strcmp(value, "report") == 0;
 }
 
-static void add_cause(line_t *line, heap_misuse_t misuse) {
+static void add_cause(heap_text_t *text, heap_misuse_t misuse) {
   switch (misuse) {
     case HEAP_MISUSE_FOREIGN:
-      line_add(line, "invalid pointer (no block of this heap)");
+      heap_text_add(text, "invalid pointer (no block of this heap)");
       break;
     case HEAP_MISUSE_INTERIOR:
-      line_add(line, "invalid pointer (not the start of its block)");
+      heap_text_add(text, "invalid pointer (not the start of its block)");
       break;
     case HEAP_MISUSE_FREED:
-      line_add(line, "double free or freed pointer");
+      heap_text_add(text, "double free or freed pointer");
       break;
   }
 }
@@ -84,24 +49,25 @@ static void add_cause(line_t *line, heap_misuse_t misuse) {
 void heap_report_misuse(heap_misuse_t misuse, const char *function,
                         const void *ptr, uintptr_t block, size_t block_bytes) {
   int saved_errno = errno;
-  line_t line = {0};
-  line_add(&line, "heap: ");
-  line_add(&line, function);
-  line_add(&line, ": ");
-  add_cause(&line, misuse);
-  line_add(&line, ": ");
-  line_add_number(&line, (uintptr_t)ptr, 16);
+  char line[LINE_CAPACITY];
+  heap_text_t text = {.buffer = line, .capacity = sizeof(line)};
+  heap_text_add(&text, "heap: ");
+  heap_text_add(&text, function);
+  heap_text_add(&text, ": ");
+  add_cause(&text, misuse);
+  heap_text_add(&text, ": ");
+  heap_text_add_hex(&text, (uintptr_t)ptr);
   if (block_bytes != 0) {
-    line_add(&line, ", block ");
-    line_add_number(&line, block, 16);
-    line_add(&line, " of ");
-    line_add_number(&line, block_bytes, 10);
-    line_add(&line, " bytes");
+    heap_text_add(&text, ", block ");
+    heap_text_add_hex(&text, block);
+    heap_text_add(&text, " of ");
+    heap_text_add_decimal(&text, block_bytes);
+    heap_text_add(&text, " bytes");
   }
-  line_add(&line, ", thread ");
-  line_add_number(&line, (uint64_t)syscall(SYS_gettid), 10);
-  line.text[line.length++] = '\n';
-  write_all(line.text, line.length);
+  heap_text_add(&text, ", thread ");
+  heap_text_add_decimal(&text, (uint64_t)syscall(SYS_gettid));
+  heap_text_add(&text, "\n");
+  heap_text_write(&text);
   if (!reports_only()) {
     abort();
   }

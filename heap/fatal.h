@@ -21,8 +21,8 @@ typedef enum heap_misuse {
   HEAP_MISUSE_FREED,     // A block that is free (or was never handed out).
 } heap_misuse_t;
 
-// Writes `message` (a literal with its newline) to stderr and aborts.
-_Noreturn void heap_die(const char *message, size_t length);
+// Writes `message` (with its newline) to stderr and aborts.
+_Noreturn void heap_die(const char *message);
 
 // Reports the misuse of `ptr` in `function` ("free", "realloc", ...) as one
 // line on stderr; `block` and `block_bytes` are the block concerned, 0 when
@@ -35,7 +35,7 @@ uint64_t heap_misuse_count(void);
 
 #define HEAP_STRING_(x) #x
 #define HEAP_STRING(x) HEAP_STRING_(x)
-#define HEAP_DIE(text) heap_die("heap: " text "\n", sizeof("heap: " text))
+#define HEAP_DIE(text) heap_die("heap: " text "\n")
 
 // An assertion that may fail inside malloc: no stdio, no allocation.
 #ifdef NDEBUG

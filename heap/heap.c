@@ -26,8 +26,6 @@
 #include "heap/fatal.h"
 #include "heap/hooks.h"
 #include "heap/mapped.h"
-#include "heap/metadata.h"
-#include "heap/purge.h"
 
 enum {
   // Small blocks up to this size do not move when they shrink.
@@ -418,28 +416,4 @@ size_t heap_trim(size_t keep_bytes) {
   size_t released_bytes = heap_arena_trim(keep_bytes);
   heap_central_unlock();
   return released_bytes;
-}
-
-const char *heap_check(void) {
-  heap_central_lock();
-  const char *broken = heap_arena_check();
-  if (broken == NULL) {
-    broken = heap_thread_check_all();
-  }
-  heap_central_unlock();
-  return broken;
-}
-
-void heap_stats_get(heap_stats_t *out_stats) {
-  heap_stats_t stats = {0};
-  heap_central_lock();
-  heap_arena_totals(&stats.mapped_bytes, &stats.free_run_bytes);
-  stats.idle_bytes = heap_purge_idle_pages() * HEAP_PAGE_BYTES;
-  stats.huge_bytes = heap_mapped_total_bytes();
-  stats.mapped_bytes += stats.huge_bytes;
-  stats.metadata_bytes = heap_metadata_bytes();
-  stats.num_spans = heap_span_count();
-  stats.num_kernel_calls = heap_central_kernel_calls();
-  heap_central_unlock();
-  *out_stats = stats;
 }

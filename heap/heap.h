@@ -34,6 +34,9 @@
 //                         or mapped reservations only.
 // Read when a misuse is found:
 //   HEAP_ON_ERROR=report  report and go on; the bad call has no effect.
+// Read by programs whose malloc this is (//heap:malloc, libheap.so):
+//   HEAP_STATS=text|json  print heap_stats_get() to stderr at exit.
+//   HEAP_HELP=1           list these variables on stderr at start.
 
 #ifndef MY_ALLOC_HEAP_HEAP_H_
 #define MY_ALLOC_HEAP_HEAP_H_
@@ -95,20 +98,59 @@ HEAP_API size_t heap_trim(size_t keep_bytes);
 // Slow: proportional to the heap. For tests and debuggers.
 HEAP_API const char *heap_check(void);
 
-// What the heap has from the kernel, and what it does not use of it.
+// Called with each live block; false ends the walk.
+typedef bool (*heap_visit_t)(void *context, void *ptr, size_t usable_bytes);
+
+// Visits every live block of all threads, in no order. Returns false when
+// `visit` did. Other threads may go on: blocks that they get or free meanwhile
+// may or may not be visited. `visit` runs with the central lock held and must
+// not call the heap.
+HEAP_API bool heap_walk(heap_visit_t visit, void *context);
+
+#define HEAP_STATS_CLASS_COUNT 72
+
+// The blocks of one size class.
+typedef struct heap_class_stats {
+  size_t block_bytes;
+  size_t num_spans;
+  size_t num_live;
+  size_t num_free;  // In these spans, those cached for reuse included.
+} heap_class_stats_t;
+
+// Where the memory is. Of one moment as far as other threads hold still.
 typedef struct heap_stats {
-  size_t mapped_bytes;      // Break, reservations in use and own mappings.
-  size_t free_run_bytes;    // Of these, free runs: no block, no span.
-  size_t idle_bytes;        // Of these, used before and not yet given back.
-  size_t metadata_bytes;    // Page table, states, thread heaps; not in above.
-  size_t huge_bytes;        // Of mapped_bytes, blocks with own mappings.
-  size_t num_spans;         // Heap pages now cut into small blocks.
-  size_t num_kernel_calls;  // That moved, mapped or unmapped memory.
+  size_t live_bytes;       // Usable sizes of all live blocks.
+  size_t num_live;         // Live blocks.
+  size_t mapped_bytes;     // From the kernel: break, reservations in use,
+                           // mappings of big blocks.
+  size_t dirty_bytes;      // Of these, used and not given back since: at most
+                           // this much is resident.
+  size_t idle_bytes;       // Of dirty, in no block and no span.
+  size_t free_run_bytes;   // Of mapped, in no block and no span.
+  size_t span_free_bytes;  // Of mapped, free blocks of spans.
+  size_t huge_bytes;       // Of mapped, blocks with mappings of their own.
+  size_t metadata_bytes;   // Addresses of tables, beside mapped_bytes.
+  size_t num_spans;
+  size_t num_kernel_calls;  // That moved, mapped, unmapped or gave back memory.
+  size_t num_misuses;       // Reported and survived (HEAP_ON_ERROR=report).
+  heap_class_stats_t classes[HEAP_STATS_CLASS_COUNT];
 } heap_stats_t;
 
-// Fills `out_stats`; takes the central lock for a few loads, so it is cheap
-// enough to poll.
+// Fills `out_stats`. Looks at one byte a small block, under the central lock:
+// some milliseconds for each GiB of the smallest blocks, far less otherwise.
 HEAP_API void heap_stats_get(heap_stats_t *out_stats);
+
+typedef enum heap_stats_format {
+  HEAP_STATS_TEXT,
+  HEAP_STATS_JSON,
+} heap_stats_format_t;
+
+// Writes `stats` into `buffer`, with a terminating NUL, cut to
+// `capacity_bytes`. Returns the length of the whole text; a capacity of 0
+// writes nothing.
+HEAP_API size_t heap_stats_format(const heap_stats_t *stats,
+                                  heap_stats_format_t format, char *buffer,
+                                  size_t capacity_bytes);
 
 // Callbacks around the life of blocks. Members may be NULL. They run in the
 // thread that made the call, may allocate (and are then entered recursively),

@@ -25,7 +25,9 @@ enum {
   KERNEL_PAGE_MIN_BYTES = 4096,
 };
 
-static size_t total_bytes;  // Guarded by the central lock.
+// Guarded by the central lock.
+static size_t total_bytes;
+static heap_page_list_t blocks;
 
 static size_t round_up_to_page(size_t size_bytes) {
   return (size_bytes + HEAP_PAGE_BYTES - 1) & ~(size_t)(HEAP_PAGE_BYTES - 1);
@@ -43,12 +45,14 @@ static bool describe(uintptr_t start, uintptr_t mapping_start,
   page->mapping_start = mapping_start;
   page->mapping_bytes = mapping_bytes;
   page->kind = HEAP_PAGE_MAPPED;
+  heap_page_list_push_back(&blocks, page);
   total_bytes += mapping_bytes;
   return true;
 }
 
 static void forget(heap_page_t *page) {
   page->kind = HEAP_PAGE_NONE;
+  heap_page_list_remove(&blocks, page);
   total_bytes -= page->mapping_bytes;
 }
 
@@ -172,4 +176,14 @@ void *heap_mapped_move(void *ptr, size_t size_bytes) {
 
 size_t heap_mapped_total_bytes(void) {
   return total_bytes;
+}
+
+bool heap_mapped_walk(heap_visit_t visit, void *context) {
+  for (const heap_page_t *page = blocks.first; page != NULL;
+       page = page->next) {
+    if (!visit(context, (void *)page->start, heap_mapped_usable_size(page))) {
+      return false;
+    }
+  }
+  return true;
 }

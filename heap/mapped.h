@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "heap/heap.h"
 #include "heap/page_table.h"
 
 #ifdef __cplusplus
@@ -36,6 +37,10 @@ bool heap_mapped_resize(void *ptr, size_t size_bytes);
 // Moves the block, by the kernel and without touching its contents, to where
 // it has `size_bytes`; tells the hooks. NULL: the block is as it was.
 void *heap_mapped_move(void *ptr, size_t size_bytes);
+
+// Visits every mapped block until `visit` says false; false then. Central lock
+// held.
+bool heap_mapped_walk(heap_visit_t visit, void *context);
 
 // Sum of all mappings, bytes. Central lock held.
 size_t heap_mapped_total_bytes(void);

@@ -47,3 +47,40 @@ bool heap_page_table_cover(uintptr_t address) {
                    __ATOMIC_RELEASE);
   return true;
 }
+
+void heap_page_list_push_front(heap_page_list_t *list, heap_page_t *page) {
+  page->prev = NULL;
+  page->next = list->first;
+  if (list->first != NULL) {
+    list->first->prev = page;
+  } else {
+    list->last = page;
+  }
+  list->first = page;
+}
+
+void heap_page_list_push_back(heap_page_list_t *list, heap_page_t *page) {
+  page->next = NULL;
+  page->prev = list->last;
+  if (list->last != NULL) {
+    list->last->next = page;
+  } else {
+    list->first = page;
+  }
+  list->last = page;
+}
+
+void heap_page_list_remove(heap_page_list_t *list, heap_page_t *page) {
+  if (page->prev != NULL) {
+    page->prev->next = page->next;
+  } else {
+    list->first = page->next;
+  }
+  if (page->next != NULL) {
+    page->next->prev = page->prev;
+  } else {
+    list->last = page->prev;
+  }
+  page->next = NULL;
+  page->prev = NULL;
+}

@@ -44,8 +44,10 @@ struct heap_thread;
 typedef struct __attribute__((aligned(64))) heap_page {
   // Address of the first block. Central lock, written before blocks go out.
   uintptr_t start;
-  // SPAN: the state of each block (span.h). MAPPED: unused.
-  uint8_t *states;
+  union {
+    uint8_t *states;          // SPAN: the state of each block (span.h).
+    uintptr_t mapping_start;  // MAPPED: at or before `start`.
+  };
   // SPAN: whose span it is. Atomic, relaxed; written under the central lock.
   struct heap_thread *owner;
   // SPAN: ceil(2^32 / block size), otherwise 0. For an offset into a
@@ -62,20 +64,15 @@ typedef struct __attribute__((aligned(64))) heap_page {
   // Another thread freed a block since the owner last looked. Atomic.
   uint8_t remote_hint;
   uint32_t reserved;
-  // One bit a group (span.h) that has free blocks, those that others freed
-  // since the last count not included. Owner only.
-  uint64_t free_groups;
   union {
-    struct {
-      struct heap_page *next;  // Of the owner's list. Owner only.
-      struct heap_page *prev;
-    };
-    // MAPPED: length of the mapping, and of the part from `start` on.
-    struct {
-      uintptr_t mapping_start;
-      size_t mapping_bytes;
-    };
+    // SPAN: one bit a group (span.h) that has free blocks, those that others
+    // freed since the last count not included. Owner only.
+    uint64_t free_groups;
+    size_t mapping_bytes;  // MAPPED.
   };
+  // SPAN: of the owner's list, owner only. MAPPED: of all, central lock.
+  struct heap_page *next;
+  struct heap_page *prev;
 } heap_page_t;
 
 // The table: a leaf's address is stored as its distance from `heap_empty_leaf`,
@@ -96,6 +93,16 @@ static inline heap_page_t *heap_page_of(uintptr_t address) {
   heap_page_t *pages = (heap_page_t *)((uintptr_t)heap_empty_leaf + distance);
   return &pages[(address >> HEAP_PAGE_SHIFT) % HEAP_LEAF_PAGES];
 }
+
+// Pages linked through their descriptors; zeroed is empty.
+typedef struct heap_page_list {
+  heap_page_t *first;
+  heap_page_t *last;
+} heap_page_list_t;
+
+void heap_page_list_push_front(heap_page_list_t *list, heap_page_t *page);
+void heap_page_list_push_back(heap_page_list_t *list, heap_page_t *page);
+void heap_page_list_remove(heap_page_list_t *list, heap_page_t *page);
 
 // Makes sure that the page of `address` has a descriptor of its own. False when
 // there is no memory for it. Central lock held.

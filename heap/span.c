@@ -39,43 +39,6 @@ static_assert(HEAP_BLOCK_FRESH == 0, "zeroed states are fresh");
 static void *free_states[GROUPS_MAX + 1];
 static size_t span_count;
 
-void heap_span_list_push_front(heap_span_list_head_t *list, heap_page_t *page) {
-  page->prev = NULL;
-  page->next = list->first;
-  if (list->first != NULL) {
-    list->first->prev = page;
-  } else {
-    list->last = page;
-  }
-  list->first = page;
-}
-
-void heap_span_list_push_back(heap_span_list_head_t *list, heap_page_t *page) {
-  page->next = NULL;
-  page->prev = list->last;
-  if (list->last != NULL) {
-    list->last->next = page;
-  } else {
-    list->first = page;
-  }
-  list->last = page;
-}
-
-void heap_span_list_remove(heap_span_list_head_t *list, heap_page_t *page) {
-  if (page->prev != NULL) {
-    page->prev->next = page->next;
-  } else {
-    list->first = page->next;
-  }
-  if (page->next != NULL) {
-    page->next->prev = page->prev;
-  } else {
-    list->last = page->prev;
-  }
-  page->next = NULL;
-  page->prev = NULL;
-}
-
 static uint8_t *states_create(size_t groups) {
   uint8_t *states = free_states[groups];
   if (states == NULL) {

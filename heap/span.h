@@ -38,16 +38,6 @@ typedef enum heap_span_list {
   HEAP_SPAN_FULL,     // Had none when the owner last looked.
 } heap_span_list_t;
 
-// A list of spans linked through their descriptors.
-typedef struct heap_span_list_head {
-  heap_page_t *first;
-  heap_page_t *last;
-} heap_span_list_head_t;
-
-void heap_span_list_push_front(heap_span_list_head_t *list, heap_page_t *page);
-void heap_span_list_push_back(heap_span_list_head_t *list, heap_page_t *page);
-void heap_span_list_remove(heap_span_list_head_t *list, heap_page_t *page);
-
 // Returns a new span of `size_class` owned by `owner`, no block of it live, or
 // NULL when there is no memory. Central lock held.
 heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner);

@@ -192,7 +192,7 @@ TEST_F(SpanTest, CheckNoticesAWrongDescriptor) {
 
 TEST_F(SpanTest, ListKeepsItsOrder) {
   heap_page_t pages[4] = {};
-  heap_span_list_head_t list = {};
+  heap_page_list_t list = {};
   const auto contents = [&] {
     std::vector<long> order;
     const heap_page_t *prev = nullptr;
@@ -205,18 +205,18 @@ TEST_F(SpanTest, ListKeepsItsOrder) {
     EXPECT_EQ(list.last, prev);
     return order;
   };
-  heap_span_list_push_back(&list, &pages[1]);
-  heap_span_list_push_back(&list, &pages[2]);
-  heap_span_list_push_front(&list, &pages[0]);
-  heap_span_list_push_back(&list, &pages[3]);
+  heap_page_list_push_back(&list, &pages[1]);
+  heap_page_list_push_back(&list, &pages[2]);
+  heap_page_list_push_front(&list, &pages[0]);
+  heap_page_list_push_back(&list, &pages[3]);
   EXPECT_EQ(contents(), (std::vector<long>{0, 1, 2, 3}));
-  heap_span_list_remove(&list, &pages[2]);
+  heap_page_list_remove(&list, &pages[2]);
   EXPECT_EQ(contents(), (std::vector<long>{0, 1, 3}));
-  heap_span_list_remove(&list, &pages[0]);
+  heap_page_list_remove(&list, &pages[0]);
   EXPECT_EQ(contents(), (std::vector<long>{1, 3}));
-  heap_span_list_remove(&list, &pages[3]);
+  heap_page_list_remove(&list, &pages[3]);
   EXPECT_EQ(contents(), (std::vector<long>{1}));
-  heap_span_list_remove(&list, &pages[1]);
+  heap_page_list_remove(&list, &pages[1]);
   EXPECT_EQ(contents(), (std::vector<long>{}));
 }
 

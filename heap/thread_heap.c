@@ -220,13 +220,13 @@ static bool take_group(heap_bin_t *bin, heap_page_t *page) {
 static void push_full(heap_class_spans_t *spans, heap_page_t *page) {
   page->list = HEAP_SPAN_FULL;
   page->frees_to_go = 1;
-  heap_span_list_push_back(&spans->full, page);
+  heap_page_list_push_back(&spans->full, page);
 }
 
 static heap_page_t *pop_partial(heap_class_spans_t *spans) {
   heap_page_t *page = spans->partial.first;
   if (page != NULL) {
-    heap_span_list_remove(&spans->partial, page);
+    heap_page_list_remove(&spans->partial, page);
   }
   return page;
 }
@@ -244,7 +244,7 @@ static heap_page_t *find_hinted(heap_thread_t *thread, size_t size_class) {
     if (page == NULL) {
       return NULL;
     }
-    heap_span_list_remove(&spans->full, page);
+    heap_page_list_remove(&spans->full, page);
     if (is_hinted(page)) {
       recount(page);
       if (page->free_groups != 0) {
@@ -278,7 +278,7 @@ static void sweep_class(size_t size_class) {
     if (page->frees_to_go == 0) {
       heap_span_destroy(page);
     } else {
-      heap_span_list_push_back(&spans->partial, page);
+      heap_page_list_push_back(&spans->partial, page);
     }
     if (page == last) {
       return;
@@ -362,13 +362,13 @@ void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
     case HEAP_SPAN_CURRENT:
       break;  // Empty, and the next in use.
     case HEAP_SPAN_FULL:
-      heap_span_list_remove(&spans->full, page);
+      heap_page_list_remove(&spans->full, page);
       page->list = HEAP_SPAN_PARTIAL;
       page->frees_to_go = block_count(page) - 1;
-      heap_span_list_push_front(&spans->partial, page);
+      heap_page_list_push_front(&spans->partial, page);
       break;
     case HEAP_SPAN_PARTIAL:
-      heap_span_list_remove(&spans->partial, page);
+      heap_page_list_remove(&spans->partial, page);
       heap_central_lock();
       heap_span_destroy(page);
       heap_central_unlock();
@@ -398,13 +398,13 @@ static void orphan(heap_page_t *page) {
     return;
   }
   page->list = HEAP_SPAN_PARTIAL;
-  heap_span_list_push_back(&orphanage.spans[page->size_class].partial, page);
+  heap_page_list_push_back(&orphanage.spans[page->size_class].partial, page);
 }
 
-static void orphan_list(heap_span_list_head_t *list) {
+static void orphan_list(heap_page_list_t *list) {
   heap_page_t *page;
   while ((page = list->first) != NULL) {
-    heap_span_list_remove(list, page);
+    heap_page_list_remove(list, page);
     orphan(page);
   }
 }

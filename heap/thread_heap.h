@@ -48,8 +48,8 @@ typedef struct heap_bin {
 
 typedef struct heap_class_spans {
   heap_page_t *current;  // NULL, or the span that the bin is a group of.
-  heap_span_list_head_t partial;
-  heap_span_list_head_t full;  // Oldest first.
+  heap_page_list_t partial;
+  heap_page_list_t full;  // Oldest first.
 } heap_class_spans_t;
 
 // Written by its thread only, but for `remote_hints`.

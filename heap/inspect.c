@@ -1,0 +1,121 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What can be said of the heap as a whole: the walk, the statistics, the check.
+// All of it follows from the tables alone; nothing is counted on the way of an
+// allocation.
+
+#include <assert.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "heap/arena.h"
+#include "heap/central.h"
+#include "heap/fatal.h"
+#include "heap/heap.h"
+#include "heap/mapped.h"
+#include "heap/metadata.h"
+#include "heap/page_table.h"
+#include "heap/purge.h"
+#include "heap/size_class.h"
+#include "heap/span.h"
+#include "heap/thread_heap.h"
+
+static_assert(HEAP_STATS_CLASS_COUNT == HEAP_CLASS_COUNT,
+              "the public array has one element a class");
+
+typedef struct walk {
+  heap_visit_t visit;
+  void *context;
+} walk_t;
+
+static uint8_t block_state(const heap_page_t *page, uint32_t index) {
+  // Relaxed: of a block that changes meanwhile, either answer is right.
+  return __atomic_load_n(&page->states[index], __ATOMIC_RELAXED);
+}
+
+static bool visit_run(void *context, heap_arena_place_t place) {
+  const walk_t *walk = context;
+  if (place.kind == HEAP_RUN_BLOCK) {
+    return walk->visit(walk->context, (void *)place.start, place.size_bytes);
+  }
+  const heap_page_t *page = heap_page_of(place.start);
+  const heap_class_info_t *info = &heap_class_info[page->size_class];
+  for (uint32_t i = 0; i < info->block_count; ++i) {
+    void *ptr = (void *)(page->start + (uintptr_t)i * info->size_bytes);
+    if (block_state(page, i) == HEAP_BLOCK_LIVE &&
+        !walk->visit(walk->context, ptr, info->size_bytes)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool heap_walk(heap_visit_t visit, void *context) {
+  walk_t walk = {.visit = visit, .context = context};
+  heap_central_lock();
+  bool done =
+      heap_arena_walk(visit_run, &walk) && heap_mapped_walk(visit, context);
+  heap_central_unlock();
+  return done;
+}
+
+static bool add_mapped(void *context, void *ptr, size_t usable_bytes) {
+  (void)ptr;
+  heap_stats_t *stats = context;
+  ++stats->num_live;
+  stats->live_bytes += usable_bytes;
+  return true;
+}
+
+static bool add_run(void *context, heap_arena_place_t place) {
+  heap_stats_t *stats = context;
+  if (place.kind == HEAP_RUN_BLOCK) {
+    return add_mapped(context, NULL, place.size_bytes);
+  }
+  const heap_page_t *page = heap_page_of(place.start);
+  const heap_class_info_t *info = &heap_class_info[page->size_class];
+  size_t num_live = 0;
+  for (uint32_t i = 0; i < info->block_count; ++i) {
+    num_live += block_state(page, i) == HEAP_BLOCK_LIVE;
+  }
+  heap_class_stats_t *size_class = &stats->classes[page->size_class];
+  ++size_class->num_spans;
+  size_class->num_live += num_live;
+  size_class->num_free += info->block_count - num_live;
+  stats->num_live += num_live;
+  stats->live_bytes += num_live * info->size_bytes;
+  stats->span_free_bytes += (info->block_count - num_live) * info->size_bytes;
+  return true;
+}
+
+void heap_stats_get(heap_stats_t *out_stats) {
+  memset(out_stats, 0, sizeof(*out_stats));
+  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
+    out_stats->classes[i].block_bytes = heap_class_info[i].size_bytes;
+  }
+  heap_central_lock();
+  heap_arena_walk(add_run, out_stats);
+  heap_mapped_walk(add_mapped, out_stats);
+  heap_arena_totals_t totals = heap_arena_sum();
+  out_stats->huge_bytes = heap_mapped_total_bytes();
+  out_stats->mapped_bytes = totals.mapped_bytes + out_stats->huge_bytes;
+  out_stats->dirty_bytes = totals.dirty_bytes + out_stats->huge_bytes;
+  out_stats->free_run_bytes = totals.free_bytes;
+  out_stats->idle_bytes = heap_purge_idle_pages() * HEAP_PAGE_BYTES;
+  out_stats->metadata_bytes = heap_metadata_bytes();
+  out_stats->num_spans = heap_span_count();
+  out_stats->num_kernel_calls = heap_central_kernel_calls();
+  heap_central_unlock();
+  out_stats->num_misuses = heap_misuse_count();
+}
+
+const char *heap_check(void) {
+  heap_central_lock();
+  const char *broken = heap_arena_check();
+  if (broken == NULL) {
+    broken = heap_thread_check_all();
+  }
+  heap_central_unlock();
+  return broken;
+}
