@@ -4,18 +4,24 @@
 // SIGKILL at any instruction: what was appended is in the log, and the log is
 // whole.
 
+#include <errno.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cinttypes>
+#include <cstdio>
 #include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "leakcheck/heaplog_reader.h"
 #include "leakcheck/heaplog_test_util.h"
 #include "leakcheck/heaplog_writer.h"
 
@@ -146,6 +152,127 @@ TEST(HeaplogKillTest, EverythingAppendedIsReadBack) {
       ASSERT_GE(read[thread], progress->appended[thread]);
       ASSERT_LE(read[thread], progress->appended[thread] + 1);
     }
+    unlink(path.c_str());
+  }
+  munmap(memory, sizeof(Progress));
+}
+
+// The events of the next test: all of one size, more or less.
+bool AppendStepped(heaplog_stream_t *stream, uint64_t i) {
+  return heaplog_append_map(stream, kStartNs + i, i + 1, 1000000 + i);
+}
+
+// How many of them fill a chunk.
+uint64_t EventsOfAChunk() {
+  std::string path = TempPath("dry.heaplog");
+  heaplog_writer_options_t options = Options(path);
+  heaplog_writer_t *writer = nullptr;
+  heaplog_stream_t *stream = nullptr;
+  EXPECT_EQ(heaplog_writer_open(&options, &writer), 0);
+  EXPECT_EQ(heaplog_stream_open(writer, kStartNs, 1, "t", &stream), 0);
+  struct stat stat = {};
+  uint64_t i = 0;
+  do {
+    EXPECT_TRUE(AppendStepped(stream, i++));
+    EXPECT_EQ(::stat(path.c_str(), &stat), 0);
+  } while (stat.st_size <= 4096 + HEAPLOG_CHUNK_BYTES);
+  heaplog_writer_close(writer);
+  unlink(path.c_str());
+  return i - 1;
+}
+
+// Appends `filled` events at full speed, stops itself, and goes on: over the
+// end of a chunk, to the end of the thread, and with another thread.
+[[noreturn]] void WriteStepped(const heaplog_writer_options_t &options,
+                               uint64_t filled, Progress *progress) {
+  heaplog_writer_t *writer = nullptr;
+  heaplog_stream_t *stream = nullptr;
+  uint64_t i = 0;
+  auto append = [&](uint64_t end) {
+    for (; i < end; i++) {
+      if (!AppendStepped(stream, i)) {
+        _exit(1);
+      }
+      progress->appended[0].store(i + 1, std::memory_order_release);
+    }
+  };
+  ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
+  if (filled == 0) {
+    raise(SIGSTOP);
+  }
+  if (heaplog_writer_open(&options, &writer) != 0 ||
+      heaplog_stream_open(writer, kStartNs, 1, "t", &stream) != 0) {
+    _exit(2);
+  }
+  append(filled);
+  if (filled != 0) {
+    raise(SIGSTOP);
+  }
+  append(filled + 6);
+  heaplog_stream_close(stream, kStartNs);
+  if (heaplog_stream_open(writer, kStartNs, 2, "u", &stream) != 0) {
+    _exit(3);
+  }
+  append(filled + 8);
+  _exit(0);
+}
+
+// What a child leaves if it is killed at the instruction it has come to.
+void ExpectWhole(const std::string &path, const Progress &progress) {
+  uint64_t appended = progress.appended[0].load(std::memory_order_acquire);
+  heaplog_reader_t *reader = nullptr;
+  heaplog_error_t error;
+  if (heaplog_reader_open(path.c_str(), &reader, &error) != 0) {
+    // Not before its header is written.
+    ASSERT_EQ(appended, 0u) << error.text;
+    ASSERT_TRUE(error.status == -ENOENT ||
+                error.code == HEAPLOG_ERROR_NOT_A_LOG)
+        << error.text;
+    return;
+  }
+  uint64_t count = 0;
+  heaplog_event_t event;
+  while (heaplog_reader_next(reader, &event)) {
+    EXPECT_EQ(event.address, count + 1);
+    EXPECT_EQ(event.size_bytes, 1000000 + count);
+    count++;
+  }
+  EXPECT_EQ(heaplog_reader_status(reader, &error), 0) << error.text;
+  EXPECT_GE(count, appended);
+  EXPECT_LE(count, appended + 1);
+  heaplog_reader_close(reader);
+}
+
+// Instruction by instruction, rather than by chance.
+TEST(HeaplogKillTest, LogIsWholeAfterEveryInstruction) {
+  void *memory = mmap(nullptr, sizeof(Progress), PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  auto *progress = static_cast<Progress *>(memory);
+  for (uint64_t filled : {uint64_t{0}, EventsOfAChunk() - 3}) {
+    std::string path = TempPath("stepped.heaplog");
+    heaplog_writer_options_t options = Options(path);
+    progress->appended[0] = 0;
+    pid_t child = fork();
+    if (child == 0) {
+      WriteStepped(options, filled, progress);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFSTOPPED(status)) << status;
+    uint64_t steps = 0;
+    while (WIFSTOPPED(status) && !HasFailure()) {
+      ExpectWhole(path, *progress);
+      steps++;
+      ASSERT_EQ(ptrace(PTRACE_SINGLESTEP, child, nullptr, nullptr), 0);
+      ASSERT_EQ(waitpid(child, &status, 0), child);
+    }
+    kill(child, SIGKILL);
+    EXPECT_TRUE(WIFEXITED(status)) << steps;
+    EXPECT_EQ(WEXITSTATUS(status), 0);
+    EXPECT_EQ(progress->appended[0], filled + 8);
+    EXPECT_GT(steps, 1000u);
+    printf("%" PRIu64 " instructions\n", steps);
     unlink(path.c_str());
   }
   munmap(memory, sizeof(Progress));
