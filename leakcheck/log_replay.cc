@@ -16,8 +16,8 @@ constexpr size_t kFramesMax = 1024;
 
 }  // namespace
 
-LogReplay::LogReplay(const std::string &path, Past past)
-    : reader_(nullptr, heaplog_reader_close), past_(past) {
+LogReplay::LogReplay(const std::string &path)
+    : reader_(nullptr, heaplog_reader_close) {
   heaplog_reader_t *reader = nullptr;
   heaplog_error_t error;
   if (heaplog_reader_open(path.c_str(), &reader, &error) != 0) {
@@ -46,15 +46,6 @@ void LogReplay::AddProblem(const heaplog_event_t &event,
              event.time_ns, event.thread_index, event.address,
              event.size_bytes);
     problems_.push_back(text + what);
-  }
-}
-
-void LogReplay::Inherited(const heaplog_event_t &event,
-                          const std::string &what) {
-  if (past_ == Past::kInherited) {
-    counts_.inherited++;
-  } else {
-    AddProblem(event, what);
   }
 }
 
@@ -114,7 +105,7 @@ void LogReplay::Alloc(const heaplog_event_t &event) {
     }
   }
   if (!IsMapped(event.address, event.usable_bytes)) {
-    Inherited(event, "allocated outside of what the heap has");
+    AddProblem(event, "allocated outside of what the heap has");
   }
   live_.emplace_hint(next, event.address,
                      Block{event.size_bytes, event.usable_bytes, event.time_ns,
@@ -126,7 +117,7 @@ void LogReplay::Alloc(const heaplog_event_t &event) {
 void LogReplay::Free(const heaplog_event_t &event) {
   auto block = live_.find(event.address);
   if (block == live_.end()) {
-    Inherited(event, "freed, but not live");
+    AddProblem(event, "freed, but not live");
     return;
   }
   live_bytes_ -= block->second.size_bytes;
@@ -136,7 +127,7 @@ void LogReplay::Free(const heaplog_event_t &event) {
 void LogReplay::Resize(const heaplog_event_t &event) {
   auto block = live_.find(event.address);
   if (block == live_.end()) {
-    Inherited(event, "resized, but not live");
+    AddProblem(event, "resized, but not live");
     return;
   }
   auto next = std::next(block);
@@ -144,7 +135,7 @@ void LogReplay::Resize(const heaplog_event_t &event) {
     AddProblem(event, "grown over a live block");
   }
   if (!IsMapped(event.address, event.usable_bytes)) {
-    Inherited(event, "grown outside of what the heap has");
+    AddProblem(event, "grown outside of what the heap has");
   }
   live_bytes_ += event.size_bytes - block->second.size_bytes;
   peak_live_bytes_ = std::max(peak_live_bytes_, live_bytes_);
@@ -182,7 +173,7 @@ void LogReplay::Unmap(const heaplog_event_t &event) {
   uint64_t start = event.address;
   uint64_t end = start + event.size_bytes;
   if (!IsMapped(start, event.size_bytes)) {
-    Inherited(event, "given back, but the heap did not have it");
+    AddProblem(event, "given back, but the heap did not have it");
     return;
   }
   auto block = live_.lower_bound(start);

@@ -44,17 +44,9 @@ class LogReplay {
     uint64_t samples = 0;
     uint64_t lost = 0;
     uint64_t ends = 0;
-    // Frees, resizes and unmaps of what was there before the log began.
-    uint64_t inherited = 0;
   };
 
-  // What the process of the log had before it.
-  enum class Past {
-    kNone,       // Everything is in the log.
-    kInherited,  // A forked child: its parent's blocks are not.
-  };
-
-  explicit LogReplay(const std::string &path, Past past = Past::kNone);
+  explicit LogReplay(const std::string &path);
 
   // The first of the contradictions, in words; the reader's error is one.
   const std::vector<std::string> &problems() const {
@@ -95,10 +87,8 @@ class LogReplay {
   void Unmap(const heaplog_event_t &event);
   bool IsMapped(uint64_t address, uint64_t num_bytes) const;
   void AddProblem(const heaplog_event_t &event, const std::string &what);
-  void Inherited(const heaplog_event_t &event, const std::string &what);
 
   std::unique_ptr<heaplog_reader_t, void (*)(heaplog_reader_t *)> reader_;
-  const Past past_;
   std::vector<std::string> problems_;
   std::vector<heaplog_event_t> events_;
   Counts counts_;

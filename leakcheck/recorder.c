@@ -53,6 +53,7 @@
 #define SAMPLE_INTERVAL_NS UINT64_C(10000000)
 // The address that stands for the outer frames that are not known.
 #define CUT_ADDRESS ((uintptr_t)0)
+#define NO_BLOCK ((uintptr_t)0)
 
 // Two words, so that they always fit what the loader keeps for initial-exec
 // thread storage of objects that come late.
@@ -127,9 +128,10 @@ static void on_thread_exit(void *context) {
   errno = saved_errno;
 }
 
-// Gives the thread a stream; NULL when it has to use the shared one.
+// Gives the thread a stream; NULL when it has to use the shared one. For
+// `fresh_block` see recorder_process_describe().
 static __attribute__((noinline)) recorder_thread_t *open_thread(
-    recorder_process_t *process) {
+    recorder_process_t *process, uintptr_t fresh_block) {
   if (recorder_tls.closed) {
     return NULL;
   }
@@ -151,7 +153,7 @@ static __attribute__((noinline)) recorder_thread_t *open_thread(
   }
   thread->stream = stream;
   recorder_tls.thread = thread;
-  recorder_process_describe(process, stream);
+  recorder_process_describe(process, stream, fresh_block);
   if (atomic_load_explicit(&has_thread_exit_key, memory_order_acquire)) {
     // May allocate, when the program has many keys: a nested event.
     (void)pthread_setspecific(thread_exit_key, thread);
@@ -161,7 +163,8 @@ static __attribute__((noinline)) recorder_thread_t *open_thread(
 
 // Makes the calling thread busy and returns its state; NULL when it has no
 // stream of its own now. `*out_process` NULL: not recorded.
-static inline recorder_thread_t *enter(recorder_process_t **out_process) {
+static inline recorder_thread_t *enter(recorder_process_t **out_process,
+                                       uintptr_t fresh_block) {
   recorder_tls.busy = true;
   atomic_signal_fence(memory_order_seq_cst);
   recorder_thread_t *thread = recorder_tls.thread;
@@ -172,7 +175,7 @@ static inline recorder_thread_t *enter(recorder_process_t **out_process) {
     return thread;
   }
   *out_process = recorder_process_start();
-  return *out_process == NULL ? NULL : open_thread(*out_process);
+  return *out_process == NULL ? NULL : open_thread(*out_process, fresh_block);
 }
 
 static inline void leave(void) {
@@ -329,7 +332,8 @@ static inline void record(event_t event, bool with_stack) {
     errno = saved_errno;
     return;
   }
-  recorder_thread_t *thread = enter(&process);
+  recorder_thread_t *thread =
+      enter(&process, event.kind == HEAPLOG_ALLOC ? event.address : NO_BLOCK);
   if (thread != NULL) {
     if (with_stack) {
       event.stack_id = capture_stack(process, thread);
@@ -369,17 +373,29 @@ static void on_resize(void *ptr, size_t size_bytes, size_t usable_bytes) {
   record(event, true);
 }
 
+// These two are called with the heap's central lock held.
 static void on_map(void *ptr, size_t size_bytes) {
+  uintptr_t start = (uintptr_t)ptr;
   event_t event = {
-      .kind = HEAPLOG_MAP, .address = (uintptr_t)ptr, .size_bytes = size_bytes};
-  record(event, false);
+      .kind = HEAPLOG_MAP, .address = start, .size_bytes = size_bytes};
+  if (!recorder_process_is_new_child()) {
+    record(event, false);
+  }
+  if (recorder_static.mapped != NULL) {
+    mapped_ranges_add(recorder_static.mapped, start, start + size_bytes);
+  }
 }
 
 static void on_unmap(void *ptr, size_t size_bytes) {
-  event_t event = {.kind = HEAPLOG_UNMAP,
-                   .address = (uintptr_t)ptr,
-                   .size_bytes = size_bytes};
-  record(event, false);
+  uintptr_t start = (uintptr_t)ptr;
+  event_t event = {
+      .kind = HEAPLOG_UNMAP, .address = start, .size_bytes = size_bytes};
+  if (!recorder_process_is_new_child()) {
+    record(event, false);
+  }
+  if (recorder_static.mapped != NULL) {
+    mapped_ranges_remove(recorder_static.mapped, start, start + size_bytes);
+  }
 }
 
 const heap_hooks_t heap_initial_hooks = {
@@ -413,7 +429,7 @@ static void end_log(void) {
     // not execute a program: it ends, but not its parent, whose log this is.
     return;
   }
-  recorder_thread_t *thread = enter(&process);
+  recorder_thread_t *thread = enter(&process, NO_BLOCK);
   if (atomic_exchange_explicit(&process->ended, 1, memory_order_relaxed) != 0) {
     // Another thread is exiting too.
   } else if (thread != NULL) {
@@ -444,7 +460,7 @@ extern int __cxa_at_quick_exit(void (*function)(void *), void *object);
 
 static __attribute__((constructor)) void start(void) {
   recorder_process_t *process;
-  recorder_thread_t *thread = enter(&process);
+  recorder_thread_t *thread = enter(&process, NO_BLOCK);
   leave();
   if (process == NULL) {
     return;
@@ -484,7 +500,7 @@ RECORDER_EXPORT int dlclose(void *handle) {
   int saved_errno = errno;
   if (!recorder_tls.busy) {
     definition_t definition;
-    definition.thread = enter(&definition.process);
+    definition.thread = enter(&definition.process, NO_BLOCK);
     if (definition.thread != NULL) {
       module_table_sink_t sink = {define_module, forget_module, &definition};
       module_table_sweep(&definition.process->modules, &sink);

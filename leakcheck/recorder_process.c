@@ -33,6 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "heap/heap.h"
 #include "leakcheck/process_info.h"
 
 #define MAX_STACK_NODES ((size_t)1 << 22)
@@ -88,14 +89,17 @@ static void say(const char *const *parts, size_t count) {
   (void)syscall(SYS_write, STDERR_FILENO, line, len);
 }
 
-// Maps memory that a forked child finds zeroed; NULL when that cannot be had.
-static void *map_wiped(size_t size_bytes) {
+// Maps memory that a forked child finds as it was; NULL when there is none.
+static void *map_kept(size_t size_bytes) {
   void *memory = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) {
-    return NULL;
-  }
-  if (madvise(memory, size_bytes, MADV_WIPEONFORK) != 0) {
+  return memory == MAP_FAILED ? NULL : memory;
+}
+
+// Maps memory that a forked child finds zeroed; NULL when that cannot be had.
+static void *map_wiped(size_t size_bytes) {
+  void *memory = map_kept(size_bytes);
+  if (memory != NULL && madvise(memory, size_bytes, MADV_WIPEONFORK) != 0) {
     int error = errno;
     munmap(memory, size_bytes);
     errno = error;
@@ -230,10 +234,10 @@ static bool start_static(void) {
     statics->own_code.end = (uintptr_t)own.dlfo_map_end;
   }
   statics->stacks = stack_table_create(MAX_STACK_NODES);
-  statics->unwind_cache =
-      mmap(NULL, unwind_cache_bytes(), PROT_READ | PROT_WRITE,
-           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (statics->stacks == NULL || statics->unwind_cache == MAP_FAILED) {
+  statics->unwind_cache = map_kept(unwind_cache_bytes());
+  statics->mapped = map_kept(sizeof(*statics->mapped));
+  if (statics->stacks == NULL || statics->unwind_cache == NULL ||
+      statics->mapped == NULL) {
     const char *parts[] = {
         "leakcheck: no memory for the recorder's tables. "
         "The program runs unrecorded."};
@@ -259,6 +263,7 @@ static bool start_process(recorder_process_t *process) {
   }
   // The system call: libc's getpid may be replaced, and is not needed early.
   process->pid = (uint64_t)syscall(SYS_getpid);
+  process->is_child = forked;
   int result = open_log(process, forked);
   if (result != 0) {
     // A child's descriptors may be anything by now: it fails in silence.
@@ -326,8 +331,47 @@ recorder_process_t *recorder_process_start(void) {
              : process;
 }
 
+bool recorder_process_is_new_child(void) {
+  recorder_process_t *process =
+      atomic_load_explicit(&recorder_process_state, memory_order_acquire);
+  return recorder_static.started && process != NULL &&
+         atomic_load_explicit(&process->phase, memory_order_acquire) ==
+             PHASE_NEW;
+}
+
+typedef struct inheritance {
+  heaplog_stream_t *stream;
+  uint64_t time_ns;
+  uintptr_t fresh_block;
+} inheritance_t;
+
+// What was asked for is not known any more, nor where: no stack.
+static bool append_inherited(void *context, void *ptr, size_t usable_bytes) {
+  inheritance_t *inheritance = context;
+  if ((uintptr_t)ptr != inheritance->fresh_block) {
+    (void)heaplog_append_alloc(inheritance->stream, inheritance->time_ns,
+                               (uintptr_t)ptr, usable_bytes, usable_bytes,
+                               STACK_TABLE_NONE);
+  }
+  return true;
+}
+
+// A child of fork has one thread, so nobody changes what is walked.
+static void append_inheritance(heaplog_stream_t *stream,
+                               uintptr_t fresh_block) {
+  const mapped_ranges_t *mapped = recorder_static.mapped;
+  inheritance_t inheritance = {stream, recorder_process_now_ns(), fresh_block};
+  for (size_t i = 0; i < mapped->count; i++) {
+    const mapped_range_t *range = &mapped->ranges[i];
+    (void)heaplog_append_map(stream, inheritance.time_ns, range->start,
+                             range->end - range->start);
+  }
+  (void)heap_walk(append_inherited, &inheritance);
+}
+
 void recorder_process_describe(recorder_process_t *process,
-                               heaplog_stream_t *stream) {
+                               heaplog_stream_t *stream,
+                               uintptr_t fresh_block) {
   // Relaxed: only one may pass, nothing is published by it.
   if (atomic_exchange_explicit(&process->described, 1, memory_order_relaxed) !=
       0) {
@@ -339,6 +383,9 @@ void recorder_process_describe(recorder_process_t *process,
   char path[512];
   process_info_executable(path, sizeof(path));
   heaplog_append_process(stream, path, command_line, len < 0 ? 0 : (size_t)len);
+  if (process->is_child) {
+    append_inheritance(stream, fresh_block);
+  }
 }
 
 recorder_thread_t *recorder_process_get_thread(recorder_process_t *process) {

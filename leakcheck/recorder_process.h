@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "leakcheck/heaplog_writer.h"
+#include "leakcheck/mapped_ranges.h"
 #include "leakcheck/module_table.h"
 #include "leakcheck/recorder_options.h"
 #include "leakcheck/stack_table.h"
@@ -41,6 +42,7 @@ typedef struct recorder_static {
   unwind_skip_t own_code;
   stack_table_t *stacks;  // Empties itself in a child.
   unwind_cache_t *unwind_cache;
+  mapped_ranges_t *mapped;   // Guarded by the heap's central lock.
   heaplog_writer_t *writer;  // The last one opened; in a child, the parent's.
   bool started;              // Once: a process that starts again is a child.
 } recorder_static_t;
@@ -53,6 +55,7 @@ typedef struct recorder_process {
   _Atomic uint32_t epoch;
   heaplog_writer_t *writer;
   uint64_t pid;
+  bool is_child;  // Forked, not executed.
   _Atomic uint64_t next_sample_ns;
   _Atomic uint64_t lost_count;  // Not yet in the log.
   _Atomic uint32_t ended;       // 1: END is in the log.
@@ -84,9 +87,16 @@ recorder_thread_t *recorder_process_get_thread(recorder_process_t *process);
 void recorder_process_put_thread(recorder_process_t *process,
                                  recorder_thread_t *thread);
 
-// Appends what the log says about the process as a whole, at the first call.
+// True in a forked child that has not begun its log. It must not do so where
+// the heap's central lock is held, since the log begins with a walk of the
+// heap.
+bool recorder_process_is_new_child(void);
+
+// At the first call, appends what the log says about the process as a whole,
+// and, in a forked child, all that it inherited: the heap's memory, and every
+// live block but `fresh_block`, whose allocation is about to be appended.
 void recorder_process_describe(recorder_process_t *process,
-                               heaplog_stream_t *stream);
+                               heaplog_stream_t *stream, uintptr_t fresh_block);
 
 // Spins for the lock; false when it is held for so long that its holder may be
 // the code this thread has interrupted.
