@@ -200,24 +200,17 @@ heaplog_failure_t heaplog_file_read_chunk_header(
   return verify_chunk_header(file, index, out_header);
 }
 
-// Whether the commit word in `bytes` vouches for the payload behind it.
-static bool verify_payload(const heaplog_file_t *file,
-                           const unsigned char *bytes,
-                           uint32_t *out_payload_bytes) {
-  uint64_t commit;
-  memcpy(&commit, bytes, sizeof(commit));
-  uint32_t payload_bytes = (uint32_t)commit & HEAPLOG_COMMIT_LENGTH_MASK;
-  if (((uint32_t)commit >> 24) != HEAPLOG_COMMIT_TAG ||
-      payload_bytes > HEAPLOG_PAYLOAD_BYTES_MAX) {
-    return false;
-  }
+// Whether the commit word vouches for the header in `bytes` and the payload
+// behind it.
+static bool verify_payload(const heaplog_file_t *file, uint64_t commit,
+                           const unsigned char *bytes, uint32_t payload_bytes) {
   uint32_t state = heaplog_crc32c_extend(
       file->hardware_crc, HEAPLOG_CRC32C_INITIAL_STATE,
       bytes + HEAPLOG_CHUNK_CRC_OFFSET, HEAPLOG_CHUNK_CRC_BYTES);
   state = heaplog_crc32c_extend(file->hardware_crc, state,
                                 bytes + sizeof(heaplog_chunk_header_t),
                                 payload_bytes);
-  *out_payload_bytes = payload_bytes;
+  // The tag is in the comparison.
   return heaplog_commit_word(payload_bytes, heaplog_crc32c_value(state)) ==
          commit;
 }
@@ -234,25 +227,27 @@ heaplog_failure_t heaplog_file_read_chunk(const heaplog_file_t *file,
     *out_header = (heaplog_chunk_header_t){.commit = 0};
     return found;
   }
-  // The header is as read first: its commit word is older than the payload.
+  // The commit word was read before the payload: it is the older.
   memcpy(bytes, out_header, header_bytes);
-  int64_t count =
-      read_at(file->descriptor, bytes + header_bytes,
-              HEAPLOG_CHUNK_BYTES - header_bytes, offset + header_bytes);
+  uint32_t payload_bytes =
+      (uint32_t)out_header->commit & HEAPLOG_COMMIT_LENGTH_MASK;
+  if (payload_bytes > HEAPLOG_PAYLOAD_BYTES_MAX) {
+    return damage(HEAPLOG_ERROR_CHECKSUM, offset,
+                  "a chunk's commit word is impossible");
+  }
+  int64_t count = read_at(file->descriptor, bytes + header_bytes, payload_bytes,
+                          offset + header_bytes);
   if (count < 0) {
     return failure(HEAPLOG_ERROR_SYSTEM, (int)count, offset, "pread failed");
   }
-  memset(bytes + header_bytes + count, 0,
-         HEAPLOG_CHUNK_BYTES - header_bytes - (size_t)count);
-  uint32_t committed =
-      (uint32_t)out_header->commit & HEAPLOG_COMMIT_LENGTH_MASK;
-  if ((uint64_t)count < committed && committed <= HEAPLOG_PAYLOAD_BYTES_MAX) {
+  if (count < payload_bytes) {
     return truncated(file, offset + header_bytes + (uint64_t)count,
                      "the file ends inside a chunk");
   }
-  if (!verify_payload(file, bytes, out_payload_bytes)) {
+  if (!verify_payload(file, out_header->commit, bytes, payload_bytes)) {
     return damage(HEAPLOG_ERROR_CHECKSUM, offset,
                   "a chunk's checksum is wrong");
   }
+  *out_payload_bytes = payload_bytes;
   return kNoFailure;
 }
