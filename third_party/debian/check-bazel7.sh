@@ -16,7 +16,7 @@
 set -euo pipefail
 
 packages=(bazel-bootstrap g++ gcc binutils pkg-config
-  googletest libabsl-dev libbenchmark-dev libdw-dev libunwind-dev zlib1g-dev
+  googletest libabsl-dev libbenchmark-dev libdw-dev zlib1g-dev
   bash gawk git perl python3 sqlite3 nodejs chromium fonts-dejavu-core)
 
 # Modules that Bazel's built-in ones ask for and nothing here uses.

@@ -15,8 +15,8 @@ set -euo pipefail
 debian_packages=(bazel-bootstrap bazel-platforms bazel-rules-java
   bazel-rules-proto bazel-skylib googletest libabsl-dev libbenchmark-dev)
 
-# Compilers; symbols, unwinding, compression.
-packages=(g++ gcc binutils pkg-config libdw-dev libunwind-dev zlib1g-dev)
+# Compilers; symbols, compression.
+packages=(g++ gcc binutils pkg-config libdw-dev zlib1g-dev)
 # Programs that tests and the demo run on the allocator.
 packages+=(bash gawk git perl python3 sqlite3)
 # The report's browser test.

@@ -66,7 +66,7 @@ system_library = repository_rule(
 
 # buildifier: disable=unnamed-macro
 def system_repositories():
-    """Declares the system libraries that tools and leakcheck use."""
+    """Declares the system libraries that tools use."""
     system_library(
         name = "elfutils",
         debian_package = "libdw-dev",
@@ -74,11 +74,6 @@ def system_repositories():
             "libdw": ["libdw"],
             "libelf": ["libelf"],
         },
-    )
-    system_library(
-        name = "libunwind",
-        debian_package = "libunwind-dev",
-        targets = {"libunwind": ["libunwind"]},
     )
     system_library(
         name = "zlib",
