@@ -460,22 +460,41 @@ heap_arena_place_t heap_arena_find(uintptr_t address) {
   return place_of(arena, run);
 }
 
-static bool idle_pages_are_free(const arena_t *arena) {
-  for (uint32_t unit = 0; unit < arena->map.unit_count;
-       unit += HEAP_PAGE_UNITS) {
-    heap_run_t run = heap_run_map_find(&arena->map, unit);
-    bool is_free = run.kind == HEAP_RUN_FREE &&
-                   run.start + run.units >= unit + HEAP_PAGE_UNITS;
+// Tells whether the pages that the run has a part of are marked as they must
+// be; adds the idle ones to `idle_pages`.
+static bool has_right_marks(const arena_t *arena, heap_run_t run,
+                            size_t *idle_pages) {
+  uint32_t end = run.start + run.units;
+  uint32_t unit = run.start & ~(uint32_t)(HEAP_PAGE_UNITS - 1);
+  for (; unit < end; unit += HEAP_PAGE_UNITS) {
+    bool is_free = run.kind == HEAP_RUN_FREE && unit >= run.start &&
+                   unit + HEAP_PAGE_UNITS <= end;
     uint8_t flags = arena->pages.flags[unit / HEAP_PAGE_UNITS];
+    bool is_dirty = (flags & HEAP_PAGE_DIRTY) != 0;
     bool is_idle = (flags & HEAP_PAGE_IDLE) != 0;
-    if (is_idle != (is_free && (flags & HEAP_PAGE_DIRTY) != 0)) {
+    bool was_refused = (flags & HEAP_PAGE_REFUSED) != 0;
+    if ((is_idle || was_refused) != (is_free && is_dirty) ||
+        (is_idle && was_refused)) {
       return false;
     }
+    *idle_pages += is_idle;
+  }
+  return true;
+}
+
+static bool are_pages_marked_right(const arena_t *arena, size_t *idle_pages) {
+  for (uint32_t unit = 0; unit < arena->map.unit_count;) {
+    heap_run_t run = heap_run_map_find(&arena->map, unit);
+    if (!has_right_marks(arena, run, idle_pages)) {
+      return false;
+    }
+    unit += run.units;
   }
   return true;
 }
 
 const char *heap_arena_check(void) {
+  size_t idle_pages = 0;
   for (size_t i = 0; i < arena_count; ++i) {
     const arena_t *arena = &arenas[i];
     const char *broken = heap_run_map_check(&arena->map);
@@ -486,9 +505,12 @@ const char *heap_arena_check(void) {
         arena->map.unit_count % HEAP_PAGE_UNITS != 0) {
       return "arena: not cut at heap pages";
     }
-    if (!idle_pages_are_free(arena)) {
+    if (!are_pages_marked_right(arena, &idle_pages)) {
       return "arena: an idle page that is not free, or the reverse";
     }
+  }
+  if (idle_pages != heap_purge_idle_pages()) {
+    return "arena: idle pages are not counted right";
   }
   return NULL;
 }

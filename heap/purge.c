@@ -98,7 +98,7 @@ static bool discard(heap_page_flags_t *pages, uintptr_t base, size_t first,
   }
   // Locked memory, say. Not tried again before it is used and freed again.
   for (size_t i = first; i < end; ++i) {
-    pages->flags[i] = HEAP_PAGE_DIRTY;
+    pages->flags[i] = HEAP_PAGE_DIRTY | HEAP_PAGE_REFUSED;
     --idle_pages;
   }
   return false;

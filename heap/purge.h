@@ -25,6 +25,8 @@ enum {
   HEAP_PAGE_IDLE = 2,
   // Clean because it was purged, not because it is new.
   HEAP_PAGE_PURGED = 4,
+  // Dirty and free, but not idle: the kernel would not take it.
+  HEAP_PAGE_REFUSED = 8,
 };
 
 // The pages of one arena.
