@@ -197,14 +197,16 @@ static void free_small(void *ptr, const block_t *block, const char *function) {
     heap_thread_free_own(thread, block->page, ptr, block->state);
     return;
   }
+  // Once the block is free its span may become another one at any time.
+  heap_page_t *span = heap_span_of(block->page);
   // See thread_heap.c, F1; also the release that the owner's count acquires.
-  uint8_t old =
-      __atomic_exchange_n(block->state, HEAP_BLOCK_FREED, __ATOMIC_SEQ_CST);
-  if (old != HEAP_BLOCK_LIVE) {
+  uint8_t state = HEAP_BLOCK_LIVE;
+  if (!__atomic_compare_exchange_n(block->state, &state, HEAP_BLOCK_FREED,
+                                   false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
     report(ptr, function);  // Somebody else was faster.
     return;
   }
-  heap_thread_hint(block->page);
+  heap_thread_hint(span);
 }
 
 static void free_medium(void *ptr, const char *function) {

@@ -100,7 +100,8 @@ heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner) {
     HEAP_ASSERT(page->kind == HEAP_PAGE_NONE);
     page->start = start;
     page->states = states;
-    page->size_class = (uint8_t)size_class;
+    // Before the hint, as in heap_thread_hint.
+    __atomic_store_n(&page->size_class, (uint8_t)size_class, __ATOMIC_SEQ_CST);
     page->reciprocal = info->reciprocal;
     page->kind = HEAP_PAGE_SPAN;
   }
@@ -108,7 +109,7 @@ heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner) {
   first->frees_to_go = 0;
   first->free_groups = ~UINT64_C(0) >> (64 - groups);
   // A hint that comes late, from a block of an earlier span, is harmless.
-  __atomic_store_n(&first->remote_hint, 0, __ATOMIC_RELAXED);
+  __atomic_store_n(&first->remote_hint, 0, __ATOMIC_SEQ_CST);
   heap_span_set_owner(first, owner);
   ++span_count;
   return first;
@@ -149,15 +150,27 @@ static uint64_t gather_low_bits(uint64_t states) {
          56;
 }
 
+// Loads eight states. Acquire: pairs with the release of the thread that freed
+// a block, whose last writes to it come before ours as its new user.
+static uint64_t load_states(const uint8_t *states) {
+#ifdef __SANITIZE_THREAD__
+  // The thread sanitizer pairs atomics of one address and size only.
+  uint64_t word = 0;
+  for (size_t i = 0; i < 8; ++i) {
+    word |= (uint64_t)__atomic_load_n(states + i, __ATOMIC_ACQUIRE) << (8 * i);
+  }
+  return word;
+#else
+  return __atomic_load_n((const uint64_t *)(const void *)states,
+                         __ATOMIC_ACQUIRE);
+#endif
+}
+
 static uint64_t busy_mask(const heap_page_t *page, size_t group) {
   const uint8_t *states = page->states + group * HEAP_GROUP_BLOCKS;
   uint64_t mask = 0;
   for (size_t i = 0; i < HEAP_GROUP_BLOCKS; i += 8) {
-    // Acquire: pairs with the release of the thread that freed a block, whose
-    // last writes to it come before ours as its new user.
-    uint64_t word = __atomic_load_n(
-        (const uint64_t *)(const void *)(states + i), __ATOMIC_ACQUIRE);
-    mask |= gather_low_bits(word) << i;
+    mask |= gather_low_bits(load_states(states + i)) << i;
   }
   return mask;
 }

@@ -24,7 +24,7 @@
 // only if it is not set yet, sets it and the owner's bit for the class:
 //
 //   freeing thread                     owner, out of blocks
-//   F1 state = FREED  (exchange)       O1 bit of the class: test and clear
+//   F1 LIVE -> FREED  (exchange)       O1 bit of the class: test and clear
 //   F2 hint set? done                  O2 oldest full spans: hint set? clear it
 //   F3 hint = 1                        O3 count the states
 //   F4 bit of owner's class = 1
@@ -376,15 +376,17 @@ void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
   }
 }
 
-void heap_thread_hint(heap_page_t *page) {
-  page = heap_span_of(page);
-  if (is_hinted(page)) {
+void heap_thread_hint(heap_page_t *span) {
+  if (is_hinted(span)) {
     return;
   }
-  __atomic_store_n(&page->remote_hint, 1, __ATOMIC_SEQ_CST);
-  heap_thread_t *owner = __atomic_load_n(&page->owner, __ATOMIC_SEQ_CST);
-  if (!has_hint(owner, page->size_class)) {
-    set_hint(owner, page->size_class);
+  __atomic_store_n(&span->remote_hint, 1, __ATOMIC_SEQ_CST);
+  // After the hint: if this is another span by now, its class and owner are
+  // told, or else the hint would keep its own frees from telling them.
+  heap_thread_t *owner = __atomic_load_n(&span->owner, __ATOMIC_SEQ_CST);
+  size_t size_class = __atomic_load_n(&span->size_class, __ATOMIC_SEQ_CST);
+  if (!has_hint(owner, size_class)) {
+    set_hint(owner, size_class);
   }
 }
 

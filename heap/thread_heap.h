@@ -83,8 +83,9 @@ bool heap_thread_refill(heap_thread_t *thread, size_t size_class);
 // The owner's free of a block let `page->frees_to_go` fall to 0.
 void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page);
 
-// Tells the owner of the span that another thread set a block's state to freed.
-void heap_thread_hint(heap_page_t *page);
+// Tells the owner of `span` that another thread set a block's state to freed.
+// The span may be another one by now.
+void heap_thread_hint(heap_page_t *span);
 
 // Returns the first broken invariant's name, or NULL. Central lock held,
 // nobody else inside the heap.
