@@ -152,6 +152,8 @@ static __attribute__((noinline)) recorder_thread_t *open_thread(
     return NULL;
   }
   thread->stream = stream;
+  thread->num_last = 0;
+  unwind_thread_forget(&thread->unwind);
   recorder_tls.thread = thread;
   recorder_process_describe(process, stream, fresh_block);
   if (atomic_load_explicit(&has_thread_exit_key, memory_order_acquire)) {
@@ -253,47 +255,51 @@ static void define_stack(void *context, uint32_t id, uint32_t parent_id,
                              address);
 }
 
-// Returns the id of the stack in `thread->frames`.
-static uint32_t intern_frames(recorder_process_t *process,
-                              recorder_thread_t *thread, size_t num_frames,
-                              bool cut) {
+static uint32_t intern_stack(recorder_process_t *process,
+                             recorder_thread_t *thread,
+                             const unwind_stack_t *stack) {
   definition_t definition = {process, thread};
-  uint32_t epoch = atomic_load_explicit(&process->epoch, memory_order_relaxed);
-  size_t count = num_frames + cut;  // A cut stack has one more root.
-  size_t depth = 0;
   uint32_t id = STACK_TABLE_NONE;
-  if (thread->last_epoch == epoch) {
-    size_t limit = count < thread->num_last ? count : thread->num_last;
-    while (
-        depth < limit &&
-        thread->last_addresses[depth] ==
-            (depth < cut ? CUT_ADDRESS : thread->frames[count - 1 - depth])) {
-      id = thread->last_ids[depth++];
+  size_t depth =
+      stack->num_same < thread->num_last ? stack->num_same : thread->num_last;
+  if (stack->cut) {
+    // One more root stands for the outer frames; ids of less are no use.
+    depth = 0;
+    id = stack_table_intern(recorder_static.stacks, id, CUT_ADDRESS,
+                            define_stack, &definition);
+    if (id == STACK_TABLE_NONE) {
+      thread->num_last = 0;
+      return STACK_TABLE_NONE;
     }
+  } else if (depth != 0) {
+    id = thread->last_ids[depth - 1];
   }
-  for (; depth < count; depth++) {
-    uintptr_t address =
-        depth < cut ? CUT_ADDRESS : thread->frames[count - 1 - depth];
-    id = stack_table_intern(recorder_static.stacks, id, address, define_stack,
-                            &definition);
+  for (; depth < stack->num_frames; depth++) {
+    id = stack_table_intern(recorder_static.stacks, id,
+                            stack->frames[stack->num_frames - 1 - depth].ip,
+                            define_stack, &definition);
     if (id == STACK_TABLE_NONE) {
       break;  // Full: the whole stack is unknown.
     }
-    thread->last_addresses[depth] = address;
     thread->last_ids[depth] = id;
   }
-  thread->num_last = (uint32_t)depth;
-  thread->last_epoch = epoch;
+  thread->num_last = stack->cut ? 0 : (uint32_t)depth;
   return id;
 }
 
 static inline uint32_t capture_stack(recorder_process_t *process,
                                      recorder_thread_t *thread) {
-  bool cut;
-  size_t num_frames = unwind_capture(
-      recorder_static.unwind_cache, &thread->unwind, recorder_static.own_code,
-      thread->frames, recorder_static.options.max_frames, &cut);
-  return intern_frames(process, thread, num_frames, cut);
+  unwind_stack_t stack;
+  uint32_t epoch = atomic_load_explicit(&process->epoch, memory_order_relaxed);
+  if (thread->last_epoch != epoch) {
+    thread->last_epoch = epoch;
+    thread->num_last = 0;
+    unwind_thread_forget(&thread->unwind);
+  }
+  unwind_capture(recorder_static.unwind_cache, &thread->unwind,
+                 recorder_static.own_code, recorder_static.options.max_frames,
+                 &stack);
+  return intern_stack(process, thread, &stack);
 }
 
 // --- Events ---

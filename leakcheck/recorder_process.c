@@ -410,9 +410,8 @@ recorder_thread_t *recorder_process_get_thread(recorder_process_t *process) {
 void recorder_process_put_thread(recorder_process_t *process,
                                  recorder_thread_t *thread) {
   // What was known of its stack is the next thread's to find out.
-  thread->unwind = (unwind_thread_t){0};
+  thread->unwind.memory = (stack_memory_t){0};
   thread->stream = NULL;
-  thread->num_last = 0;
   thread->exit_rounds = 0;
   if (recorder_process_try_lock(&process->pool_lock)) {
     thread->next_free = process->free_threads;

@@ -25,14 +25,12 @@ typedef struct recorder_thread {
   heaplog_stream_t *stream;
   struct recorder_thread *next_free;
   unwind_thread_t unwind;
-  // The stack recorded last, outermost frame first, and the ids of its nodes:
-  // most of the next one's frames are the same.
-  uint32_t last_epoch;
-  uint32_t num_last;
+  // Ids of the nodes of the stack recorded last, outermost frame first: most of
+  // the next one's frames are the same.
+  uint32_t last_ids[RECORDER_FRAMES_MAX];
+  uint32_t num_last;     // 0 after a cut stack.
+  uint32_t last_epoch;   // When they were true.
   uint32_t exit_rounds;  // Of the thread's key destructors.
-  uint32_t last_ids[RECORDER_FRAMES_MAX + 1];
-  uintptr_t last_addresses[RECORDER_FRAMES_MAX + 1];
-  uintptr_t frames[RECORDER_FRAMES_MAX];  // Being captured, innermost first.
 } recorder_thread_t;
 
 // What survives a fork: the child's copy stays true.

@@ -15,7 +15,7 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
-#include <string>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -61,7 +61,15 @@ unwind_cache_t *Cache() {
   return cache;
 }
 
-thread_local unwind_thread_t thread_state;
+unwind_thread_t *ThreadState() {
+  // Not on the stack that is walked, and not in static thread storage.
+  thread_local std::unique_ptr<unwind_thread_t> state = [] {
+    auto fresh = std::make_unique<unwind_thread_t>();
+    unwind_thread_forget(fresh.get());
+    return fresh;
+  }();
+  return state.get();
+}
 
 // The sanitizers put a function of theirs before backtrace().
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -83,9 +91,14 @@ Captured captured;
 
 // Captures by our function and by the system's, from the same function.
 __attribute__((noinline)) void CaptureBoth() {
-  captured.num_frames = unwind_capture(Cache(), &thread_state, {0, 0},
-                                       captured.frames, 512, &captured.cut);
+  unwind_stack_t stack;
+  unwind_capture(Cache(), ThreadState(), {0, 0}, UNWIND_CAPACITY_MAX, &stack);
   captured.num_reference = backtrace(captured.reference, 512);
+  captured.num_frames = stack.num_frames;
+  captured.cut = stack.cut;
+  for (size_t i = 0; i < stack.num_frames; i++) {
+    captured.frames[i] = stack.frames[i].ip;
+  }
 }
 
 // Without the frame of CaptureBoth(), to which the two return differently.
@@ -258,7 +271,7 @@ void CaptureInCoroutine() {
 }
 
 TEST(UnwindTest, FollowsCoroutinesOnManyStacks) {
-  for (int i = 0; i < 2 * UNWIND_NUM_STACKS; i++) {
+  for (int i = 0; i < 2 * STACK_MEMORY_NUM_STACKS; i++) {
     ASSERT_NO_FATAL_FAILURE(CaptureInCoroutine());
     ExpectSame();
   }
@@ -294,37 +307,118 @@ TEST(UnwindTest, ForgottenRangesAreLookedUpAgain) {
 
 #endif  // defined(__x86_64__)
 
+Frames CaptureFrames(unwind_skip_t skip, size_t capacity, bool *out_cut) {
+  unwind_stack_t stack;
+  unwind_capture(Cache(), ThreadState(), skip, capacity, &stack);
+  Frames frames;
+  for (size_t i = 0; i < stack.num_frames; i++) {
+    frames.push_back(stack.frames[i].ip);
+  }
+  *out_cut = stack.cut;
+  return frames;
+}
+
 TEST(UnwindTest, IsCutAtTheCapacity) {
-  uintptr_t frames[4] = {0, 0, 0, 77};
-  Recurse(10, [&frames] {
+  Recurse(100, [] {
     bool cut;
-    EXPECT_EQ(unwind_capture(Cache(), &thread_state, {0, 0}, frames, 3, &cut),
-              3u);
-    EXPECT_TRUE(cut);
+    Frames all = CaptureFrames({0, 0}, UNWIND_CAPACITY_MAX, &cut);
+    EXPECT_FALSE(cut);
+    for (size_t capacity : {size_t{2}, size_t{3}, size_t{50}, all.size() - 1}) {
+      Frames inner = CaptureFrames({0, 0}, capacity, &cut);
+      EXPECT_TRUE(cut);
+      ASSERT_EQ(inner.size(), capacity);
+      // The first differs: the call of CaptureFrames() itself.
+      EXPECT_TRUE(std::equal(inner.begin() + 2, inner.end(), all.begin() + 2));
+    }
+    EXPECT_EQ(CaptureFrames({0, 0}, all.size(), &cut).size(), all.size());
+    EXPECT_FALSE(cut);
   });
-  EXPECT_NE(frames[2], 0u);
-  EXPECT_EQ(frames[3], 77u);
 }
 
 TEST(UnwindTest, LeavesOutTheInnerFramesOfTheSkippedRange) {
-  uintptr_t all[256];
-  uintptr_t rest[256];
   bool cut;
   dl_find_object own;
   ASSERT_EQ(_dl_find_object(reinterpret_cast<void *>(&CaptureBoth), &own), 0);
   unwind_skip_t skip = {reinterpret_cast<uintptr_t>(own.dlfo_map_start),
                         reinterpret_cast<uintptr_t>(own.dlfo_map_end)};
-  size_t num_all =
-      unwind_capture(Cache(), &thread_state, {0, 0}, all, 256, &cut);
-  size_t num_rest =
-      unwind_capture(Cache(), &thread_state, skip, rest, 256, &cut);
+  Frames all = CaptureFrames({0, 0}, UNWIND_CAPACITY_MAX, &cut);
+  Frames rest = CaptureFrames(skip, UNWIND_CAPACITY_MAX, &cut);
   size_t first = 0;
-  while (first < num_all && all[first] >= skip.start && all[first] < skip.end) {
+  while (first < all.size() && all[first] >= skip.start &&
+         all[first] < skip.end) {
     first++;
   }
   EXPECT_GT(first, 1u);
-  ASSERT_EQ(num_rest, num_all - first);
-  EXPECT_TRUE(std::equal(rest, rest + num_rest, all + first));
+  all.erase(all.begin(), all.begin() + static_cast<ptrdiff_t>(first));
+  EXPECT_EQ(rest, all);
+}
+
+// Calls itself and captures in a pattern that `random` decides, through
+// functions with frames of all kinds, so that consecutive stacks share some of
+// their frames, in the same and in other places.
+void Wander(std::mt19937 *random, int depth) {
+  for (int i = 0; i < 3; i++) {
+    switch ((*random)() % (depth == 0 ? 3 : 7)) {
+      case 0:
+        CaptureBoth();
+        ExpectSame();
+        break;
+      case 1:
+        CaptureBelowAlloca((*random)() % 500 + 1);
+        ExpectSame();
+        break;
+      case 2:
+        CaptureRealigned((*random)() % 500 + 1);
+        ExpectSame();
+        break;
+      case 3:
+        Recurse(static_cast<int>((*random)() % 3),
+                [random, depth] { Wander(random, depth - 1); });
+        break;
+      default:
+        Wander(random, depth - 1);
+        break;
+    }
+    if (::testing::Test::HasFailure()) {
+      return;
+    }
+  }
+}
+
+TEST(UnwindTest, StacksThatShareFramesAreRight) {
+  const unsigned seed = std::random_device()();
+  SCOPED_TRACE(seed);
+  std::mt19937 random(seed);
+  for (int i = 0; i < 30; i++) {
+    Wander(&random, 7);
+    ASSERT_FALSE(HasFailure());
+  }
+}
+
+TEST(UnwindTest, SaysHowManyFramesAreTheSame) {
+  unwind_stack_t stack;
+  std::vector<uintptr_t> last;
+  Recurse(30, [&] {
+    for (int i = 0; i < 10; i++) {
+      Recurse(i % 4, [&] {
+        unwind_capture(Cache(), ThreadState(), {0, 0}, UNWIND_CAPACITY_MAX,
+                       &stack);
+        ASSERT_FALSE(stack.cut);
+        if (!last.empty()) {
+          EXPECT_GE(stack.num_same, 30u);
+        }
+        ASSERT_LE(stack.num_same, stack.num_frames);
+        for (size_t same = 1; same <= stack.num_same && !last.empty(); same++) {
+          ASSERT_EQ(stack.frames[stack.num_frames - same].ip,
+                    last[last.size() - same]);
+        }
+        last.clear();
+        for (size_t k = 0; k < stack.num_frames; k++) {
+          last.push_back(stack.frames[k].ip);
+        }
+      });
+    }
+  });
 }
 
 TEST(UnwindTest, PreservesNothingBetweenThreadsButTheCache) {
@@ -334,11 +428,8 @@ TEST(UnwindTest, PreservesNothingBetweenThreadsButTheCache) {
     threads.emplace_back([&results, i] {
       for (int round = 0; round < 200; round++) {
         Recurse(round % 30, [&results, i] {
-          uintptr_t frames[256];
           bool cut;
-          size_t count =
-              unwind_capture(Cache(), &thread_state, {0, 0}, frames, 256, &cut);
-          results[i].assign(frames, frames + count);
+          results[i] = CaptureFrames({0, 0}, UNWIND_CAPACITY_MAX, &cut);
         });
       }
     });
