@@ -123,33 +123,67 @@ static void *alloc_silently(size_t align_bytes, size_t size_bytes,
   return ptr;
 }
 
-// Reports what is wrong with `ptr`, which is not the start of a live block.
-static void report(const void *ptr, const char *function) {
-  uintptr_t address = (uintptr_t)ptr;
-  const heap_page_t *page = heap_page_of(address);
-  if (page->kind == HEAP_PAGE_SPAN) {
-    size_t block_bytes = heap_class_info[page->size_class].size_bytes;
-    size_t index = (address - page->start) / block_bytes;
-    bool is_live = index < heap_class_info[page->size_class].block_count &&
-                   page->states[index] == HEAP_BLOCK_LIVE;
-    heap_report_misuse(is_live ? HEAP_MISUSE_INTERIOR : HEAP_MISUSE_FREED,
-                       function, ptr, page->start + index * block_bytes,
-                       block_bytes);
-    return;
+// What an address is that no live block starts at; `block_bytes` 0: nothing to
+// say of a block.
+typedef struct diagnosis {
+  heap_misuse_t misuse;
+  uintptr_t address;
+  uintptr_t block;
+  size_t block_bytes;
+} diagnosis_t;
+
+static void diagnose_in_span(const heap_page_t *page, diagnosis_t *diagnosis) {
+  const heap_class_info_t *info = &heap_class_info[page->size_class];
+  size_t index = (diagnosis->address - page->start) / info->size_bytes;
+  if (index >= info->block_count) {
+    return;  // In the rest behind the last block.
   }
-  heap_central_lock();
-  heap_arena_place_t place = heap_arena_find(address);
-  heap_central_unlock();
-  heap_misuse_t misuse = HEAP_MISUSE_FOREIGN;
+  bool is_live = page->states[index] == HEAP_BLOCK_LIVE;
+  diagnosis->misuse = is_live ? HEAP_MISUSE_INTERIOR : HEAP_MISUSE_FREED;
+  diagnosis->block = page->start + index * info->size_bytes;
+  diagnosis->block_bytes = info->size_bytes;
+}
+
+// Central lock held.
+static void diagnose_in_arena(diagnosis_t *diagnosis) {
+  heap_arena_place_t place = heap_arena_find(diagnosis->address);
   if (place.kind == HEAP_RUN_BLOCK) {
-    misuse = HEAP_MISUSE_INTERIOR;
+    diagnosis->misuse = HEAP_MISUSE_INTERIOR;
+    diagnosis->block = place.start;
+    diagnosis->block_bytes = place.size_bytes;
   } else if (place.kind == HEAP_RUN_FREE || place.kind == HEAP_RUN_SPAN) {
     // In a free run; or in what became a span since we looked.
-    misuse = HEAP_MISUSE_FREED;
+    diagnosis->misuse = HEAP_MISUSE_FREED;
   }
-  bool has_block = misuse == HEAP_MISUSE_INTERIOR;
-  heap_report_misuse(misuse, function, ptr, has_block ? place.start : 0,
-                     has_block ? place.size_bytes : 0);
+}
+
+// A visitor of mapped blocks.
+static bool diagnose_in_mapped(void *context, void *ptr, size_t usable_bytes) {
+  diagnosis_t *diagnosis = context;
+  if (diagnosis->address - (uintptr_t)ptr >= usable_bytes) {
+    return true;
+  }
+  diagnosis->misuse = HEAP_MISUSE_INTERIOR;
+  diagnosis->block = (uintptr_t)ptr;
+  diagnosis->block_bytes = usable_bytes;
+  return false;
+}
+
+// Reports what is wrong with `ptr`, which is not the start of a live block.
+static void report(const void *ptr, const char *function) {
+  diagnosis_t diagnosis = {.misuse = HEAP_MISUSE_FOREIGN,
+                           .address = (uintptr_t)ptr};
+  const heap_page_t *page = heap_page_of((uintptr_t)ptr);
+  if (page->kind == HEAP_PAGE_SPAN) {
+    diagnose_in_span(page, &diagnosis);
+  } else {
+    heap_central_lock();
+    diagnose_in_arena(&diagnosis);
+    heap_mapped_walk(diagnose_in_mapped, &diagnosis);
+    heap_central_unlock();
+  }
+  heap_report_misuse(diagnosis.misuse, function, ptr, diagnosis.block,
+                     diagnosis.block_bytes);
 }
 
 static bool locate_medium(const void *ptr, block_t *out_block) {
