@@ -35,8 +35,7 @@ class Charts {
         'click', () => state.set({range: null}));
     new ResizeObserver(onceAFrame(() => this.resize()))
         .observe(byId('timeline'));
-    matchMedia('(prefers-color-scheme: dark)')
-        .addEventListener('change', () => this.build());
+    onThemeChange(() => this.build());
   }
 
   build() {

@@ -35,8 +35,7 @@ class Flame {
       }
     });
     new ResizeObserver(this.drawSoon).observe(byId('flame-box'));
-    matchMedia('(prefers-color-scheme: dark)')
-        .addEventListener('change', this.drawSoon);
+    onThemeChange(this.drawSoon);
     this.listen();
     this.draw();
   }

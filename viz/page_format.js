@@ -172,10 +172,10 @@ const tooltip = {
 };
 
 // Sizes a canvas for the screen's pixels and returns a context in CSS pixels.
-function prepareCanvas(canvas) {
+// Asking the canvas how large it is costs a layout of the page: who knows says.
+function prepareCanvas(canvas, width = canvas.clientWidth,
+                       height = canvas.clientHeight) {
   const ratio = window.devicePixelRatio || 1;
-  const width = canvas.clientWidth;
-  const height = canvas.clientHeight;
   const w = Math.round(width * ratio);
   const h = Math.round(height * ratio);
   if (canvas.width !== w || canvas.height !== h) {
@@ -188,10 +188,25 @@ function prepareCanvas(canvas) {
   return {context, width, height, ratio};
 }
 
-// The page's colours, which change with the colour scheme.
+// The page's colours, which change with the colour scheme. Asking for a style
+// makes the browser compute all of them, so answers are kept.
+const themeColors = new Map();
+const darkScheme = matchMedia('(prefers-color-scheme: dark)');
+
 function themeColor(name) {
-  return getComputedStyle(document.documentElement)
-      .getPropertyValue(`--${name}`).trim();
+  if (!themeColors.has(name)) {
+    themeColors.set(name, getComputedStyle(document.documentElement)
+        .getPropertyValue(`--${name}`).trim());
+  }
+  return themeColors.get(name);
+}
+
+// Calls `listener` when the colours have changed.
+function onThemeChange(listener) {
+  darkScheme.addEventListener('change', () => {
+    themeColors.clear();
+    listener();
+  });
 }
 
 // Calls `draw` at most once a frame.

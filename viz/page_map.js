@@ -25,11 +25,10 @@ class HeapMap {
     this.drawSoon = onceAFrame(() => this.draw());
     state.on(['step', 'mode'], this.drawSoon);
     new ResizeObserver(this.drawSoon).observe(this.canvas);
-    matchMedia('(prefers-color-scheme: dark)')
-        .addEventListener('change', () => {
-          this.colors.load();
-          this.drawSoon();
-        });
+    onThemeChange(() => {
+      this.colors.load();
+      this.drawSoon();
+    });
     this.listen();
     this.draw();
   }

@@ -18,7 +18,7 @@ class Shapes {
         });
     const draw = onceAFrame(() => this.draw());
     new ResizeObserver(draw).observe(byId('shapes'));
-    matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw);
+    onThemeChange(draw);
     this.listen();
     this.draw();
   }

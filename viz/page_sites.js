@@ -9,6 +9,8 @@ const TABLE_MEASURES =
     ['atPeak', 'live', 'now', 'bytes', 'allocations', 'temporary'];
 const ROWS_AT_ONCE = 60;
 const STACKS_AT_ONCE = 8;
+const CURVE_WIDTH = 68;
+const CURVE_HEIGHT = 24;
 
 class SiteTable {
   constructor(report, state, measures) {
@@ -28,8 +30,9 @@ class SiteTable {
       this.limit = ROWS_AT_ONCE;
       this.draw();
     });
-    this.drawSoon = onceAFrame(() => this.draw());
-    state.on(['step'], this.drawSoon);
+    state.on(['step'], onceAFrame(() => this.followStep()));
+    state.on(['axis'], () => this.draw());
+    onThemeChange(() => this.draw());
     this.draw();
   }
 
@@ -111,7 +114,7 @@ class SiteTable {
                         b.values.bytes - a.values.bytes);
     this.totals = {};
     for (const measure of TABLE_MEASURES) {
-      this.totals[measure] = values[measure].reduce((sum, v) => sum + v, 0);
+      this.totals[measure] = sumOf(values[measure]);
     }
     return used;
   }
@@ -143,6 +146,32 @@ class SiteTable {
     }
     byId('site-count').textContent = `${formatCount(this.rows.length)} rows`;
     this.drawCurves(shown);
+  }
+
+  // Only one column depends on the moment that the map shows.
+  followStep() {
+    if (this.state.get('metric') === 'now') {
+      this.draw();
+      return;
+    }
+    const values = this.measures.bySlot('now', null, this.currentFrame());
+    this.totals.now = sumOf(values);
+    this.rows.forEach((row) => {
+      row.values.now = row.slots.reduce((sum, slot) => sum + values[slot], 0);
+    });
+    byId('site-table').querySelectorAll('td[data-measure="now"]')
+        .forEach((cell, i) => this.fillCell(cell, this.rows[i], 'now'));
+  }
+
+  fillCell(cell, row, measure) {
+    const value = row.values[measure];
+    const share = this.totals[measure] > 0
+        ? Math.max(0, value / this.totals[measure]) : 0;
+    cell.dataset.value = String(value);
+    cell.title = `${formatCount(value)}, ${
+        formatPercent(value, this.totals[measure])} of all`;
+    cell.textContent = value === 0 ? '·' : formatMeasure(measure, value);
+    cell.style.setProperty('--share', `${100 * share}%`);
   }
 
   drawHead() {
@@ -184,16 +213,10 @@ class SiteTable {
     const isOpen = this.open.has(id);
     const metric = this.state.get('metric');
     const cells = TABLE_MEASURES.map((measure) => {
-      const value = row.values[measure];
-      const share = this.totals[measure] > 0
-          ? Math.max(0, value / this.totals[measure]) : 0;
       const cell = element(
           'td', {class: `number${measure === metric ? ' sorted' : ''}`,
-                 'data-measure': measure, 'data-value': String(value),
-                 title: `${formatCount(value)}, ${
-                     formatPercent(value, this.totals[measure])} of all`},
-          value === 0 ? '·' : formatMeasure(measure, value));
-      cell.style.setProperty('--share', `${100 * share}%`);
+                 'data-measure': measure});
+      this.fillCell(cell, row, measure);
       return cell;
     });
     const toggle = () => {
@@ -263,7 +286,9 @@ class SiteTable {
       if (!row.history) {
         row.history = this.measures.history(row.slots);
       }
-      const {context, width, height} = prepareCanvas(canvases[i]);
+      const width = CURVE_WIDTH;
+      const height = CURVE_HEIGHT;
+      const {context} = prepareCanvas(canvases[i], width, height);
       const most = row.history.reduce((a, b) => Math.max(a, b), 1);
       context.fillStyle = color;
       context.beginPath();
@@ -296,6 +321,10 @@ class SiteTable {
     element('a', {href: url, download: 'sites.csv'}).click();
     setTimeout(() => URL.revokeObjectURL(url), 10000);
   }
+}
+
+function sumOf(values) {
+  return values.reduce((sum, value) => sum + value, 0);
 }
 
 // Places of a slot's stack, innermost first, inlined functions included.
