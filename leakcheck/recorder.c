@@ -387,8 +387,8 @@ static void on_map(void *ptr, size_t size_bytes) {
   if (!recorder_process_is_new_child()) {
     record(event, false);
   }
-  if (recorder_static.mapped != NULL) {
-    mapped_ranges_add(recorder_static.mapped, start, start + size_bytes);
+  if (recorder_static.extent != NULL) {
+    recorder_extent_add(recorder_static.extent, start, start + size_bytes);
   }
 }
 
@@ -399,8 +399,8 @@ static void on_unmap(void *ptr, size_t size_bytes) {
   if (!recorder_process_is_new_child()) {
     record(event, false);
   }
-  if (recorder_static.mapped != NULL) {
-    mapped_ranges_remove(recorder_static.mapped, start, start + size_bytes);
+  if (recorder_static.extent != NULL) {
+    recorder_extent_remove(recorder_static.extent, start, start + size_bytes);
   }
 }
 

@@ -235,9 +235,9 @@ static bool start_static(void) {
   }
   statics->stacks = stack_table_create(MAX_STACK_NODES);
   statics->unwind_cache = map_kept(unwind_cache_bytes());
-  statics->mapped = map_kept(sizeof(*statics->mapped));
+  statics->extent = map_kept(sizeof(*statics->extent));
   if (statics->stacks == NULL || statics->unwind_cache == NULL ||
-      statics->mapped == NULL) {
+      statics->extent == NULL) {
     const char *parts[] = {
         "leakcheck: no memory for the recorder's tables. "
         "The program runs unrecorded."};
@@ -359,10 +359,10 @@ static bool append_inherited(void *context, void *ptr, size_t usable_bytes) {
 // A child of fork has one thread, so nobody changes what is walked.
 static void append_inheritance(heaplog_stream_t *stream,
                                uintptr_t fresh_block) {
-  const mapped_ranges_t *mapped = recorder_static.mapped;
+  const recorder_extent_t *extent = recorder_static.extent;
   inheritance_t inheritance = {stream, recorder_process_now_ns(), fresh_block};
-  for (size_t i = 0; i < mapped->count; i++) {
-    const mapped_range_t *range = &mapped->ranges[i];
+  for (size_t i = 0; i < extent->count; i++) {
+    const recorder_range_t *range = &extent->ranges[i];
     (void)heaplog_append_map(stream, inheritance.time_ns, range->start,
                              range->end - range->start);
   }

@@ -13,8 +13,8 @@
 #include <stdint.h>
 
 #include "leakcheck/heaplog_writer.h"
-#include "leakcheck/mapped_ranges.h"
 #include "leakcheck/module_table.h"
+#include "leakcheck/recorder_extent.h"
 #include "leakcheck/recorder_options.h"
 #include "leakcheck/stack_table.h"
 #include "leakcheck/unwind.h"
@@ -40,9 +40,9 @@ typedef struct recorder_static {
   unwind_skip_t own_code;
   stack_table_t *stacks;  // Empties itself in a child.
   unwind_cache_t *unwind_cache;
-  mapped_ranges_t *mapped;   // Guarded by the heap's central lock.
-  heaplog_writer_t *writer;  // The last one opened; in a child, the parent's.
-  bool started;              // Once: a process that starts again is a child.
+  recorder_extent_t *extent;  // Guarded by the heap's central lock.
+  heaplog_writer_t *writer;   // The last one opened; in a child, the parent's.
+  bool started;               // Once: a process that starts again is a child.
 } recorder_static_t;
 
 // What a forked child finds zeroed, and so starts anew.

@@ -1,7 +1,7 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-#include "leakcheck/mapped_ranges.h"
+#include "leakcheck/recorder_extent.h"
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
@@ -15,14 +15,14 @@ namespace {
 
 using Ranges = std::vector<std::pair<uintptr_t, uintptr_t>>;
 
-class MappedRangesTest : public ::testing::Test {
+class RecorderExtentTest : public ::testing::Test {
  protected:
   void Add(uintptr_t start, uintptr_t end) {
-    mapped_ranges_add(set_.get(), start, end);
+    recorder_extent_add(set_.get(), start, end);
   }
 
   void Remove(uintptr_t start, uintptr_t end) {
-    mapped_ranges_remove(set_.get(), start, end);
+    recorder_extent_remove(set_.get(), start, end);
   }
 
   Ranges All() const {
@@ -33,11 +33,12 @@ class MappedRangesTest : public ::testing::Test {
     return all;
   }
 
-  std::unique_ptr<mapped_ranges_t, decltype(&free)> set_{
-      static_cast<mapped_ranges_t *>(calloc(1, sizeof(mapped_ranges_t))), free};
+  std::unique_ptr<recorder_extent_t, decltype(&free)> set_{
+      static_cast<recorder_extent_t *>(calloc(1, sizeof(recorder_extent_t))),
+      free};
 };
 
-TEST_F(MappedRangesTest, NeighboursBecomeOne) {
+TEST_F(RecorderExtentTest, NeighboursBecomeOne) {
   Add(10, 20);
   Add(30, 40);
   EXPECT_EQ(All(), (Ranges{{10, 20}, {30, 40}}));
@@ -48,14 +49,14 @@ TEST_F(MappedRangesTest, NeighboursBecomeOne) {
   EXPECT_EQ(All(), (Ranges{{5, 50}}));
 }
 
-TEST_F(MappedRangesTest, StaySortedWhateverTheOrder) {
+TEST_F(RecorderExtentTest, StaySortedWhateverTheOrder) {
   Add(50, 60);
   Add(10, 20);
   Add(30, 40);
   EXPECT_EQ(All(), (Ranges{{10, 20}, {30, 40}, {50, 60}}));
 }
 
-TEST_F(MappedRangesTest, RemovingTheMiddleLeavesBothEnds) {
+TEST_F(RecorderExtentTest, RemovingTheMiddleLeavesBothEnds) {
   Add(10, 50);
   Remove(20, 30);
   EXPECT_EQ(All(), (Ranges{{10, 20}, {30, 50}}));
@@ -65,7 +66,7 @@ TEST_F(MappedRangesTest, RemovingTheMiddleLeavesBothEnds) {
   EXPECT_EQ(All(), (Ranges{{30, 40}}));
 }
 
-TEST_F(MappedRangesTest, RemovingOverGapsIgnoresThem) {
+TEST_F(RecorderExtentTest, RemovingOverGapsIgnoresThem) {
   Add(10, 20);
   Add(30, 40);
   Add(50, 60);
@@ -76,18 +77,18 @@ TEST_F(MappedRangesTest, RemovingOverGapsIgnoresThem) {
   Remove(0, 100);
 }
 
-TEST_F(MappedRangesTest, FullSetCountsWhatItDrops) {
-  for (uintptr_t i = 0; i < MAPPED_RANGES_CAPACITY + 5; i++) {
+TEST_F(RecorderExtentTest, FullSetCountsWhatItDrops) {
+  for (uintptr_t i = 0; i < RECORDER_EXTENT_CAPACITY + 5; i++) {
     Add(20 * i, 20 * i + 10);
   }
-  EXPECT_EQ(set_->count, MAPPED_RANGES_CAPACITY);
+  EXPECT_EQ(set_->count, RECORDER_EXTENT_CAPACITY);
   EXPECT_EQ(set_->num_dropped, 5u);
   Remove(20, 30);
   Add(20, 30);
   EXPECT_EQ(set_->num_dropped, 5u);
 }
 
-TEST_F(MappedRangesTest, AgreesWithABitmap) {
+TEST_F(RecorderExtentTest, AgreesWithABitmap) {
   const unsigned seed = std::random_device()();
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);

@@ -1,13 +1,13 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-#include "leakcheck/mapped_ranges.h"
+#include "leakcheck/recorder_extent.h"
 
 #include <assert.h>
 #include <string.h>
 
 // Returns the index of the first range that ends after `address`.
-static size_t find(const mapped_ranges_t *set, uintptr_t address) {
+static size_t find(const recorder_extent_t *set, uintptr_t address) {
   size_t low = 0;  // Ranges below `low` end at or before the address.
   size_t high = set->count;
   while (low < high) {
@@ -21,8 +21,9 @@ static size_t find(const mapped_ranges_t *set, uintptr_t address) {
   return low;
 }
 
-static void insert(mapped_ranges_t *set, size_t index, mapped_range_t range) {
-  if (set->count == MAPPED_RANGES_CAPACITY) {
+static void insert(recorder_extent_t *set, size_t index,
+                   recorder_range_t range) {
+  if (set->count == RECORDER_EXTENT_CAPACITY) {
     set->num_dropped++;
     return;
   }
@@ -32,13 +33,14 @@ static void insert(mapped_ranges_t *set, size_t index, mapped_range_t range) {
   set->count++;
 }
 
-static void erase(mapped_ranges_t *set, size_t index) {
+static void erase(recorder_extent_t *set, size_t index) {
   set->count--;
   memmove(&set->ranges[index], &set->ranges[index + 1],
           (set->count - index) * sizeof(set->ranges[0]));
 }
 
-void mapped_ranges_add(mapped_ranges_t *set, uintptr_t start, uintptr_t end) {
+void recorder_extent_add(recorder_extent_t *set, uintptr_t start,
+                         uintptr_t end) {
   size_t index = find(set, start);
   bool meets_above = index < set->count && set->ranges[index].start == end;
   bool meets_below = index > 0 && set->ranges[index - 1].end == start;
@@ -51,16 +53,16 @@ void mapped_ranges_add(mapped_ranges_t *set, uintptr_t start, uintptr_t end) {
   } else if (meets_below) {
     set->ranges[index - 1].end = end;
   } else {
-    insert(set, index, (mapped_range_t){start, end});
+    insert(set, index, (recorder_range_t){start, end});
   }
 }
 
-void mapped_ranges_remove(mapped_ranges_t *set, uintptr_t start,
-                          uintptr_t end) {
+void recorder_extent_remove(recorder_extent_t *set, uintptr_t start,
+                            uintptr_t end) {
   size_t index = find(set, start);
   while (index < set->count && set->ranges[index].start < end) {
-    mapped_range_t *range = &set->ranges[index];
-    mapped_range_t above = {end, range->end};
+    recorder_range_t *range = &set->ranges[index];
+    recorder_range_t above = {end, range->end};
     bool keeps_below = range->start < start;
     if (keeps_below) {
       range->end = start;
