@@ -137,6 +137,8 @@ bool heaplog_append_end(heaplog_stream_t *stream, uint64_t time_ns);
 // Defines stack `stack_id` as the frame `instruction_pointer` called from stack
 // `parent_id` (0: from nowhere). 0 <= parent_id < stack_id <=
 // HEAPLOG_STACK_ID_MAX, else false. May be repeated with the same values.
+// Instruction pointer 0 stands for outer frames that are not known: of a stack
+// that was cut off.
 bool heaplog_append_stack(heaplog_stream_t *stream, uint32_t stack_id,
                           uint32_t parent_id, uint64_t instruction_pointer);
 // `module->load_time_ns` is absolute. False also when start > end address.

@@ -301,7 +301,10 @@ class StackSlots::Builder {
       first = std::min(first, first_ns);
       return *child;
     }
-    const Place place = frame.stack_id == 0 ? Place::kOmitted : Place::kAddress;
+    // Address 0 is the recorder's word for outer frames that it cut off.
+    const bool is_omitted =
+        frame.stack_id == 0 || frame.instruction_pointer == 0;
+    const Place place = is_omitted ? Place::kOmitted : Place::kAddress;
     const uint32_t child = AddNode(parent, place, first_ns);
     out_->nodes_[child].instruction_pointer = frame.instruction_pointer;
     children_[Key(parent, frame)] = child;

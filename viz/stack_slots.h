@@ -35,7 +35,7 @@ enum class Place : uint8_t {
   kRoot,     // The whole program.
   kUnknown,  // The log has no stack.
   kSmaller,  // Stacks too small to be shown, or sites.
-  kOmitted,  // The middle of a very deep stack.
+  kOmitted,  // The middle of a very deep stack, or what was not recorded.
 };
 
 struct StackNode {

@@ -91,6 +91,16 @@ TEST_F(StackSlotsTest, StackWithoutADefinitionIsUnknown) {
   EXPECT_EQ(slot.live_bytes, 100u);
 }
 
+TEST_F(StackSlotsTest, StackThatWasCutBeginsWithOmittedFrames) {
+  source_.SetStack(1, 0, 0);
+  source_.SetStack(2, 1, 0x20);
+  Allocate(2, 100);
+  const StackSlots slots = Build();
+  const StackNode &node = slots.nodes()[slots.slots()[slots.SlotOf(2)].node];
+  EXPECT_EQ(node.place, Place::kAddress);
+  EXPECT_EQ(slots.nodes()[node.parent].place, Place::kOmitted);
+}
+
 TEST_F(StackSlotsTest, WrapperByNameGivesTheSiteToItsCaller) {
   wrapper_ = 0x20;
   source_.SetStack(1, 0, 0x10);
