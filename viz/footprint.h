@@ -22,6 +22,11 @@ class Footprint {
     return pages_ << kPageBits;
   }
 
+  // Starts loading what adding a block at `address` needs.
+  void Prefetch(uint64_t address) const {
+    sharers_.Prefetch((address >> kPageBits) + 1);
+  }
+
   // Adds, or removes, the block [start, end), which must not be empty.
   void Add(uint64_t start, uint64_t end) {
     Change(start, end, true);

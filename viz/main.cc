@@ -51,6 +51,16 @@ std::string DefaultOutput(const std::string &log_path) {
   return name + ".html";
 }
 
+// Names come from files: a terminal must not take them for commands.
+std::string Printable(std::string text) {
+  for (char &c : text) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+      c = '?';
+    }
+  }
+  return text;
+}
+
 void PrintFigures(const ReportResult &report) {
   const Totals &totals = report.totals;
   printf("peak live bytes: %llu\n",
@@ -58,7 +68,8 @@ void PrintFigures(const ReportResult &report) {
   printf("allocations: %llu\n",
          static_cast<unsigned long long>(totals.allocations));
   if (!report.top_site.empty()) {
-    printf("top site at the peak: %s, %llu bytes\n", report.top_site.c_str(),
+    printf("top site at the peak: %s, %llu bytes\n",
+           Printable(report.top_site).c_str(),
            static_cast<unsigned long long>(report.top_site_bytes));
   }
 }

@@ -13,8 +13,8 @@ const MAP_MODES = [
 ];
 
 const OWNER_SIZE_NAMES = [
-  '≤ 16 B', '32 B', '64 B', '128 B', '256 B', '512 B', '1 KiB', '2 KiB',
-  '4 KiB', '16 KiB', '128 KiB', 'larger',
+  '≤ 16 B', '≤ 32 B', '≤ 64 B', '≤ 128 B', '≤ 256 B', '≤ 512 B', '≤ 1 KiB',
+  '≤ 2 KiB', '≤ 4 KiB', '≤ 16 KiB', '≤ 128 KiB', '> 128 KiB',
 ];
 
 const RAMP_STEPS = 64;

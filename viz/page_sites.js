@@ -62,9 +62,26 @@ class SiteTable {
           : row.place.name;
       row.where = group === 'site' ? row.place.where
           : row.place.module ? row.place.module.path : '';
+      if (group !== 'module' && !row.place.isNamed) {
+        row.where += this.namedCaller(row);
+      }
     }
     this.grouped = {group, rows: all};
     return all;
+  }
+
+  // Whom a function without a name mostly works for: the next one with a name
+  // on the row's weightiest stack.
+  namedCaller(row) {
+    const {slots} = this.report;
+    const weight = (slot) => slots.atPeak[slot] * 1e6 + slots.bytes[slot];
+    const heaviest = row.slots.reduce(
+        (a, b) => weight(b) > weight(a) ? b : a, row.slots[0]);
+    const stack = stackPlaces(this.report, heaviest);
+    const from = stack.indexOf(row.place);
+    const caller = stack.slice(from + 1).find(
+        (place) => place.kind === 'address' && place.isNamed);
+    return from >= 0 && caller ? ` ← ${caller.name}` : '';
   }
 
   // What searching a row looks at: names on all of its stacks.

@@ -49,23 +49,62 @@ class WrapperTest {
   std::map<std::pair<size_t, uint64_t>, bool> known_;
 };
 
-std::string SiteName(Symbolizer *symbolizer, const Site &site) {
-  if (site.place != Place::kAddress) {
-    return "";
-  }
-  const size_t index =
-      symbolizer->ModuleAt(site.instruction_pointer, site.first_ns);
-  const CodePlace code = symbolizer->Resolve(index, site.instruction_pointer);
+// What people read of a place: its function, or else where it is.
+std::string PlaceName(Symbolizer *symbolizer, uint64_t return_address,
+                      uint64_t time_ns) {
+  const size_t index = symbolizer->ModuleAt(return_address, time_ns);
+  const CodePlace code = symbolizer->Resolve(index, return_address);
   if (!code.lines.front().function.empty()) {
     return code.lines.front().function;
   }
   if (index == Symbolizer::kNoModule) {
-    return absl::StrCat("0x", absl::Hex(site.instruction_pointer));
+    return absl::StrCat("0x", absl::Hex(return_address));
   }
   const Module &module = symbolizer->modules()[index];
   return absl::StrCat(module.path.substr(module.path.find_last_of('/') + 1),
-                      "+0x",
-                      absl::Hex(site.instruction_pointer - module.load_bias));
+                      "+0x", absl::Hex(return_address - module.load_bias));
+}
+
+bool HasName(Symbolizer *symbolizer, const StackNode &node) {
+  const uint64_t address = node.instruction_pointer;
+  return node.place == Place::kAddress &&
+         !symbolizer
+              ->Resolve(symbolizer->ModuleAt(address, node.first_ns), address)
+              .lines.front()
+              .function.empty();
+}
+
+// The site with most bytes at the peak; one without a name with the caller that
+// has one.
+std::string TopSiteName(Symbolizer *symbolizer, const StackSlots &slots) {
+  const Site &site = slots.sites().front();
+  if (site.place != Place::kAddress) {
+    return "";
+  }
+  const std::string name =
+      PlaceName(symbolizer, site.instruction_pointer, site.first_ns);
+  const Slot *heaviest = nullptr;
+  for (const Slot &slot : slots.slots()) {
+    if (slot.site == 0 &&
+        (heaviest == nullptr || slot.at_peak_bytes > heaviest->at_peak_bytes)) {
+      heaviest = &slot;
+    }
+  }
+  bool is_outside = false;
+  for (uint32_t i = heaviest->node; i != 0; i = slots.nodes()[i].parent) {
+    const StackNode &node = slots.nodes()[i];
+    if (node.instruction_pointer == site.instruction_pointer) {
+      if (HasName(symbolizer, node)) {
+        return name;
+      }
+      is_outside = true;
+    } else if (is_outside && HasName(symbolizer, node)) {
+      return absl::StrCat(
+          name, " for ",
+          PlaceName(symbolizer, node.instruction_pointer, node.first_ns));
+    }
+  }
+  return name;
 }
 
 }  // namespace
@@ -97,7 +136,7 @@ ReportResult MakeReport(EventSource *source, const std::string &log_path,
   result.error = inputs.error;
   result.totals = survey.totals();
   if (!slots.sites().empty()) {
-    result.top_site = SiteName(&symbolizer, slots.sites().front());
+    result.top_site = TopSiteName(&symbolizer, slots);
     result.top_site_bytes = slots.sites().front().at_peak_bytes;
   }
   return result;

@@ -84,6 +84,7 @@ void Timeline::Add(const heaplog_event_t *events, size_t count) {
   for (size_t i = 0; i < count && now_.events < totals.events; ++i) {
     if (i + kPrefetchEvents < count) {
       ledger_.Prefetch(events[i + kPrefetchEvents]);
+      footprint_.Prefetch(events[i + kPrefetchEvents].address);
     }
     const heaplog_event_t &event = events[i];
     const uint64_t bin = BinOf(event);

@@ -36,8 +36,8 @@ namespace viz {
 struct TimelineLimits {
   size_t frames = 4096;
   size_t cells = 32768;
-  size_t cell_changes = 1000000;
-  size_t slot_changes = 300000;
+  size_t cell_changes = 800000;
+  size_t slot_changes = 200000;
 };
 
 struct TimelineFrame {
