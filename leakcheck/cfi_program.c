@@ -136,6 +136,11 @@ static void restore_register(machine_t *machine, uint64_t number) {
   }
 }
 
+// An offset in units of the CIE's factor; wraps when it is nonsense.
+static int64_t scale(const machine_t *machine, uint64_t factored) {
+  return (int64_t)(factored * (uint64_t)machine->cie->data_factor);
+}
+
 static void advance(machine_t *machine, uint64_t delta) {
   machine->location += delta * machine->cie->code_factor;
   machine->done = machine->location > machine->address;
@@ -212,20 +217,19 @@ static void restore_remembered(machine_t *machine) {
 // The instructions that say where a register is. False: not one of them.
 static bool step_register(machine_t *machine, uint8_t opcode,
                           dwarf_cursor_t *program) {
-  int64_t factor = machine->cie->data_factor;
   uint64_t number = dwarf_read_uleb(program);
   switch (opcode) {
     case CFA_OFFSET_EXTENDED:
       set_register(machine, number, PLACE_CFA,
-                   (int64_t)dwarf_read_uleb(program) * factor);
+                   scale(machine, dwarf_read_uleb(program)));
       return true;
     case CFA_OFFSET_EXTENDED_SF:
       set_register(machine, number, PLACE_CFA,
-                   dwarf_read_sleb(program) * factor);
+                   scale(machine, (uint64_t)dwarf_read_sleb(program)));
       return true;
     case CFA_GNU_NEGATIVE_OFFSET_EXTENDED:
       set_register(machine, number, PLACE_CFA,
-                   -(int64_t)dwarf_read_uleb(program) * factor);
+                   scale(machine, -dwarf_read_uleb(program)));
       return true;
     case CFA_RESTORE_EXTENDED:
       restore_register(machine, number);
@@ -261,7 +265,6 @@ static bool step_register(machine_t *machine, uint8_t opcode,
 // The instructions that say what the CFA is. False: not one of them.
 static bool step_cfa(machine_t *machine, uint8_t opcode,
                      dwarf_cursor_t *program) {
-  int64_t factor = machine->cie->data_factor;
   uint64_t number;
   switch (opcode) {
     case CFA_DEF_CFA:
@@ -270,7 +273,8 @@ static bool step_cfa(machine_t *machine, uint8_t opcode,
       return true;
     case CFA_DEF_CFA_SF:
       number = dwarf_read_uleb(program);
-      set_cfa(machine, number, dwarf_read_sleb(program) * factor);
+      set_cfa(machine, number,
+              scale(machine, (uint64_t)dwarf_read_sleb(program)));
       return true;
     case CFA_DEF_CFA_REGISTER:
       set_cfa(machine, dwarf_read_uleb(program), machine->row.cfa_offset);
@@ -279,7 +283,8 @@ static bool step_cfa(machine_t *machine, uint8_t opcode,
       machine->row.cfa_offset = (int64_t)dwarf_read_uleb(program);
       return true;
     case CFA_DEF_CFA_OFFSET_SF:
-      machine->row.cfa_offset = dwarf_read_sleb(program) * factor;
+      machine->row.cfa_offset =
+          scale(machine, (uint64_t)dwarf_read_sleb(program));
       return true;
     case CFA_DEF_CFA_EXPRESSION:
       set_cfa_expression(machine,
@@ -334,9 +339,8 @@ static void run(machine_t *machine, dwarf_cursor_t program) {
         advance(machine, operand);
         break;
       case CFA_OFFSET:
-        set_register(
-            machine, operand, PLACE_CFA,
-            (int64_t)dwarf_read_uleb(&program) * machine->cie->data_factor);
+        set_register(machine, operand, PLACE_CFA,
+                     scale(machine, dwarf_read_uleb(&program)));
         break;
       case CFA_RESTORE:
         restore_register(machine, operand);
