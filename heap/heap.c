@@ -115,6 +115,10 @@ static void *alloc_silently(size_t align_bytes, size_t size_bytes,
     } else {
       ptr = heap_mapped_alloc(align_bytes, size_bytes);
       *out_zeroed = true;
+      if (ptr == NULL && align_bytes <= HEAP_PAGE_BYTES) {
+        // Out of addresses, but an arena may have a long free run.
+        ptr = medium_alloc(align_bytes, size_bytes, out_zeroed);
+      }
     }
   }
   if (ptr == NULL) {

@@ -426,6 +426,24 @@ TEST_F(HeapFailureTest, ReservationsAreSmallWhereAddressesAreShort) {
   });
 }
 
+TEST_F(HeapFailureTest, BigBlocksAreRunsWhereNoMappingIsToBeHad) {
+  const uint64_t seed = heap_testing::Seed();
+  RunInChild([seed] {
+    UseFakeKernel();
+    fake.largest_map_bytes = 2 << 20;
+    void *ptr = heap_calloc(1, 5 << 20);
+    ASSERT_NE(ptr, nullptr);
+    EXPECT_TRUE(IsZero(ptr, 5 << 20));
+    Fill(ptr, 5 << 20, 1);
+    EXPECT_EQ(Stats().huge_bytes, 0u);
+    ptr = heap_realloc(ptr, 9 << 20);
+    ASSERT_NE(ptr, nullptr);
+    EXPECT_TRUE(IsFilled(ptr, 9 << 20, 5 << 20, 1));
+    heap_free(ptr);
+    RunModel(seed, 24);
+  });
+}
+
 TEST_F(HeapFailureTest, RefusedCommitIsEnomemAndCanBeTriedAgain) {
   RunInChild([] {
     UseFakeKernel();

@@ -1,0 +1,367 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// libc's and C++'s allocation functions, to the letter of their manuals, in a
+// program that is linked with this malloc. googletest runs on it as well.
+
+#include <dlfcn.h>
+#include <malloc.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "heap/heap.h"
+#include "heap/heap_testing.h"
+
+// Not declared by <stdlib.h> any more.
+extern "C" void cfree(void *ptr);
+
+namespace {
+
+using heap_testing::EdgeSizes;
+using heap_testing::Fill;
+using heap_testing::IsFilled;
+using heap_testing::IsZero;
+
+bool IsAligned(const void *ptr, size_t align_bytes) {
+  return reinterpret_cast<uintptr_t>(ptr) % align_bytes == 0;
+}
+
+// Hides a value from the compiler, which knows what these functions do.
+template <typename T>
+T Hidden(T value) {
+  const volatile T hidden = value;
+  return hidden;
+}
+
+void Discard(void *) {
+}
+
+class MallocTest : public testing::Test {
+ protected:
+  void TearDown() override {
+    EXPECT_STREQ(heap_check(), nullptr);
+  }
+
+  // Sizes that no object can have.
+  const std::vector<size_t> impossible_ = {
+      size_t{PTRDIFF_MAX} + 1, SIZE_MAX - 4095, SIZE_MAX - 1, SIZE_MAX};
+};
+
+TEST_F(MallocTest, IsServedByThisHeap) {
+  for (size_t size : EdgeSizes()) {
+    void *ptr = malloc(size);
+    ASSERT_NE(ptr, nullptr);
+    EXPECT_EQ(malloc_usable_size(ptr), heap_usable_size(ptr));
+    EXPECT_GE(malloc_usable_size(ptr), size);
+    EXPECT_TRUE(IsAligned(ptr, alignof(std::max_align_t)));
+    heap_free(ptr);
+    ptr = heap_alloc(size);
+    free(ptr);
+  }
+}
+
+TEST_F(MallocTest, MallocOfZeroIsABlockOfItsOwn) {
+  void *a = malloc(Hidden<size_t>(0));
+  void *b = malloc(Hidden<size_t>(0));
+  EXPECT_NE(a, nullptr);
+  EXPECT_NE(a, b);
+  free(a);
+  free(b);
+}
+
+TEST_F(MallocTest, MallocOfImpossibleSizeIsEnomem) {
+  for (size_t size : impossible_) {
+    errno = 0;
+    EXPECT_EQ(malloc(size), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+    errno = 0;
+    EXPECT_EQ(valloc(size), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+    errno = 0;
+    EXPECT_EQ(pvalloc(size), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+    errno = 0;
+    EXPECT_EQ(memalign(64, size), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+    errno = 0;
+    EXPECT_EQ(aligned_alloc(64, size), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+  }
+}
+
+TEST_F(MallocTest, FreeKeepsErrnoAndIgnoresNull) {
+  errno = EDOM;
+  free(nullptr);
+  for (size_t size : {10, 20000, 100000, 8 << 20}) {
+    void *ptr = malloc(Hidden(size));
+    errno = EDOM;
+    free(ptr);
+    EXPECT_EQ(errno, EDOM);
+  }
+}
+
+TEST_F(MallocTest, CfreeFrees) {
+  void *ptr = malloc(Hidden<size_t>(100));
+  cfree(ptr);
+  EXPECT_EQ(malloc(Hidden<size_t>(100)), ptr);
+  cfree(ptr);
+}
+
+TEST_F(MallocTest, CallocIsZeroAndOverflowIsEnomem) {
+  for (int round = 0; round < 2; ++round) {
+    for (size_t size : EdgeSizes()) {
+      void *ptr = calloc(1, size);
+      EXPECT_TRUE(IsZero(ptr, size));
+      memset(ptr, 1, malloc_usable_size(ptr));
+      free(ptr);
+    }
+  }
+  errno = 0;
+  EXPECT_EQ(calloc(Hidden(SIZE_MAX / 2), 3), nullptr);
+  EXPECT_EQ(errno, ENOMEM);
+  errno = 0;
+  EXPECT_EQ(calloc(Hidden(size_t{1} << 32), size_t{1} << 32), nullptr);
+  EXPECT_EQ(errno, ENOMEM);
+  void *empty = calloc(Hidden<size_t>(0), Hidden(SIZE_MAX));
+  EXPECT_NE(empty, nullptr);
+  free(empty);
+}
+
+TEST_F(MallocTest, ReallocToZeroFrees) {
+  void *ptr = malloc(Hidden<size_t>(100));
+  errno = EDOM;
+  EXPECT_EQ(realloc(Hidden(ptr), Hidden<size_t>(0)), nullptr);
+  EXPECT_EQ(errno, EDOM) << "it is no failure";
+  EXPECT_EQ(malloc(Hidden<size_t>(100)), ptr) << "it is free";
+  free(ptr);
+  ptr = realloc(nullptr, Hidden<size_t>(0));
+  EXPECT_NE(ptr, nullptr);
+  free(ptr);
+}
+
+TEST_F(MallocTest, ReallocKeepsContentsAndFailsWhole) {
+  void *ptr = nullptr;
+  size_t old_size = 0;
+  for (size_t size : {1, 100, 5000, 40000, 1 << 20, 8 << 20, 3 << 20, 10}) {
+    ptr = realloc(ptr, size);
+    ASSERT_NE(ptr, nullptr);
+    EXPECT_TRUE(IsFilled(ptr, size, old_size, old_size));
+    Fill(ptr, size, size);
+    old_size = size;
+    for (size_t impossible : impossible_) {
+      errno = 0;
+      EXPECT_EQ(realloc(ptr, impossible), nullptr);
+      EXPECT_EQ(errno, ENOMEM);
+    }
+    EXPECT_TRUE(IsFilled(ptr, size, size, size));
+  }
+  free(ptr);
+}
+
+TEST_F(MallocTest, ReallocarrayMultipliesAndChecks) {
+  void *ptr = reallocarray(nullptr, 10, 100);
+  ASSERT_NE(ptr, nullptr);
+  EXPECT_GE(malloc_usable_size(ptr), 1000u);
+  Fill(ptr, 1000, 1);
+  errno = 0;
+  EXPECT_EQ(reallocarray(Hidden(ptr), Hidden(SIZE_MAX / 2), 3), nullptr);
+  EXPECT_EQ(errno, ENOMEM);
+  EXPECT_TRUE(IsFilled(ptr, 1000, 1000, 1));
+  ptr = reallocarray(ptr, 100, 100);
+  EXPECT_TRUE(IsFilled(ptr, 10000, 1000, 1));
+  EXPECT_EQ(reallocarray(ptr, Hidden<size_t>(0), 100), nullptr) << "freed";
+}
+
+TEST_F(MallocTest, PosixMemalignReturnsItsErrorsAndKeepsErrno) {
+  void *untouched = &untouched;
+  errno = EDOM;
+  for (size_t align : {0, 1, 2, 4, 3, 7, 12, 24, 4097}) {
+    EXPECT_EQ(posix_memalign(&untouched, Hidden(align), 100), EINVAL) << align;
+  }
+  EXPECT_EQ(posix_memalign(&untouched, Hidden<size_t>(64), SIZE_MAX), ENOMEM);
+  EXPECT_EQ(posix_memalign(&untouched, Hidden(size_t{1} << 62), 1), ENOMEM);
+  EXPECT_EQ(untouched, &untouched);
+  for (size_t align = sizeof(void *); align <= 1 << 22; align *= 2) {
+    for (size_t size : {0, 1, 100, 10000, 1000000}) {
+      void *ptr;
+      ASSERT_EQ(posix_memalign(&ptr, align, size), 0);
+      EXPECT_TRUE(IsAligned(ptr, align));
+      memset(ptr, 1, size);
+      free(ptr);
+    }
+  }
+  EXPECT_EQ(errno, EDOM);
+}
+
+TEST_F(MallocTest, AlignedAllocTakesPowersOfTwoOnly) {
+  for (size_t align = 1; align <= 1 << 20; align *= 2) {
+    void *ptr = aligned_alloc(Hidden(align), 1000);
+    ASSERT_NE(ptr, nullptr);
+    EXPECT_TRUE(IsAligned(ptr, align));
+    free(ptr);
+  }
+  for (size_t align : {0, 3, 48}) {
+    errno = 0;
+    EXPECT_EQ(aligned_alloc(Hidden(align), 1000), nullptr);
+    EXPECT_EQ(errno, EINVAL);
+  }
+}
+
+TEST_F(MallocTest, MemalignRoundsItsAlignmentUp) {
+  for (size_t align : {0, 1, 3, 17, 100, 4096, 5000}) {
+    void *ptr = memalign(Hidden(align), 1000);
+    ASSERT_NE(ptr, nullptr);
+    size_t power = 1;
+    while (power < align) {
+      power *= 2;
+    }
+    EXPECT_TRUE(IsAligned(ptr, power)) << align;
+    free(ptr);
+  }
+  errno = 0;
+  EXPECT_EQ(memalign(Hidden(SIZE_MAX), 10), nullptr);
+  EXPECT_EQ(errno, EINVAL);
+}
+
+TEST_F(MallocTest, VallocAndPvallocGivePages) {
+  const auto page_bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  for (size_t size : {size_t{0}, size_t{1}, page_bytes, page_bytes + 1}) {
+    void *ptr = valloc(size);
+    EXPECT_TRUE(IsAligned(ptr, page_bytes));
+    free(ptr);
+    ptr = pvalloc(size);
+    EXPECT_TRUE(IsAligned(ptr, page_bytes));
+    const size_t rounded = (size + page_bytes - 1) / page_bytes * page_bytes;
+    EXPECT_GE(malloc_usable_size(ptr), rounded);
+    free(ptr);
+  }
+}
+
+TEST_F(MallocTest, UsableSizeOfNullIsZero) {
+  EXPECT_EQ(malloc_usable_size(nullptr), 0u);
+}
+
+TEST_F(MallocTest, MemoryOfLibcFunctionsIsFreedHere) {
+  char *copy = strdup("a string that libc allocated");
+  EXPECT_GE(heap_usable_size(copy), strlen(copy) + 1);
+  free(copy);
+  char *text = nullptr;
+  ASSERT_GT(asprintf(&text, "%0*d", 5000, 1), 0);
+  EXPECT_GE(heap_usable_size(text), 5001u);
+  free(text);
+  size_t length = 0;
+  FILE *stream = open_memstream(&text, &length);
+  fputs("into memory", stream);
+  fclose(stream);
+  EXPECT_STREQ(text, "into memory");
+  free(text);
+}
+
+TEST_F(MallocTest, InfoFunctionsTellOfThisHeap) {
+  void *ptr = Hidden(malloc(8 << 20));
+  EXPECT_GE(mallinfo2().hblkhd, size_t{8} << 20);
+  EXPECT_GE(mallinfo2().uordblks, 1u);
+  EXPECT_GE(mallinfo2().arena, mallinfo2().uordblks);
+  char *text = nullptr;
+  size_t length = 0;
+  FILE *stream = open_memstream(&text, &length);
+  EXPECT_EQ(malloc_info(0, stream), 0);
+  errno = 0;
+  EXPECT_EQ(malloc_info(1, stream), -1);
+  EXPECT_EQ(errno, EINVAL);
+  fclose(stream);
+  EXPECT_EQ(strncmp(text, "<malloc version=", 16), 0) << text;
+  EXPECT_NE(strstr(text, "</malloc>\n"), nullptr);
+  free(text);
+  free(ptr);
+  EXPECT_EQ(mallopt(M_MMAP_THRESHOLD, 1000), 0);
+  malloc_trim(0);
+}
+
+// C++.
+
+struct alignas(256) Overaligned {
+  char bytes[300];
+};
+
+TEST_F(MallocTest, OperatorsNewAndDeleteEndHere) {
+  auto *number = new int(7);
+  EXPECT_GE(heap_usable_size(number), sizeof(int));
+  delete number;
+  auto *array = new std::string[100];
+  array[99] = std::string(1000, 'x');
+  delete[] array;
+  auto *aligned = new Overaligned;
+  EXPECT_TRUE(IsAligned(aligned, 256));
+  EXPECT_GE(heap_usable_size(aligned), sizeof(Overaligned));
+  delete aligned;
+  auto *aligned_array = new Overaligned[7];
+  EXPECT_TRUE(IsAligned(aligned_array, 256));
+  delete[] aligned_array;
+  void *raw = ::operator new(100);
+  ::operator delete (raw, size_t{100});
+  raw = ::operator new(100, std::align_val_t(4096));
+  EXPECT_TRUE(IsAligned(raw, 4096));
+  ::operator delete (raw, size_t{100}, std::align_val_t(4096));
+  raw = ::operator new(100, std::align_val_t(64), std::nothrow);
+  ::operator delete(raw, std::align_val_t(64), std::nothrow);
+  raw = ::operator new[](0);
+  EXPECT_NE(raw, nullptr);
+  ::operator delete[](raw);
+}
+
+TEST_F(MallocTest, NewOfImpossibleSizeThrows) {
+  for (size_t size : impossible_) {
+    EXPECT_THROW(Discard(::operator new(size)), std::bad_alloc);
+    EXPECT_EQ(::operator new(size, std::nothrow), nullptr);
+  }
+  // libstdc++ rounds sizes up to the alignment, so not the greatest ones.
+  const auto size = Hidden(size_t{PTRDIFF_MAX} + 1);
+  EXPECT_THROW(Discard(::operator new(size, std::align_val_t(64))),
+               std::bad_alloc);
+  EXPECT_EQ(::operator new[](size, std::align_val_t(64), std::nothrow),
+            nullptr);
+}
+
+TEST_F(MallocTest, NewHandlerIsCalled) {
+  static int calls;
+  calls = 0;
+  std::set_new_handler([] {
+    if (++calls == 3) {
+      std::set_new_handler(nullptr);
+    }
+  });
+  EXPECT_THROW(Discard(::operator new(Hidden<size_t>(PTRDIFF_MAX))),
+               std::bad_alloc);
+  EXPECT_EQ(calls, 3);
+}
+
+// Shared objects that come and go.
+
+TEST_F(MallocTest, PluginsMayComeAndGo) {
+  for (int i = 0; i < 20; ++i) {
+    void *plugin = dlopen("heap/libmalloc_test_plugin.so", RTLD_NOW);
+    ASSERT_NE(plugin, nullptr) << dlerror();
+    auto *make = reinterpret_cast<void *(*)(size_t)>(
+        dlsym(plugin, "malloc_test_plugin_make"));
+    ASSERT_NE(make, nullptr);
+    void *ptr = make(1000);
+    EXPECT_GE(heap_usable_size(ptr), 1000u) << "one malloc for all";
+    EXPECT_TRUE(IsZero(ptr, 1000));
+    ASSERT_EQ(dlclose(plugin), 0);
+    free(ptr);
+  }
+}
+
+}  // namespace
