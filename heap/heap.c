@@ -115,7 +115,7 @@ static void *alloc_silently(size_t align_bytes, size_t size_bytes,
     } else {
       ptr = heap_mapped_alloc(align_bytes, size_bytes);
       *out_zeroed = true;
-      if (ptr == NULL && align_bytes <= HEAP_PAGE_BYTES) {
+      if (ptr == NULL) {
         // Out of addresses, but an arena may have a long free run.
         ptr = medium_alloc(align_bytes, size_bytes, out_zeroed);
       }
