@@ -27,12 +27,14 @@ namespace {
 // Keeps a log of endless stacks from taking endless time.
 constexpr size_t kFramesWalkedMax = 4096;
 
-// What makes a wrapper of a site (see above), and how many layers of them there
-// may be.
+// What makes a wrapper of a site (see above), how many layers of them there may
+// be, and how deep a site may lie (std::function and containers of containers
+// take many frames where nothing is inlined).
 constexpr double kWrapperShare = 0.15;
 constexpr size_t kWrapperCallers = 8;
+constexpr size_t kWrapperLayers = 12;
 constexpr size_t kCallerFrames = 3;
-constexpr size_t kInnerFrames = 12;
+constexpr size_t kInnerFrames = 40;
 
 struct Frame {
   uint32_t stack_id;
@@ -190,7 +192,7 @@ class StackSlots::Builder {
   void FindWrappers() {
     const Totals &totals = survey_.totals();
     bool found = true;
-    for (size_t layer = 0; found && layer < kInnerFrames; ++layer) {
+    for (size_t layer = 0; found && layer < kWrapperLayers; ++layer) {
       std::map<uint64_t, Traffic> traffic;
       for (const StackTotals &stack : survey_.stacks()) {
         const InnerFrames frames = Innermost(stack);
@@ -326,10 +328,9 @@ class StackSlots::Builder {
 
   void AddToSlot(uint32_t index, uint32_t node) {
     const StackTotals &stack = survey_.stacks()[index];
-    uint32_t site = site_of_stack_[index];
+    const uint32_t site = site_of_stack_[index];
     if (slot_at_.size() >= limits_.stacks + limits_.shared_slots) {
-      // Too many: stop telling sites apart, and then where they were called.
-      site = SpecialSite(Place::kSmaller);
+      // Too many: stop telling where sites were called from.
       node = SpecialChild(0, Place::kSmaller, stack.first_ns);
     }
     const auto [entry, is_new] = slot_at_.insert(

@@ -13,8 +13,8 @@
 //         └─ run ──── malloc            slot 2
 //
 // A stack's *site* is its innermost frame that is not a mere wrapper: neither
-// operator new and its like, nor a function that much of the program gets its
-// memory through.
+// one by its name (operator new and its like, the C++ standard library), nor a
+// function that much of the program gets its memory through.
 
 #ifndef MY_ALLOC_VIZ_STACK_SLOTS_H_
 #define MY_ALLOC_VIZ_STACK_SLOTS_H_
@@ -70,7 +70,7 @@ struct StackSlotsLimits {
   size_t stacks = 6000;
   size_t nodes = 40000;
   size_t sites = 4000;
-  size_t shared_slots = 4000;
+  size_t shared_slots = 4000;  // And then one a site.
   size_t depth = 400;
 };
 

@@ -191,6 +191,29 @@ TEST_F(StackSlotsTest, LimitsBoundEverythingAndKeepTheSums) {
   EXPECT_EQ(stacks, 2000u);
 }
 
+TEST_F(StackSlotsTest, SitesStayWhenCallersAreTooMany) {
+  limits_.stacks = 1;
+  limits_.shared_slots = 1;
+  // Ten sites, each with a tenth of all, so that none looks like a wrapper.
+  for (uint32_t i = 1; i <= 60; ++i) {
+    source_.SetStack(2 * i - 1, 0, 0x1000 + i);
+    source_.SetStack(2 * i, 2 * i - 1, 0x2000 + i % 10);
+    Allocate(2 * i, 10);
+  }
+  const StackSlots slots = Build();
+  EXPECT_LE(slots.slots().size(), 1u + 1 + 10 + 1);
+  uint64_t live_by_site[10] = {};
+  for (const Slot &slot : slots.slots()) {
+    const Site &site = slots.sites()[slot.site];
+    if (site.place == Place::kAddress) {
+      live_by_site[site.instruction_pointer - 0x2000] += slot.live_bytes;
+    }
+  }
+  for (const uint64_t live : live_by_site) {
+    EXPECT_EQ(live, 60u);
+  }
+}
+
 TEST_F(StackSlotsTest, DeepStackLosesItsMiddle) {
   limits_.depth = 10;
   for (uint32_t i = 1; i <= 100; ++i) {
