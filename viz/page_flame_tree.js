@@ -12,9 +12,13 @@ class FlameTree {
     this.add(null, {name: 'all', key: '', where: '', kind: 'root'});
     const caches = new Map();
     for (let slot = 0; slot < this.slotNode.length; ++slot) {
-      const stack = stackPlaces(report, slot);
+      let stack = stackPlaces(report, slot);
       if (turn === 'callers') {
         stack.reverse();
+      } else {
+        // What the site got its memory through is not looked at.
+        const site = report.places[report.sites.place[report.slots.site[slot]]];
+        stack = stack.slice(Math.max(0, stack.indexOf(site)));
       }
       let node = this.nodes[0];
       for (const place of stack) {

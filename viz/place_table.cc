@@ -3,6 +3,8 @@
 
 #include "viz/place_table.h"
 
+#include "viz/allocation_wrapper.h"
+
 namespace viz {
 
 PlaceTable::PlaceTable(Symbolizer *symbolizer) : symbolizer_(symbolizer) {
@@ -44,16 +46,28 @@ uint32_t PlaceTable::Find(Place place, uint64_t return_address,
     }
     return entry->second;
   }
+  return AddressNumbers(return_address, time_ns).innermost;
+}
+
+uint32_t PlaceTable::FindSite(Place place, uint64_t return_address,
+                              uint64_t time_ns) {
+  return place == Place::kAddress ? AddressNumbers(return_address, time_ns).site
+                                  : Find(place, return_address, time_ns);
+}
+
+PlaceTable::Numbers PlaceTable::AddressNumbers(uint64_t return_address,
+                                               uint64_t time_ns) {
   const size_t module = symbolizer_->ModuleAt(return_address, time_ns);
   const auto [entry, is_new] =
-      address_numbers_.insert({{module, return_address}, 0});
+      address_numbers_.insert({{module, return_address}, {0, 0}});
   if (is_new) {
     entry->second = AddAddress(module, return_address);
   }
   return entry->second;
 }
 
-uint32_t PlaceTable::AddAddress(size_t module, uint64_t return_address) {
+PlaceTable::Numbers PlaceTable::AddAddress(size_t module,
+                                           uint64_t return_address) {
   CodePlace code = symbolizer_->Resolve(module, return_address);
   while (code.lines.size() > 1 &&
          IsAllocationWrapper(code.lines.front().function)) {
@@ -77,7 +91,16 @@ uint32_t PlaceTable::AddAddress(size_t module, uint64_t return_address) {
     entry.outer = is_last ? 0 : first + static_cast<uint32_t>(i) + 1 + 1;
     entries_.push_back(entry);
   }
-  return first;
+  return {first, first + static_cast<uint32_t>(SiteLine(code))};
+}
+
+size_t SiteLine(const CodePlace &code) {
+  for (size_t i = 0; i < code.lines.size(); ++i) {
+    if (!IsNoSite(code.lines[i].function)) {
+      return i;
+    }
+  }
+  return 0;
 }
 
 void PlaceTable::Pack(

@@ -31,6 +31,10 @@ class PlaceTable {
   // Returns the number of a place; of an address, as it was at that time.
   uint32_t Find(Place place, uint64_t return_address, uint64_t time_ns);
 
+  // The same for an allocation site: of what was inlined at the address, the
+  // innermost that is one.
+  uint32_t FindSite(Place place, uint64_t return_address, uint64_t time_ns);
+
   // String 0 is empty. Longer ones than kStringBytesMax are cut.
   static constexpr size_t kStringBytesMax = 1000;
   const std::vector<std::string> &strings() const {
@@ -56,9 +60,15 @@ class PlaceTable {
     uint32_t outer;  // Number + 1 of what this was inlined into; 0: none.
   };
 
+  struct Numbers {
+    uint32_t innermost;
+    uint32_t site;
+  };
+
   uint32_t String(std::string string);
   uint32_t ModuleNumber(size_t module);
-  uint32_t AddAddress(size_t module, uint64_t return_address);
+  Numbers AddressNumbers(uint64_t return_address, uint64_t time_ns);
+  Numbers AddAddress(size_t module, uint64_t return_address);
 
   Symbolizer *symbolizer_;
   std::vector<Entry> entries_;
@@ -66,9 +76,13 @@ class PlaceTable {
   std::unordered_map<std::string, uint32_t> string_numbers_;
   std::vector<size_t> modules_;
   std::map<size_t, uint32_t> module_numbers_;
-  std::map<std::pair<size_t, uint64_t>, uint32_t> address_numbers_;
+  std::map<std::pair<size_t, uint64_t>, Numbers> address_numbers_;
   std::map<Place, uint32_t> special_numbers_;
 };
+
+// Which of the lines at an address is an allocation site: the innermost that
+// is not IsNoSite(), or else the innermost.
+size_t SiteLine(const CodePlace &code);
 
 }  // namespace viz
 

@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "viz/allocation_wrapper.h"
 #include "viz/page.h"
+#include "viz/place_table.h"
 #include "viz/report_data.h"
 #include "viz/symbolizer.h"
 
@@ -29,17 +31,18 @@ void FeedAll(EventSource *source, Pass *pass) {
 }
 
 // Asked about the innermost frames of each stack, of which most are the same.
-class WrapperTest {
+class SiteTest {
  public:
-  explicit WrapperTest(Symbolizer *symbolizer) : symbolizer_(symbolizer) {
+  explicit SiteTest(Symbolizer *symbolizer) : symbolizer_(symbolizer) {
   }
 
   bool operator()(uint64_t return_address, uint64_t time_ns) {
     const size_t module = symbolizer_->ModuleAt(return_address, time_ns);
     const auto [entry, is_new] = known_.insert({{module, return_address}, 0});
     if (is_new) {
-      entry->second = IsAllocationWrapper(
-          symbolizer_->Resolve(module, return_address).lines.back().function);
+      // What all lines are no sites of is none.
+      const CodePlace code = symbolizer_->Resolve(module, return_address);
+      entry->second = IsNoSite(code.lines[SiteLine(code)].function);
     }
     return entry->second;
   }
@@ -54,8 +57,9 @@ std::string PlaceName(Symbolizer *symbolizer, uint64_t return_address,
                       uint64_t time_ns) {
   const size_t index = symbolizer->ModuleAt(return_address, time_ns);
   const CodePlace code = symbolizer->Resolve(index, return_address);
-  if (!code.lines.front().function.empty()) {
-    return code.lines.front().function;
+  const std::string &function = code.lines[SiteLine(code)].function;
+  if (!function.empty()) {
+    return function;
   }
   if (index == Symbolizer::kNoModule) {
     return absl::StrCat("0x", absl::Hex(return_address));
@@ -119,8 +123,7 @@ ReportResult MakeReport(EventSource *source, const std::string &log_path,
   inputs.process = source->Process();
   inputs.threads = source->Threads();
   Symbolizer symbolizer(source->Modules());
-  const StackSlots slots(survey, *source, WrapperTest(&symbolizer),
-                         limits.stacks);
+  const StackSlots slots(survey, *source, SiteTest(&symbolizer), limits.stacks);
   Timeline timeline(survey, slots, limits.timeline);
   if (!source->Rewind()) {
     inputs.error = source->Error();

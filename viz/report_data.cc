@@ -192,8 +192,8 @@ class Packer {
                                        stack_node.first_ns));
     }
     for (const Site &entry : in_.slots->sites()) {
-      site_place.PutDelta(
-          places_.Find(entry.place, entry.instruction_pointer, entry.first_ns));
+      site_place.PutDelta(places_.FindSite(
+          entry.place, entry.instruction_pointer, entry.first_ns));
     }
     for (const Slot &slot : in_.slots->slots()) {
       node.PutDelta(slot.node);

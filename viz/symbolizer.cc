@@ -17,12 +17,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
-#include <iterator>
 #include <utility>
 
 #include "viz/demangle.h"
 #include "viz/inlined_functions.h"
+#include "viz/symbol_table.h"
 #include "viz/unwind_index.h"
 
 namespace viz {
@@ -75,6 +74,9 @@ class Symbolizer::File {
     if (Elf *elf = dwfl_module_getelf(module_, &bias)) {
       unwind_index_ = UnwindIndex(elf);
     }
+    if (state_ == ModuleState::kFound) {
+      symbols_ = SymbolTable(module_);
+    }
   }
 
   ~File() {
@@ -94,14 +96,10 @@ class Symbolizer::File {
   CodePlace Resolve(uint64_t address) {
     CodePlace place;
     CodeLine line;
-    GElf_Off offset = 0;
-    GElf_Sym symbol;
-    const char *name = dwfl_module_addrinfo(module_, address, &offset, &symbol,
-                                            nullptr, nullptr, nullptr);
-    // The nearest symbol before is not the function when it ends before.
-    if (name != nullptr && (symbol.st_size == 0 || offset < symbol.st_size)) {
-      line.function = Demangle(name);
-      place.function_start = address - offset;
+    const SymbolTable::Symbol *symbol = symbols_.Find(address);
+    if (symbol != nullptr) {
+      line.function = Demangle(symbol->name);
+      place.function_start = symbol->start;
     } else {
       place.function_start = unwind_index_.FunctionStart(address);
     }
@@ -132,6 +130,7 @@ class Symbolizer::File {
   Dwfl *dwfl_ = nullptr;
   Dwfl_Module *module_ = nullptr;
   ModuleState state_ = ModuleState::kUnreadable;
+  SymbolTable symbols_;
   UnwindIndex unwind_index_;
   InlinedFunctions inlined_;
 };
@@ -176,33 +175,6 @@ CodePlace Symbolizer::Resolve(size_t module, uint64_t return_address) {
 ModuleState Symbolizer::state(size_t module) const {
   return files_[module] == nullptr ? ModuleState::kUnused
                                    : files_[module]->state();
-}
-
-bool IsAllocationWrapper(const std::string &function) {
-  static constexpr const char *kBeginnings[] = {
-      "operator new",
-      "__gnu_cxx::new_allocator<",
-      "__gnu_cxx::__alloc_traits<",
-      "std::__new_allocator<",
-      "std::allocator<",
-      "std::allocator_traits<",
-      "std::_Vector_base<",
-      "std::__allocate_guarded<",
-      "std::__detail::_Hashtable_alloc<",
-      "std::__cxx11::basic_string<",
-  };
-  static constexpr const char *kNames[] = {
-      "malloc",        "calloc",         "realloc", "reallocarray",
-      "aligned_alloc", "posix_memalign", "memalign"};
-  for (const char *beginning : kBeginnings) {
-    if (function.compare(0, strlen(beginning), beginning) == 0) {
-      // A string's own functions are wrappers only where they allocate.
-      return strcmp(beginning, "std::__cxx11::basic_string<") != 0 ||
-             function.find(">::_M_create(") != std::string::npos;
-    }
-  }
-  return std::find(std::begin(kNames), std::end(kNames), function) !=
-         std::end(kNames);
 }
 
 }  // namespace viz

@@ -69,9 +69,6 @@ class Symbolizer {
   std::vector<std::unique_ptr<File>> files_;  // By module; null: not opened.
 };
 
-// Functions whose only business is to get memory for their callers.
-bool IsAllocationWrapper(const std::string &function);
-
 }  // namespace viz
 
 #endif  // MY_ALLOC_VIZ_SYMBOLIZER_H_

@@ -69,6 +69,38 @@ TEST(DemangleTest, NamesAreForPeople) {
   EXPECT_EQ(Demangle("memcpy@@GLIBC_2.14"), "memcpy");
   EXPECT_EQ(Demangle("_Zgarbage"), "_Zgarbage");
   EXPECT_EQ(Demangle(""), "");
+  EXPECT_EQ(Demangle("_ZNSt6vectorIiSaIiEE6resizeEm"),
+            "std::vector<int>::resize(unsigned long)");
+}
+
+TEST(DemangleTest, DefaultsOfTemplatesAreLeftOut) {
+  const std::string string =
+      "std::__cxx11::basic_string<char, std::char_traits<char>, "
+      "std::allocator<char> >";
+  EXPECT_EQ(ShortenName(string + "::append(char const*)"),
+            "std::string::append(char const*)");
+  EXPECT_EQ(
+      ShortenName("std::map<int, " + string +
+                  ", std::less<int>, std::allocator<std::pair<int const, " +
+                  string + " > > >::at(int const&)"),
+      "std::map<int, std::string>::at(int const&)");
+  EXPECT_EQ(ShortenName("std::unique_ptr<Job, std::default_delete<Job> >"),
+            "std::unique_ptr<Job>");
+  EXPECT_EQ(ShortenName("std::queue<int, std::deque<int, "
+                        "std::allocator<int> > >::pop()"),
+            "std::queue<int>::pop()");
+}
+
+TEST(DemangleTest, WhatIsNoDefaultStays) {
+  for (const char *name :
+       {"std::allocator<int>::allocate(unsigned long)",
+        "f(int, std::allocator<int>, int)", "f(int, std::allocator<int>)",
+        "g<std::allocator<int>>()", "std::map<int, int, std::greater<int>>::x",
+        "a::operator<(int)", "a::operator->()", "a::operator()(int)",
+        "operator<< <int>(int, std::less<int>)", "f<(a)1, b->c>()", "a<",
+        "a, std::less<", "x<a, std::less<", ">>", "operator", ""}) {
+    EXPECT_EQ(ShortenName(name), name);
+  }
 }
 
 TEST(SymbolizerTest, NamesAFunctionOfThisProgram) {
@@ -155,22 +187,6 @@ TEST(SymbolizerTest, NoModuleIsNoName) {
   Symbolizer symbolizer({});
   EXPECT_EQ(symbolizer.Resolve(Symbolizer::kNoModule, 0x1234).lines[0].function,
             "");
-}
-
-TEST(AllocationWrapperTest, KnowsOperatorNewAndAllocators) {
-  EXPECT_TRUE(IsAllocationWrapper("operator new(unsigned long)"));
-  EXPECT_TRUE(IsAllocationWrapper("malloc"));
-  EXPECT_TRUE(IsAllocationWrapper(
-      "std::__new_allocator<int>::allocate(unsigned long, void const*)"));
-  EXPECT_TRUE(IsAllocationWrapper(
-      "std::__cxx11::basic_string<char, std::char_traits<char>, "
-      "std::allocator<char> >::_M_create(unsigned long&, unsigned long)"));
-  EXPECT_FALSE(IsAllocationWrapper(
-      "std::__cxx11::basic_string<char, std::char_traits<char>, "
-      "std::allocator<char> >::append(char const*)"));
-  EXPECT_FALSE(IsAllocationWrapper("main"));
-  EXPECT_FALSE(IsAllocationWrapper("malloc_stats"));
-  EXPECT_FALSE(IsAllocationWrapper(""));
 }
 
 }  // namespace
