@@ -73,8 +73,7 @@ size_t OperatorEnd(const std::string &text, size_t at) {
 }
 
 void ReplaceAll(std::string *text, const char *from, const char *to) {
-  for (size_t at = 0; (at = text->find(from, at)) != std::string::npos;
-       at += strlen(to)) {
+  for (size_t at = 0; (at = text->find(from, at)) != std::string::npos;) {
     text->replace(at, strlen(from), to);
   }
 }
@@ -117,6 +116,7 @@ std::string ShortenName(const std::string &name) {
   text = WithoutDefaults(text);
   ReplaceAll(&text, "std::basic_string<char>", "std::string");
   ReplaceAll(&text, "std::basic_string_view<char>", "std::string_view");
+  ReplaceAll(&text, "[abi:cxx11]", "");
   ReplaceAll(&text, "> >", ">>");
   return text;
 }

@@ -13,6 +13,7 @@ class Charts {
     this.hovered = null;
     this.specs = [
       {id: 'memory', height: 230, series: memorySeries(report),
+       hidden: new Set(isResidentElsewhere(report) ? ['resident'] : []),
        ticks: formatBytes},
       {id: 'fragmentation', height: 110, series: fragmentationSeries(report),
        ticks: (value) => `${value}\u00a0%`, range: [0, 100]},
@@ -45,6 +46,7 @@ class Charts {
     this.end = this.x[this.x.length - 1] || 1;
     this.zoom = null;
     for (const spec of this.specs) {
+      spec.hidden = spec.hidden || new Set();
       if (spec.plot) {
         spec.plot.destroy();
       }
@@ -62,14 +64,15 @@ class Charts {
       width: parent.clientWidth,
       height: spec.height,
       legend: {show: false},
-      padding: [6, 10, 0, 0],
+      padding: [6, 24, 0, 0],
       scales: {
         x: {time: false, range: () => this.zoom || [0, this.end]},
         y: spec.range ? {range: spec.range}
                       : {range: (plot, min, max) => [0, (max || 1) * 1.06]},
       },
       axes: [this.xAxis(), this.yAxis(spec)],
-      series: [{}, ...spec.series.map((series) => this.seriesOptions(series))],
+      series: [{}, ...spec.series.map(
+          (series) => this.seriesOptions(spec, series))],
       cursor: {
         sync: {key: 'heap'},
         drag: {x: true, y: false, setScale: false, dist: 4},
@@ -93,10 +96,11 @@ class Charts {
         parent);
   }
 
-  seriesOptions(series) {
+  seriesOptions(spec, series) {
     const color = themeColor(series.color);
     return {
       label: series.name,
+      show: Charts.isShown(spec, series),
       stroke: series.thin ? themeColor('live-thin') : color,
       width: series.thin ? 1 : 1.25,
       fill: series.fill ? themeColor(`${series.color}-fill`) : undefined,
@@ -309,6 +313,23 @@ class Charts {
     }
   }
 
+  // `partOf`: the series whose legend hides this one too.
+  static isShown(spec, series) {
+    return !spec.hidden.has(series.partOf || series.key);
+  }
+
+  // Hides a series, or shows it again: a large one makes the others flat.
+  toggle(spec, key) {
+    if (!spec.hidden.delete(key)) {
+      spec.hidden.add(key);
+    }
+    spec.series.forEach((series, i) => {
+      if ((series.partOf || series.key) === key) {
+        spec.plot.setSeries(i + 1, {show: Charts.isShown(spec, series)});
+      }
+    });
+  }
+
   buildLegend(spec) {
     spec.outputs = [];
     const entries = spec.series.filter((series) => series.legend)
@@ -316,10 +337,20 @@ class Charts {
     byId(`${spec.id}-legend`).replaceChildren(...entries.map((series) => {
       const output = element('b', {'data-series': series.key});
       spec.outputs.push([series, output]);
-      return element(
-          'span', {class: 'entry'},
+      const entry = element(
+          'button', {
+            type: 'button', class: 'entry', title: series.title || 'Hide or show',
+            'data-toggle': series.key,
+            'aria-pressed': String(Charts.isShown(spec, series)),
+            click: () => {
+              this.toggle(spec, series.key);
+              entry.setAttribute(
+                  'aria-pressed', String(Charts.isShown(spec, series)));
+            },
+          },
           element('i', {class: `swatch color-${series.color}`}),
           `${series.name} `, output);
+      return entry;
     }));
   }
 

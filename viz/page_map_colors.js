@@ -106,7 +106,7 @@ class MapColors {
   }
 
   ownerName(mode, index) {
-    const {head, sites, places} = this.report;
+    const {head, sites} = this.report;
     if (mode === 'size') {
       return OWNER_SIZE_NAMES[index];
     }
@@ -114,10 +114,20 @@ class MapColors {
       return 'all others';
     }
     if (mode === 'site') {
-      return index < sites.place.length ? places[sites.place[index]].name : '';
+      return index < sites.place.length ? this.siteName(index) : '';
     }
     const thread = head.threads[head.ownerThreads[index]];
     return thread ? threadName(thread) : '';
+  }
+
+  // With where it is, if another site of the map has the same name.
+  siteName(index) {
+    const {head, sites, places} = this.report;
+    const place = places[sites.place[index]];
+    const shown = sites.place.slice(0, head.owners.sites - 1);
+    const isShared = shown.some((other, i) =>
+        i !== index && places[other].name === place.name);
+    return isShared ? `${place.name} ${baseName(place.where)}` : place.name;
   }
 
   legend(mode, usedOwners) {
@@ -125,7 +135,8 @@ class MapColors {
     const swatch = (color, text) => {
       const box = element('i', {class: 'swatch'});
       box.style.background = color;
-      return element('span', {class: 'entry', title: text}, box, text);
+      return element('span', {class: 'entry', title: text}, box,
+                     element('span', {class: 'words'}, text));
     };
     const ramp = (colors, from, to) => {
       const bar = element('i', {class: 'ramp'});

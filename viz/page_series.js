@@ -38,15 +38,25 @@ function memorySeries(report) {
   // other would hide it.
   series.push({
     name: 'Live, highest between moments', color: 'live', thin: true,
-    values: frames.highest, legend: null, key: 'highest',
+    values: frames.highest, legend: null, key: 'highest', partOf: 'live',
   });
   if (totals.samples > 0) {
     series.push({
       name: 'Resident', color: 'resident', values: afterFirst(frames.resident),
       legend: frames.resident, key: 'resident', order: 9,
+      title: 'Hide or show. Hidden at first where most of the process\'s ' +
+             'memory is not in this heap',
     });
   }
   return series.map((entry) => ({...entry, format: formatBytes}));
+}
+
+// A program that has most of its memory elsewhere (mapped files, another
+// allocator) would make a flat line of its heap.
+function isResidentElsewhere({frames, totals}) {
+  const most = (values) => values.reduce((a, b) => Math.max(a, b), 0);
+  const heap = Math.max(most(frames.mapped), most(frames.footprint));
+  return totals.samples > 0 && most(frames.resident) > 4 * heap;
 }
 
 // Nothing is known before the first sample.

@@ -83,20 +83,14 @@ class Shapes {
     const bar = width / (last - first + 1);
     const room = height - 16;
     context.font = '10.5px system-ui, sans-serif';
-    let free = 0;
     for (let i = first; i <= last; ++i) {
       const x = (i - first) * bar;
       const tall = values[i] > 0
           ? Math.max(1, values[i] / most * (room - 4)) : 0;
       context.fillStyle = color;
       context.fillRect(x + 0.5, room - tall, Math.max(bar - 1.5, 1), tall);
-      const text = label(i);
-      if (x >= free && x + context.measureText(text).width <= width) {
-        context.fillStyle = themeColor('muted');
-        context.fillText(text, x, height - 3);
-        free = x + context.measureText(text).width + 10;
-      }
     }
+    Shapes.drawLabels(context, [first, last], label, 0, width, height);
     context.fillStyle = themeColor('grid');
     context.fillRect(0, room, width, 1);
   }
@@ -131,14 +125,25 @@ class Shapes {
                          y + tall / 2 + 4);
       }
     }
-    let free = 0;
-    for (let time = firstTime; time <= lastTime; ++time) {
-      const x = left + (time - firstTime) * wide;
-      const text = shortTime(time);
-      if (x >= free && x + context.measureText(text).width <= width) {
-        context.fillStyle = themeColor('muted');
-        context.fillText(text, x, height - 3);
-        free = x + context.measureText(text).width + 10;
+    Shapes.drawLabels(
+        context, this.lifetimeRange, shortTime, left, width, height);
+  }
+
+  // What columns from `left` to `width` are, as many as there is room for: the
+  // last one, and from the first one on.
+  static drawLabels(context, [first, last], label, left, width, height) {
+    const column = (width - left) / (last - first + 1);
+    const gap = 10;
+    const widthOf = (i) => context.measureText(label(i)).width;
+    context.fillStyle = themeColor('muted');
+    const end = Math.min(left + (last - first) * column, width - widthOf(last));
+    context.fillText(label(last), end, height - 3);
+    let free = left;
+    for (let i = first; i < last; ++i) {
+      const x = left + (i - first) * column;
+      if (x >= free && x + widthOf(i) + gap <= end) {
+        context.fillText(label(i), x, height - 3);
+        free = x + widthOf(i) + gap;
       }
     }
   }

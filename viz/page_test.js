@@ -391,9 +391,30 @@ const tests = {
     await page.click('#axis [data-value="time"]');
   },
 
+  async 'a click on a name hides its line, and another shows it'() {
+    const before = await canvasHash(page, '#memory-chart canvas');
+    const highest = () => page.evaluate(
+        () => window.heapReport.views.charts.specs[0].plot.scales.y.max);
+    const withAll = await highest();
+    for (const key of ['resident', 'mapped']) {
+      await page.click(`[data-toggle="${key}"]`);
+    }
+    await settled(page);
+    assert.notStrictEqual(await canvasHash(page, '#memory-chart canvas'),
+                          before);
+    assert((await highest()) < withAll);
+    for (const key of ['resident', 'mapped']) {
+      await page.click(`[data-toggle="${key}"]`);
+    }
+    await page.mouse.move(5, 5);
+    await settled(page);
+    assert.strictEqual(await canvasHash(page, '#memory-chart canvas'), before);
+  },
+
   async 'nothing moves while the slider does, and nothing is too wide'() {
     for (const size of [{width: 1280, height: 800},
-                        {width: 1920, height: 1080}]) {
+                        {width: 1920, height: 1080},
+                        {width: 420, height: 900}]) {
       await page.setViewportSize(size);
       await settled(page);
       const places = new Set();

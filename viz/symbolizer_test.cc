@@ -89,6 +89,8 @@ TEST(DemangleTest, DefaultsOfTemplatesAreLeftOut) {
   EXPECT_EQ(ShortenName("std::queue<int, std::deque<int, "
                         "std::allocator<int> > >::pop()"),
             "std::queue<int>::pop()");
+  EXPECT_EQ(ShortenName("a<b<c<d> > >::Name[abi:cxx11]()"),
+            "a<b<c<d>>>::Name()");
 }
 
 TEST(DemangleTest, WhatIsNoDefaultStays) {
