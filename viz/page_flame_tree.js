@@ -18,7 +18,7 @@ class FlameTree {
       } else {
         // What the site got its memory through is not looked at.
         const site = report.places[report.sites.place[report.slots.site[slot]]];
-        stack = stack.slice(Math.max(0, stack.indexOf(site)));
+        stack = stack.slice(Math.max(0, indexOfSite(stack, site)));
       }
       let node = this.nodes[0];
       for (const place of stack) {

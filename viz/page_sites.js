@@ -78,7 +78,7 @@ class SiteTable {
     const heaviest = row.slots.reduce(
         (a, b) => weight(b) > weight(a) ? b : a, row.slots[0]);
     const stack = stackPlaces(this.report, heaviest);
-    const from = stack.indexOf(row.place);
+    const from = indexOfSite(stack, row.place);
     const caller = stack.slice(from + 1).find(
         (place) => place.kind === 'address' && place.isNamed);
     return from >= 0 && caller ? ` ← ${caller.name}` : '';
@@ -355,4 +355,11 @@ function stackPlaces(report, slot) {
     }
   }
   return list;
+}
+
+// Where a site is in a stack, or -1: several addresses of one line of code are
+// one site.
+function indexOfSite(stack, site) {
+  return stack.findIndex(
+      (place) => place.key === site.key && place.where === site.where);
 }

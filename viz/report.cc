@@ -4,6 +4,7 @@
 #include "viz/report.h"
 
 #include <map>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -30,26 +31,52 @@ void FeedAll(EventSource *source, Pass *pass) {
   pass->Finish();
 }
 
-// Asked about the innermost frames of each stack, of which most are the same.
-class SiteTest {
+// What StackSlots wants to know of addresses. Asked about the innermost frames
+// of each stack, of which most are the same.
+class SiteRules {
  public:
-  explicit SiteTest(Symbolizer *symbolizer) : symbolizer_(symbolizer) {
+  explicit SiteRules(Symbolizer *symbolizer) : symbolizer_(symbolizer) {
   }
 
-  bool operator()(uint64_t return_address, uint64_t time_ns) {
+  bool IsWrapper(uint64_t return_address, uint64_t time_ns) {
+    return Find(return_address, time_ns).is_wrapper;
+  }
+
+  // The first address seen of the same line of code; of an unknown line, the
+  // address itself.
+  uint64_t SiteAddress(uint64_t return_address, uint64_t time_ns) {
+    return Find(return_address, time_ns).site_address;
+  }
+
+ private:
+  struct Known {
+    bool is_wrapper;
+    uint64_t site_address;
+  };
+
+  Known Find(uint64_t return_address, uint64_t time_ns) {
     const size_t module = symbolizer_->ModuleAt(return_address, time_ns);
-    const auto [entry, is_new] = known_.insert({{module, return_address}, 0});
+    const auto [entry, is_new] =
+        known_.insert({{module, return_address}, {false, return_address}});
     if (is_new) {
-      // What all lines are no sites of is none.
       const CodePlace code = symbolizer_->Resolve(module, return_address);
-      entry->second = IsNoSite(code.lines[SiteLine(code)].function);
+      const CodeLine &line = code.lines[SiteLine(code)];
+      entry->second.is_wrapper = IsNoSite(line.function);
+      if (!line.file.empty()) {
+        entry->second.site_address =
+            lines_
+                .insert({{module, line.function, line.file, line.line},
+                         return_address})
+                .first->second;
+      }
     }
     return entry->second;
   }
 
- private:
   Symbolizer *symbolizer_;
-  std::map<std::pair<size_t, uint64_t>, bool> known_;
+  std::map<std::pair<size_t, uint64_t>, Known> known_;
+  std::map<std::tuple<size_t, std::string, std::string, uint32_t>, uint64_t>
+      lines_;
 };
 
 // What people read of a place: its function, or else where it is.
@@ -123,7 +150,16 @@ ReportResult MakeReport(EventSource *source, const std::string &log_path,
   inputs.process = source->Process();
   inputs.threads = source->Threads();
   Symbolizer symbolizer(source->Modules());
-  const StackSlots slots(survey, *source, SiteTest(&symbolizer), limits.stacks);
+  SiteRules rules(&symbolizer);
+  const StackSlots slots(
+      survey, *source,
+      [&](uint64_t address, uint64_t time_ns) {
+        return rules.IsWrapper(address, time_ns);
+      },
+      limits.stacks,
+      [&](uint64_t address, uint64_t time_ns) {
+        return rules.SiteAddress(address, time_ns);
+      });
   Timeline timeline(survey, slots, limits.timeline);
   if (!source->Rewind()) {
     inputs.error = source->Error();

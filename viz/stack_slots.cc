@@ -59,12 +59,14 @@ double Weight(const StackTotals &stack, const Totals &totals) {
 class StackSlots::Builder {
  public:
   Builder(StackSlots *out, const Survey &survey, const EventSource &source,
-          const IsWrapper &is_wrapper, const StackSlotsLimits &limits)
+          const IsWrapper &is_wrapper, const StackSlotsLimits &limits,
+          const SiteAddress &site_address)
       : out_(out),
         survey_(survey),
         source_(source),
         is_wrapper_(is_wrapper),
-        limits_(limits) {
+        limits_(limits),
+        site_address_(site_address) {
   }
 
   void Build() {
@@ -153,8 +155,13 @@ class StackSlots::Builder {
     if (frames.count == 0) {
       return {Place::kUnknown, 0, stack.first_ns, 0, 0, 0};
     }
-    return {
-        Place::kAddress, frames.address[frames.site], stack.first_ns, 0, 0, 0};
+    const uint64_t address = frames.address[frames.site];
+    return {Place::kAddress,
+            site_address_ ? site_address_(address, stack.first_ns) : address,
+            stack.first_ns,
+            0,
+            0,
+            0};
   }
 
   struct InnerFrames {
@@ -399,6 +406,7 @@ class StackSlots::Builder {
   const EventSource &source_;
   const IsWrapper &is_wrapper_;
   const StackSlotsLimits &limits_;
+  const SiteAddress &site_address_;
   std::set<uint64_t> wrappers_;  // Found by their traffic.
   std::vector<uint32_t> site_of_stack_;
   std::vector<uint32_t> slot_of_stack_;
@@ -409,8 +417,9 @@ class StackSlots::Builder {
 
 StackSlots::StackSlots(const Survey &survey, const EventSource &source,
                        const IsWrapper &is_wrapper,
-                       const StackSlotsLimits &limits) {
-  Builder(this, survey, source, is_wrapper, limits).Build();
+                       const StackSlotsLimits &limits,
+                       const SiteAddress &site_address) {
+  Builder(this, survey, source, is_wrapper, limits, site_address).Build();
 }
 
 }  // namespace viz

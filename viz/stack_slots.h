@@ -80,8 +80,14 @@ class StackSlots {
   using IsWrapper =
       std::function<bool(uint64_t instruction_pointer, uint64_t time_ns)>;
 
+  // Tells which address stands for a site: the same for all of one line of
+  // code. Without this, each address is a site of its own.
+  using SiteAddress =
+      std::function<uint64_t(uint64_t instruction_pointer, uint64_t time_ns)>;
+
   StackSlots(const Survey &survey, const EventSource &source,
-             const IsWrapper &is_wrapper, const StackSlotsLimits &limits);
+             const IsWrapper &is_wrapper, const StackSlotsLimits &limits,
+             const SiteAddress &site_address = nullptr);
 
   // In order of their numbers; parents come before children. Node 0 is the
   // root.

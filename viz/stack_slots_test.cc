@@ -34,7 +34,7 @@ class StackSlotsTest : public ::testing::Test {
     return StackSlots(
         survey_, source_,
         [this](uint64_t address, uint64_t) { return address == wrapper_; },
-        limits_);
+        limits_, site_address_);
   }
 
   // The instruction pointers from a slot's node to the root; 0 for special
@@ -58,6 +58,7 @@ class StackSlotsTest : public ::testing::Test {
   Survey survey_;
   StackSlotsLimits limits_;
   uint64_t wrapper_ = 0;
+  StackSlots::SiteAddress site_address_;
 };
 
 TEST_F(StackSlotsTest, EmptyLogHasOnlyTheRootAndTheUnknown) {
@@ -149,6 +150,26 @@ TEST_F(StackSlotsTest, SitesComeInOrderOfBytesAtThePeak) {
   EXPECT_EQ(slots.sites()[0].instruction_pointer, 20u);
   EXPECT_EQ(slots.sites()[0].at_peak_bytes, 2000u);
   EXPECT_EQ(slots.sites()[19].instruction_pointer, 1u);
+}
+
+TEST_F(StackSlotsTest, AddressesOfOneLineAreOneSite) {
+  source_.SetStack(1, 0, 0x10);
+  source_.SetStack(2, 1, 0x24);
+  source_.SetStack(3, 1, 0x28);
+  source_.SetStack(4, 1, 0x30);
+  for (uint32_t id = 2; id <= 4; ++id) {
+    Allocate(id, 100);
+  }
+  site_address_ = [](uint64_t address, uint64_t) {
+    return address & ~uint64_t{15};
+  };
+  const StackSlots slots = Build();
+  EXPECT_EQ(SiteOf(slots, 2), 0x20u);
+  EXPECT_EQ(SiteOf(slots, 3), 0x20u);
+  EXPECT_EQ(SiteOf(slots, 4), 0x30u);
+  EXPECT_EQ(slots.sites()[0].at_peak_bytes, 200u);
+  // Their stacks stay apart.
+  EXPECT_NE(slots.SlotOf(2), slots.SlotOf(3));
 }
 
 TEST_F(StackSlotsTest, SmallStacksShareASlotBelowTheirCaller) {
