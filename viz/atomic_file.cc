@@ -53,7 +53,35 @@ mode_t NewFileMode() {
   return 0666 & ~mask;
 }
 
+std::string FolderOf(const std::string &path) {
+  const size_t slash = path.find_last_of('/');
+  return slash == std::string::npos ? "."
+         : slash == 0               ? "/"
+                                    : path.substr(0, slash);
+}
+
 }  // namespace
+
+absl::Status CheckIsWritable(const std::string &path) {
+  struct stat info;
+  if (path.empty()) {
+    errno = ENOENT;
+    return Failure("write", "a file without a name");
+  }
+  const bool exists = stat(path.c_str(), &info) == 0;
+  if (exists && S_ISDIR(info.st_mode)) {
+    errno = EISDIR;
+    return Failure("write", path);
+  }
+  if (exists && !S_ISREG(info.st_mode)) {
+    return access(path.c_str(), W_OK) == 0 ? absl::OkStatus()
+                                           : Failure("open", path);
+  }
+  if (access((FolderOf(path) + "/").c_str(), W_OK | X_OK) != 0) {
+    return Failure("create a file beside", path);
+  }
+  return absl::OkStatus();
+}
 
 absl::Status WriteFileAtomically(const std::string &path,
                                  absl::string_view contents) {
@@ -73,10 +101,10 @@ absl::Status WriteFileAtomically(const std::string &path,
   }
   const mode_t mode = exists ? info.st_mode & 07777 : NewFileMode();
   bool ok = WriteAll(fd, contents) && fchmod(fd, mode) == 0;
-  absl::Status status = ok ? absl::OkStatus() : Failure("write", temporary);
+  absl::Status status = ok ? absl::OkStatus() : Failure("write", path);
   if (close(fd) != 0 && ok) {
     ok = false;
-    status = Failure("write", temporary);
+    status = Failure("write", path);
   }
   if (ok && rename(temporary.c_str(), path.c_str()) != 0) {
     ok = false;

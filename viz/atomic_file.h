@@ -17,6 +17,11 @@ namespace viz {
 absl::Status WriteFileAtomically(const std::string &path,
                                  absl::string_view contents);
 
+// Fails, as WriteFileAtomically() would, where it is plain before writing that
+// it cannot: no such folder, or no permission. For those who work long before
+// they write.
+absl::Status CheckIsWritable(const std::string &path);
+
 }  // namespace viz
 
 #endif  // MY_ALLOC_VIZ_ATOMIC_FILE_H_

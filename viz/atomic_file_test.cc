@@ -98,5 +98,18 @@ TEST_F(AtomicFileTest, DeviceIsWrittenToAndStays) {
   EXPECT_FALSE(WriteFileAtomically("/dev/full", "x").ok());
 }
 
+TEST_F(AtomicFileTest, PlacesThatCannotBeWrittenToAreToldBefore) {
+  EXPECT_TRUE(CheckIsWritable(path_).ok());
+  EXPECT_TRUE(CheckIsWritable("relative.html").ok());
+  EXPECT_TRUE(CheckIsWritable("/dev/null").ok());
+  std::ofstream(path_) << "a file";
+  EXPECT_TRUE(CheckIsWritable(path_).ok());
+  EXPECT_FALSE(CheckIsWritable(folder_).ok());
+  EXPECT_FALSE(CheckIsWritable(folder_ + "/none/out.html").ok());
+  EXPECT_FALSE(CheckIsWritable(path_ + "/out.html").ok());
+  EXPECT_FALSE(CheckIsWritable("").ok());
+  EXPECT_EQ(FilesInFolder(), 1);
+}
+
 }  // namespace
 }  // namespace viz

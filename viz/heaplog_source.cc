@@ -3,6 +3,7 @@
 
 #include "viz/heaplog_source.h"
 
+#include <cerrno>
 #include <cstring>
 
 #include "absl/status/status.h"
@@ -15,6 +16,24 @@ std::string ErrorText(const heaplog_error_t &error) {
   return absl::StrCat("byte ", error.byte_offset, ": ", error.text);
 }
 
+// What a user can do about a log that does not open.
+const char *Advice(const heaplog_error_t &error) {
+  switch (error.code) {
+    case HEAPLOG_ERROR_SYSTEM:
+      if (error.status == -EACCES) {
+        return "only the user who recorded it may read it";
+      }
+      return "give the path of a log as LEAKCHECK_LOG named it, by default "
+             "leakcheck.PID.heaplog";
+    case HEAPLOG_ERROR_NOT_A_LOG:
+      return "give a log, as a program run with libleakcheck.so writes it";
+    case HEAPLOG_ERROR_VERSION:
+      return "use the viz of the release that recorded it";
+    default:
+      return "nothing of it can be read, record the program again";
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<HeaplogSource>> HeaplogSource::Open(
@@ -23,9 +42,11 @@ absl::StatusOr<std::unique_ptr<HeaplogSource>> HeaplogSource::Open(
   heaplog_error_t error;
   if (heaplog_reader_open(path.c_str(), &reader, &error) != 0) {
     if (error.code == HEAPLOG_ERROR_SYSTEM) {
-      return absl::UnavailableError(absl::StrCat(path, ": ", error.text));
+      return absl::UnavailableError(
+          absl::StrCat(path, ": ", error.text, "; ", Advice(error)));
     }
-    return absl::DataLossError(absl::StrCat(path, ": ", ErrorText(error)));
+    return absl::DataLossError(
+        absl::StrCat(path, ": ", ErrorText(error), "; ", Advice(error)));
   }
   return std::unique_ptr<HeaplogSource>(new HeaplogSource(reader));
 }

@@ -3,8 +3,12 @@
 
 // viz: pictures of what a program did with its heap.
 
+#include <signal.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -39,6 +43,23 @@ enum ExitCode {
 int Fail(const std::string &message) {
   fprintf(stderr, "viz: %s\n", message.c_str());
   return kNoReport;
+}
+
+int FailToWrite(const absl::Status &status) {
+  return Fail(
+      absl::StrCat(status.message(), "; give another place for it with -o"));
+}
+
+// For operator new: there is no way on.
+void FailForWantOfMemory() {
+  static constexpr char kMessage[] =
+      "viz: not enough memory for the tables of this log; allow more, or "
+      "record "
+      "a shorter run\n";
+  if (write(STDERR_FILENO, kMessage, sizeof(kMessage) - 1) < 0) {
+    // Nobody is left to be told.
+  }
+  _exit(kNoReport);
 }
 
 std::string DefaultOutput(const std::string &log_path) {
@@ -83,18 +104,26 @@ int Report(const std::string &log_path) {
   if (!source.ok()) {
     return Fail(std::string(source.status().message()));
   }
+  const absl::Status writable = CheckIsWritable(output);
+  if (!writable.ok()) {
+    return FailToWrite(writable);
+  }
   const ReportResult report =
       MakeReport(source->get(), log_path, ReportLimits());
-  if (!report.error.empty()) {
-    fprintf(stderr, "viz: %s: %s\n", log_path.c_str(), report.error.c_str());
-    if (report.totals.events == 0) {
-      return Fail(log_path + ": no event can be read; no report written");
-    }
-    fprintf(stderr, "viz: the report covers the events before that\n");
+  if (!report.error.empty() && report.totals.events == 0) {
+    return Fail(absl::StrCat(log_path, ": ", report.error,
+                             "; no event before that can be read, record the "
+                             "program again"));
   }
   const absl::Status written = WriteFileAtomically(output, report.page);
   if (!written.ok()) {
-    return Fail(std::string(written.message()));
+    return FailToWrite(written);
+  }
+  if (!report.error.empty()) {
+    fprintf(stderr,
+            "viz: %s: %s; the report covers the %llu events before that\n",
+            log_path.c_str(), report.error.c_str(),
+            static_cast<unsigned long long>(report.totals.events));
   }
   if (!absl::GetFlag(FLAGS_quiet)) {
     PrintFigures(report);
@@ -104,6 +133,9 @@ int Report(const std::string &log_path) {
 }
 
 int Main(int argc, char **argv) {
+  std::set_new_handler(FailForWantOfMemory);
+  // A file that must not grow is an error like a full disk, not a death.
+  signal(SIGXFSZ, SIG_IGN);
   absl::SetProgramUsageMessage(kUsage);
   const std::vector<char *> arguments = absl::ParseCommandLine(argc, argv);
   if (arguments.size() < 2) {

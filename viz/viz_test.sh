@@ -62,13 +62,33 @@ expect "not a log" 1 'text\.heaplog: byte [0-9]+: ' "$viz" report text.heaplog -
 expect "empty file" 1 'empty\.heaplog: ' "$viz" report empty.heaplog -o no.html
 expect "folder as log" 1 'viz: ' "$viz" report . -o no.html
 absent no.html
+head -c 30 whole.heaplog >header.heaplog
+expect "log that ends in its header" 1 'header\.heaplog: byte 30: .*; .*record the program again' \
+  "$viz" report header.heaplog -o no.html
+head -c 4500 whole.heaplog >start.heaplog
+expect "log without an event" 1 'start\.heaplog: byte .*no event before that can be read' \
+  "$viz" report start.heaplog -o no.html
+mkfifo pipe
+expect "pipe as log" 1 'pipe: .*not a regular file' timeout 60 "$viz" report pipe -o no.html
+absent no.html
 expect "folder as output" 1 'cannot write' "$viz" report whole.heaplog -o .
 expect "output into no folder" 1 'No such file' "$viz" report whole.heaplog -o none/out.html
-expect "full disk" 1 'No space left' "$viz" report whole.heaplog -o /dev/full
+expect "full disk" 1 'No space left.*; give another place' "$viz" report whole.heaplog -o /dev/full
+expect "file that may not grow" 1 'cannot write no\.html: File too large; give another' \
+  sh -c "ulimit -f 8; exec '$viz' report whole.heaplog -o no.html"
+absent no.html
+expect "nothing half written" 0 '^0$' sh -c 'ls | grep -c "^no\.html" || true'
+expect "what is there stays when writing fails" 0 '^stays$' sh -c "
+  cp out.html kept.html
+  (ulimit -f 8; '$viz' report whole.heaplog -o kept.html)
+  cmp out.html kept.html && echo stays"
 
 # The first chunk is 64 KiB behind the file's header.
 head -c $((size * 2 / 3)) whole.heaplog >cut.heaplog
-expect "cut log" 2 'cut\.heaplog: byte [0-9]+: ' "$viz" report cut.heaplog -o cut.html
+expect "cut log" 2 'cut\.heaplog: byte [0-9]+: .*; the report covers the [0-9]+ events before that' \
+  "$viz" report cut.heaplog -o cut.html
+expect "cut log, one line of errors" 0 '^1$' sh -c "
+  '$viz' report cut.heaplog -o cut.html 2>&1 >/dev/null | wc -l"
 expect "page of a cut log" 0 'id="data"' grep -o 'id="data"' cut.html
 
 [ "$failures" -eq 0 ] || exit 1
