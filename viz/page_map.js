@@ -116,8 +116,9 @@ class HeapMap {
         parts.push({segment, first, end});
       }
     }
-    const gap = Math.max(
-        2, Math.min(15, Math.floor(height * 0.3 / Math.max(parts.length, 1))));
+    // Up to 0.3 of the height for gaps, 0.4 where they would be hardly seen.
+    const share = (part) => Math.floor(height * part / Math.max(parts.length, 1));
+    const gap = Math.min(15, Math.max(share(0.3), Math.min(2, share(0.4))));
     const room = Math.max(32, width - MAP_GUTTER);
     let best = null;
     for (let columns = 16; columns <= room; columns += 16) {
@@ -173,7 +174,7 @@ class HeapMap {
     if (Math.min(wide, tall) >= 5) {
       this.drawGrid(context);
     }
-    this.drawAddresses(context);
+    this.drawAddresses(context, height);
     this.showMoment();
     this.hover();
   }
@@ -234,7 +235,7 @@ class HeapMap {
     }
   }
 
-  drawAddresses(context) {
+  drawAddresses(context, height) {
     const {columns, tall, gap, parts} = this.layout;
     context.font = '10.5px ui-monospace, "DejaVu Sans Mono", monospace';
     context.textBaseline = 'top';
@@ -244,7 +245,7 @@ class HeapMap {
     parts.forEach((part, i) => {
       for (let row = 0; row < part.rows; row += rowsApart) {
         const y = part.y + row * tall;
-        if (y >= free) {
+        if (y >= free && y + 11 <= height) {
           const address = this.addressOf(part.first + row * columns);
           context.fillText(formatAddress(address), 0, y);
           free = y + 12;

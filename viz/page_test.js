@@ -245,6 +245,35 @@ const tests = {
     assert.strictEqual(await canvasHash(page, '#map-canvas'), before);
   },
 
+  async 'the map fits its box however scattered the heap is'() {
+    const overflows = await page.evaluate(() => {
+      const {map} = window.heapReport.views;
+      const failed = [];
+      for (const count of [1, 8, 40, 200]) {
+        for (const [width, height] of [[616, 512], [380, 460], [1200, 700]]) {
+          // 32768 cells, as many as there may be.
+          const segments = Array.from({length: count}, (unused, i) => ({
+            first: Math.floor(32768 * i / count),
+            cells: Math.floor(32768 * (i + 1) / count) -
+                Math.floor(32768 * i / count),
+          }));
+          const layout = map.computeLayout.call(
+              {view: [0, 32768], report: {segments}}, width, height);
+          map.placeParts(layout);
+          const last = layout.parts[layout.parts.length - 1];
+          const bottom = last.y + last.rows * layout.tall;
+          const right = 104 + layout.columns * layout.wide;
+          if (layout.parts.length !== count || bottom > height ||
+              right > width) {
+            failed.push({count, width, height, bottom, right});
+          }
+        }
+      }
+      return failed;
+    });
+    assert.deepStrictEqual(overflows, []);
+  },
+
   async 'the table sorts by any column, both ways'() {
     for (const measure of ['bytes', 'live', 'allocations', 'temporary']) {
       await page.click(`#site-table th [data-measure="${measure}"]`);
