@@ -108,7 +108,8 @@ TEST_F(RecorderProgramsTest, Sqlite) {
   EXPECT_EQ(result.output, "95|row 999\n");
   ASSERT_THAT(run_.LogsOf(result.pid), SizeIs(1));
   LogReplay replay(run_.Path(run_.LogsOf(result.pid)[0]));
-  EXPECT_GT(replay.counts().allocs, 5000u);
+  // Newer versions ask for ten times less.
+  EXPECT_GT(replay.counts().allocs, 300u);
   EXPECT_GT(replay.peak_live_bytes(), 100000u);
 }
 

@@ -37,13 +37,24 @@ in_root() {
     PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"
 }
 
+# Before anything is mounted in the folder: debootstrap makes devices there.
+bootstrap_system() {
+  if [ -e "$root/etc/my_alloc-bootstrapped" ]; then
+    return
+  fi
+  if [ -e "$root" ] && [ -n "$(ls -A "$root")" ]; then
+    die "$root has something else in it, or half a system; remove it"
+  fi
+  debootstrap --variant=minbase sid "$root" >"$root.log" 2>&1 ||
+    die "debootstrap failed, see $root.log; remove $root to try again"
+  rm "$root.log"
+  touch "$root/etc/my_alloc-bootstrapped"
+}
+
 install_system() {
   # A mirror may serve a snapshot whose Release file is past its date.
   local apt=(apt-get -qq -o Acquire::Check-Valid-Until=false)
   local stamp="$root/etc/my_alloc-packages"
-  if [ ! -e "$root/etc/debian_version" ]; then
-    debootstrap --variant=minbase sid "$root"
-  fi
   if [ "$(cat "$stamp" 2>/dev/null)" != "${packages[*]}" ]; then
     in_root "${apt[@]}" update
     in_root "${apt[@]}" install -y --no-install-recommends "${packages[@]}" \
@@ -165,9 +176,9 @@ main() {
     MY_ALLOC_OWN_MOUNTS=1 exec unshare --mount --propagation private \
       "$0" "$root" "$@"
   fi
-  mkdir -p "$root"
-  root=$(cd "$root" && pwd)
-  mkdir -p "$root"/{proc,sys,dev}
+  root=$(realpath -m "$root")
+  mkdir -p "$(dirname "$root")"
+  bootstrap_system
   mount --rbind /proc "$root/proc"
   mount --rbind /sys "$root/sys"
   mount --rbind /dev "$root/dev"
