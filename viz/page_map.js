@@ -117,7 +117,8 @@ class HeapMap {
       }
     }
     // Up to 0.3 of the height for gaps, 0.4 where they would be hardly seen.
-    const share = (part) => Math.floor(height * part / Math.max(parts.length, 1));
+    const share = (part) =>
+        Math.floor(height * part / Math.max(parts.length, 1));
     const gap = Math.min(15, Math.max(share(0.3), Math.min(2, share(0.4))));
     const room = Math.max(32, width - MAP_GUTTER);
     let best = null;

@@ -114,6 +114,7 @@ void Survey::Finish() {
     ++cell.blocks;
     cell.bytes += block.size_bytes;
   });
+  ledger_ = Ledger();  // The second pass has one of its own.
 }
 
 size_t Survey::StackIndex(uint32_t stack_id) const {
