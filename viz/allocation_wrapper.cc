@@ -85,6 +85,19 @@ bool IsAllocationWrapper(const std::string &function) {
           function.find(">::_M_create(") != std::string::npos);
 }
 
+bool IsBeginning(const std::string &function) {
+  static constexpr const char *kNames[] = {"_start",
+                                           "__libc_start_main",
+                                           "__libc_start_call_main",
+                                           "start_thread",
+                                           "clone",
+                                           "__clone",
+                                           "clone3",
+                                           "__clone3"};
+  return std::find(std::begin(kNames), std::end(kNames), function) !=
+         std::end(kNames);
+}
+
 bool IsNoSite(const std::string &function) {
   if (IsAllocationWrapper(function)) {
     return true;

@@ -19,6 +19,10 @@ bool IsAllocationWrapper(const std::string &function);
 // worth knowing, not that it is filled by _M_realloc_insert().
 bool IsNoSite(const std::string &function);
 
+// Functions that every program or thread begins in, so that being called from
+// them tells nothing.
+bool IsBeginning(const std::string &function);
+
 }  // namespace viz
 
 #endif  // MY_ALLOC_VIZ_ALLOCATION_WRAPPER_H_

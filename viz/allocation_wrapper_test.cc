@@ -60,5 +60,12 @@ TEST(NoSiteTest, ProgramsOwnFunctionsAreSites) {
   }
 }
 
+TEST(BeginningTest, IsNotMain) {
+  EXPECT_TRUE(IsBeginning("_start"));
+  EXPECT_TRUE(IsBeginning("__libc_start_call_main"));
+  EXPECT_FALSE(IsBeginning("main"));
+  EXPECT_FALSE(IsBeginning(""));
+}
+
 }  // namespace
 }  // namespace viz

@@ -11,6 +11,8 @@ const ROWS_AT_ONCE = 60;
 const STACKS_AT_ONCE = 8;
 const CURVE_WIDTH = 68;
 const CURVE_HEIGHT = 24;
+// Every program and thread is called from these (allocation_wrapper.cc).
+const BEGINNINGS = /^(_start|__libc_start_\w+|start_thread|(__)?clone3?)$/;
 
 class SiteTable {
   constructor(report, state, measures) {
@@ -81,7 +83,8 @@ class SiteTable {
     const from = indexOfSite(stack, row.place);
     const caller = stack.slice(from + 1).find(
         (place) => place.kind === 'address' && place.isNamed);
-    return from >= 0 && caller ? ` ← ${caller.name}` : '';
+    return from >= 0 && caller && !BEGINNINGS.test(caller.name)
+        ? ` ← ${caller.name}` : '';
   }
 
   // What searching a row looks at: names on all of its stacks.

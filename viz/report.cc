@@ -130,9 +130,9 @@ std::string TopSiteName(Symbolizer *symbolizer, const StackSlots &slots) {
       }
       is_outside = true;
     } else if (is_outside && HasName(symbolizer, node)) {
-      return absl::StrCat(
-          name, " for ",
-          PlaceName(symbolizer, node.instruction_pointer, node.first_ns));
+      const std::string caller =
+          PlaceName(symbolizer, node.instruction_pointer, node.first_ns);
+      return IsBeginning(caller) ? name : absl::StrCat(name, " for ", caller);
     }
   }
   return name;

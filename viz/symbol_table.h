@@ -3,7 +3,7 @@
 
 // The functions of an ELF file, with those of its separate debug file if there
 // is one, to be found by address. libdwfl's own look-up walks all symbols each
-// time, which for a compiler's 60,000 symbols is a millisecond an address.
+// time, which for a compiler's 30,000 symbols is a millisecond an address.
 
 #ifndef MY_ALLOC_VIZ_SYMBOL_TABLE_H_
 #define MY_ALLOC_VIZ_SYMBOL_TABLE_H_
