@@ -4,6 +4,7 @@
 // viz: pictures of what a program did with its heap.
 
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -72,6 +73,13 @@ std::string DefaultOutput(const std::string &log_path) {
   return name + ".html";
 }
 
+bool IsSameFile(const std::string &a, const std::string &b) {
+  struct stat first;
+  struct stat second;
+  return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 &&
+         first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
 // Names come from files: a terminal must not take them for commands.
 std::string Printable(std::string text) {
   for (char &c : text) {
@@ -103,6 +111,11 @@ int Report(const std::string &log_path) {
   auto source = HeaplogSource::Open(log_path);
   if (!source.ok()) {
     return Fail(std::string(source.status().message()));
+  }
+  if (IsSameFile(log_path, output)) {
+    return Fail(output +
+                ": the report would replace the log; give another place for it "
+                "with -o");
   }
   const absl::Status writable = CheckIsWritable(output);
   if (!writable.ok()) {

@@ -73,6 +73,9 @@ expect "pipe as log" 1 'pipe: .*not a regular file' timeout 60 "$viz" report pip
 absent no.html
 expect "folder as output" 1 'cannot write' "$viz" report whole.heaplog -o .
 expect "output into no folder" 1 'No such file' "$viz" report whole.heaplog -o none/out.html
+expect "report over the log" 1 'the report would replace the log' \
+  "$viz" report whole.heaplog -o ./whole.heaplog
+expect "the log is as it was" 0 "^$size\$" stat -c %s whole.heaplog
 expect "full disk" 1 'No space left.*; give another place' "$viz" report whole.heaplog -o /dev/full
 expect "file that may not grow" 1 'cannot write no\.html: File too large; give another' \
   sh -c "ulimit -f 8; exec '$viz' report whole.heaplog -o no.html"
