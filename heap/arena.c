@@ -175,6 +175,7 @@ static bool grow_break(arena_t *arena, size_t size_bytes) {
   }
   if (arena->base == 0) {
     arena->base = start;
+    heap_page_table_set_near(start);
   } else if (hole_bytes > 0) {
     append_hole(arena, hole_bytes);
   }
@@ -246,6 +247,7 @@ static arena_t *reserve_arena(size_t size_bytes) {
   }
   arena_t *arena = &arenas[arena_count++];
   arena->base = round_up((uintptr_t)ptr, HEAP_PAGE_BYTES);
+  heap_page_table_set_near(arena->base);
   arena->reserve_end =
       (arena->base + reserve_bytes) & ~(uintptr_t)(HEAP_PAGE_BYTES - 1);
   return arena;

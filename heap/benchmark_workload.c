@@ -4,8 +4,9 @@
 // Allocation-bound programs that benchmark.py runs, each in a process of its
 // own, on one malloc after the other: `benchmark_workload NAME [PERCENT]` does
 // a fixed amount of work, or the given percentage of it. Which malloc it is on
-// it does not know. Blocks are written as a program would: the first and last
-// word, and one of each page in between.
+// it does not know. Blocks are written as a program would, the first and last
+// word and one of each page in between, and read by the thread that gets them
+// from another one.
 //
 //   small      one thread, random lifetimes, most blocks of 16 to 512 bytes
 //   pair       malloc(64) and free, nothing else
@@ -69,6 +70,18 @@ static void *block(size_t size_bytes) {
   }
   memset(bytes + size_bytes - 8, 1, 8);
   return bytes;
+}
+
+// Reads and frees a block that another thread may have filled.
+static void receive(unsigned char *bytes) {
+  if (bytes == NULL) {
+    return;
+  }
+  if (bytes[0] != 1) {
+    fputs("benchmark_workload: a block lost its contents\n", stderr);
+    exit(1);
+  }
+  free(bytes);
 }
 
 // As programs ask: mostly small, seldom large.
@@ -173,8 +186,8 @@ static void *server_thread(void *argument) {
     void *fresh = block(small_size(&random));
     if (i % 4 == 0) {
       size_t slot = below(&random, SHARED_SLOTS);
-      free(atomic_exchange_explicit(&shared_slots[slot], fresh,
-                                    memory_order_acq_rel));
+      receive(atomic_exchange_explicit(&shared_slots[slot], fresh,
+                                       memory_order_acq_rel));
     } else {
       size_t slot = below(&random, OWN_SLOTS);
       free(slots[slot]);
@@ -246,7 +259,7 @@ static void *consume(void) {
     tell(false);
     pthread_mutex_unlock(&queue.lock);
     for (size_t j = 0; j < BATCH_BLOCKS; ++j) {
-      free(batch[j]);
+      receive(batch[j]);
     }
   }
   return NULL;
@@ -264,8 +277,9 @@ static void *exchange_thread(void *argument) {
   uint64_t random = (uintptr_t)argument;
   for (size_t i = scaled(7000000); i > 0; --i) {
     void *fresh = block(16 + below(&random, 240));
-    free(atomic_exchange_explicit(&shared_slots[below(&random, SHARED_SLOTS)],
-                                  fresh, memory_order_acq_rel));
+    receive(
+        atomic_exchange_explicit(&shared_slots[below(&random, SHARED_SLOTS)],
+                                 fresh, memory_order_acq_rel));
   }
   return NULL;
 }

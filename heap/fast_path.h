@@ -7,6 +7,7 @@
 #ifndef MY_ALLOC_HEAP_FAST_PATH_H_
 #define MY_ALLOC_HEAP_FAST_PATH_H_
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,7 +30,8 @@ void heap_free_slow(void *ptr);
 
 HEAP_FAST_PATH void *heap_alloc_fast(size_t size_bytes) {
   if (__builtin_expect(size_bytes <= HEAP_TABLE_MAX_BYTES, 1)) {
-    heap_bin_t *bin = &heap_thread_fast->bins[heap_class_lookup(size_bytes)];
+    heap_bin_t *bin =
+        heap_thread_bin(heap_thread_fast, heap_bin_offset_lookup(size_bytes));
     void *ptr = heap_bin_pop(bin);
     if (__builtin_expect(ptr != NULL, 1)) {
       return ptr;
@@ -42,24 +44,26 @@ HEAP_FAST_PATH void *heap_alloc_fast(size_t size_bytes) {
   return heap_alloc_slow(size_bytes);
 }
 
-// Returns the state of the small block that starts at `ptr`, or NULL when it is
+// Finds the state of the small block that starts at `ptr`; false when that is
 // not the start of a small block.
-HEAP_FAST_PATH uint8_t *heap_small_block_state(const heap_page_t *page,
-                                               const void *ptr) {
+HEAP_FAST_PATH bool heap_small_block_state(const heap_page_t *page,
+                                           const void *ptr,
+                                           uint8_t **out_state) {
   uint64_t offset = (uintptr_t)ptr - page->start;
   uint64_t product = offset * page->reciprocal;
   if (__builtin_expect((uint32_t)product >= page->reciprocal, 0)) {
-    return NULL;
+    return false;
   }
-  return page->states + (product >> 32);
+  *out_state = page->states + (product >> 32);
+  return true;
 }
 
 HEAP_FAST_PATH void heap_free_fast(void *ptr) {
   heap_page_t *page = heap_page_of((uintptr_t)ptr);
-  uint8_t *state = heap_small_block_state(page, ptr);
   heap_thread_t *thread = heap_thread_fast;
+  uint8_t *state;
   if (__builtin_expect(
-          state != NULL &&
+          heap_small_block_state(page, ptr, &state) &&
               __atomic_load_n(state, __ATOMIC_RELAXED) == HEAP_BLOCK_LIVE &&
               __atomic_load_n(&page->owner, __ATOMIC_RELAXED) == thread,
           1)) {

@@ -206,8 +206,8 @@ static bool locate_medium(const void *ptr, block_t *out_block) {
 static bool locate(const void *ptr, const char *function, block_t *out_block) {
   heap_page_t *page = heap_page_of((uintptr_t)ptr);
   if (page->kind == HEAP_PAGE_SPAN) {
-    uint8_t *state = heap_small_block_state(page, ptr);
-    if (state != NULL &&
+    uint8_t *state;
+    if (heap_small_block_state(page, ptr, &state) &&
         __atomic_load_n(state, __ATOMIC_RELAXED) == HEAP_BLOCK_LIVE) {
       *out_block = (block_t){
           .kind = BLOCK_SMALL,
@@ -233,18 +233,9 @@ static void free_small(void *ptr, const block_t *block, const char *function) {
   if (thread != NULL &&
       __atomic_load_n(&block->page->owner, __ATOMIC_RELAXED) == thread) {
     heap_thread_free_own(thread, block->page, ptr, block->state);
-    return;
-  }
-  // Once the block is free its span may become another one at any time.
-  heap_page_t *span = heap_span_of(block->page);
-  // See thread_heap.c, F1; also the release that the owner's count acquires.
-  uint8_t state = HEAP_BLOCK_LIVE;
-  if (!__atomic_compare_exchange_n(block->state, &state, HEAP_BLOCK_FREED,
-                                   false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+  } else if (!heap_thread_free_foreign(block->page, block->state)) {
     report(ptr, function);  // Somebody else was faster.
-    return;
   }
-  heap_thread_hint(span);
 }
 
 static void free_medium(void *ptr, const char *function) {
@@ -312,12 +303,19 @@ void heap_free_slow(void *ptr) {
   if (ptr == NULL) {
     return;
   }
-  if (heap_hooks() == NULL &&
-      heap_page_of((uintptr_t)ptr)->kind == HEAP_PAGE_NONE) {
-    // Not located first, for one lock less.
-    block = (block_t){.kind = BLOCK_MEDIUM};
-    free_silently(ptr, &block, "free");
-    return;
+  if (heap_hooks() == NULL) {
+    heap_page_t *page = heap_page_of((uintptr_t)ptr);
+    if (page->kind == HEAP_PAGE_NONE) {
+      // Not located first, for one lock less.
+      block = (block_t){.kind = BLOCK_MEDIUM};
+      free_silently(ptr, &block, "free");
+      return;
+    }
+    uint8_t *state;
+    if (heap_small_block_state(page, ptr, &state) &&
+        heap_thread_free_foreign(page, state)) {
+      return;  // Another thread's: heap_free_fast took the own ones.
+    }
   }
   if (!locate(ptr, "free", &block)) {
     return;
@@ -341,7 +339,8 @@ void *heap_calloc(size_t count, size_t size_bytes) {
     return NULL;
   }
   if (total_bytes <= HEAP_TABLE_MAX_BYTES) {
-    heap_bin_t *bin = &heap_thread_fast->bins[heap_class_lookup(total_bytes)];
+    heap_bin_t *bin =
+        heap_thread_bin(heap_thread_fast, heap_bin_offset_lookup(total_bytes));
     bool zeroed;
     void *ptr = bin_alloc(bin, &zeroed);
     if (ptr != NULL) {

@@ -1,7 +1,8 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// From any address to what the heap knows of its page, by two loads.
+// From any address to what the heap knows of its page, by arithmetic alone for
+// most of it and by one load more for the rest.
 //
 // A heap page is HEAP_PAGE_BYTES of addresses. Pages cut into small blocks (a
 // span is one page or a few) and pages in which a mapped block starts have a
@@ -27,6 +28,7 @@ enum {
   HEAP_LEAF_SHIFT = 30,  // A leaf of the table covers 1 GiB.
   HEAP_LEAF_PAGES = 1 << (HEAP_LEAF_SHIFT - HEAP_PAGE_SHIFT),
   HEAP_LEAF_COUNT = 1 << (HEAP_ADDRESS_BITS - HEAP_LEAF_SHIFT),
+  HEAP_NEAR_PAGES = 1 << 16,  // 4 GiB.
 };
 
 typedef enum heap_page_kind {
@@ -39,8 +41,8 @@ struct heap_thread;
 
 // One cache line. The fields are stable while a block of the page is live, so
 // whoever holds such a block may read them without a lock. All pages of a span
-// have the fields from `start` to `reciprocal`, `kind` and `size_class`; the
-// others are used in its first page only.
+// have the fields from `start` to `reciprocal`, `kind`, `size_class`,
+// `bin_offset` and `index`; the others are used in its first page only.
 typedef struct __attribute__((aligned(64))) heap_page {
   // Address of the first block. Central lock, written before blocks go out.
   uintptr_t start;
@@ -63,7 +65,12 @@ typedef struct __attribute__((aligned(64))) heap_page {
   uint8_t list;        // heap_span_list_t. Owner only.
   // Another thread freed a block since the owner last looked. Atomic.
   uint8_t remote_hint;
-  uint32_t reserved;
+  // SPAN: where the class's bin is in a heap_thread_t, bytes.
+  uint16_t bin_offset;
+  // SPAN: 0 in its first page.
+  uint8_t index;
+  // The group that is looked at next for blocks freed by others. Owner only.
+  uint8_t next_look;
   union {
     // SPAN: one bit a group (span.h) that has free blocks, those that others
     // freed since the last count not included. Owner only.
@@ -75,24 +82,39 @@ typedef struct __attribute__((aligned(64))) heap_page {
   struct heap_page *prev;
 } heap_page_t;
 
-// The table: a leaf's address is stored as its distance from `heap_empty_leaf`,
-// so an entry of zero means the leaf in which every page is NONE and the
-// lookup needs no branch for it. Entries: atomic, release when a leaf appears,
-// relaxed when read (see page_table.c).
-extern uintptr_t heap_leaves[HEAP_LEAF_COUNT];
-extern heap_page_t heap_empty_leaf[HEAP_LEAF_PAGES];
+// The descriptors of the pages from `heap_near_base` on, where the first arena
+// lies. The base is a multiple of the heap page and written once, under the
+// central lock and before any block is handed out; before that no address is
+// near.
+extern heap_page_t heap_near_pages[HEAP_NEAR_PAGES];
+extern uintptr_t heap_near_base;
+
+// For all other pages, leaves of descriptors; zero: a leaf nobody needed yet.
+// Atomic, release when a leaf appears, relaxed when read.
+extern heap_page_t *heap_leaves[HEAP_LEAF_COUNT];
+
+// What is known of a page without a descriptor of its own. Never written.
+extern heap_page_t heap_no_page;
 
 // Returns the descriptor of the page that `address` lies in; one of kind NONE
 // when the heap has none for it. Never NULL.
 static inline heap_page_t *heap_page_of(uintptr_t address) {
-  uintptr_t leaf = address >> HEAP_LEAF_SHIFT;
-  if (__builtin_expect(leaf >= HEAP_LEAF_COUNT, 0)) {
-    return heap_empty_leaf;
+  uintptr_t near = (address - heap_near_base) >> HEAP_PAGE_SHIFT;
+  if (__builtin_expect(near < HEAP_NEAR_PAGES, 1)) {
+    return &heap_near_pages[near];
   }
-  uintptr_t distance = __atomic_load_n(&heap_leaves[leaf], __ATOMIC_RELAXED);
-  heap_page_t *pages = (heap_page_t *)((uintptr_t)heap_empty_leaf + distance);
-  return &pages[(address >> HEAP_PAGE_SHIFT) % HEAP_LEAF_PAGES];
+  uintptr_t leaf = address >> HEAP_LEAF_SHIFT;
+  heap_page_t *pages =
+      leaf < HEAP_LEAF_COUNT
+          ? __atomic_load_n(&heap_leaves[leaf], __ATOMIC_RELAXED)
+          : NULL;
+  return pages == NULL ? &heap_no_page
+                       : &pages[(address >> HEAP_PAGE_SHIFT) % HEAP_LEAF_PAGES];
 }
+
+// Makes the pages from `base` on the near ones, unless there are some already.
+// Central lock held.
+void heap_page_table_set_near(uintptr_t base);
 
 // Pages linked through their descriptors; zeroed is empty.
 typedef struct heap_page_list {

@@ -51,7 +51,7 @@ enum {
 
 #define CLASS_QUANTA(index, below, size)              \
   [(below) / HEAP_CLASS_QUANTUM_BYTES + 1 ...(size) / \
-      HEAP_CLASS_QUANTUM_BYTES] = (index),
+      HEAP_CLASS_QUANTUM_BYTES] = (index)*HEAP_BIN_BYTES,
 
 #define CLASS_CHECK(index, below, size)                                      \
   static_assert((size) % HEAP_CLASS_QUANTUM_BYTES == 0, "aligned");          \
@@ -70,13 +70,13 @@ const heap_class_info_t heap_class_info[HEAP_CLASS_COUNT] = {
     TABLE_CLASSES(CLASS_INFO) LARGE_CLASSES(CLASS_INFO)};
 
 // Size 0 is class 0, by the zero that starts the table.
-const uint8_t
-    heap_class_of_quanta[HEAP_TABLE_MAX_BYTES / HEAP_CLASS_QUANTUM_BYTES + 1] =
-        {TABLE_CLASSES(CLASS_QUANTA)};
+const uint16_t
+    heap_bin_offsets[HEAP_TABLE_MAX_BYTES / HEAP_CLASS_QUANTUM_BYTES + 1] = {
+        TABLE_CLASSES(CLASS_QUANTA)};
 
 size_t heap_class_of_size(size_t size_bytes) {
   if (size_bytes <= HEAP_TABLE_MAX_BYTES) {
-    return heap_class_lookup(size_bytes);
+    return heap_bin_offset_lookup(size_bytes) / HEAP_BIN_BYTES;
   }
   bool is_last_row = size_bytes > 2 * (size_t)HEAP_TABLE_MAX_BYTES;
   size_t base = is_last_row ? 2 * (size_t)HEAP_TABLE_MAX_BYTES

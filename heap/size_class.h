@@ -21,6 +21,9 @@ enum {
   // Up to here a request's class is looked up, above it is calculated.
   HEAP_TABLE_MAX_BYTES = 8192,
   HEAP_TABLE_CLASS_COUNT = 56,
+  // A thread's heap begins with an array of what it has of each class, elements
+  // of this size.
+  HEAP_BIN_BYTES = 64,
   // Larger requests are runs of units (arena.h).
   HEAP_SMALL_MAX_BYTES = 32768,
 };
@@ -36,17 +39,19 @@ typedef struct heap_class_info {
 // Indexed by class. Immutable.
 extern const heap_class_info_t heap_class_info[HEAP_CLASS_COUNT];
 
-// Indexed by the request in quanta, rounded up. Immutable.
-extern const uint8_t
-    heap_class_of_quanta[HEAP_TABLE_MAX_BYTES / HEAP_CLASS_QUANTUM_BYTES + 1];
+// A class's offset in that array, by the request in quanta, rounded up.
+// Immutable.
+extern const uint16_t
+    heap_bin_offsets[HEAP_TABLE_MAX_BYTES / HEAP_CLASS_QUANTUM_BYTES + 1];
 
-// Returns the smallest class that holds `size_bytes` <= HEAP_TABLE_MAX_BYTES.
-static inline size_t heap_class_lookup(size_t size_bytes) {
-  return heap_class_of_quanta[(size_bytes + HEAP_CLASS_QUANTUM_BYTES - 1) /
-                              HEAP_CLASS_QUANTUM_BYTES];
+// Returns the offset of the smallest class that holds `size_bytes` <=
+// HEAP_TABLE_MAX_BYTES.
+static inline size_t heap_bin_offset_lookup(size_t size_bytes) {
+  return heap_bin_offsets[(size_bytes + HEAP_CLASS_QUANTUM_BYTES - 1) /
+                          HEAP_CLASS_QUANTUM_BYTES];
 }
 
-// The same for `size_bytes` <= HEAP_SMALL_MAX_BYTES.
+// Returns the smallest class that holds `size_bytes` <= HEAP_SMALL_MAX_BYTES.
 size_t heap_class_of_size(size_t size_bytes);
 
 #ifdef __cplusplus

@@ -35,7 +35,8 @@ TEST(SizeClassTest, EverySizeGetsTheSmallestClassThatHoldsIt) {
     want += size > heap_class_info[want].size_bytes;
     ASSERT_EQ(heap_class_of_size(size), want) << "size " << size;
     if (size <= HEAP_TABLE_MAX_BYTES) {
-      ASSERT_EQ(heap_class_lookup(size), want) << "size " << size;
+      ASSERT_EQ(heap_bin_offset_lookup(size), want * HEAP_BIN_BYTES)
+          << "size " << size;
     }
   }
 }

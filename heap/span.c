@@ -100,6 +100,8 @@ heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner) {
     HEAP_ASSERT(page->kind == HEAP_PAGE_NONE);
     page->start = start;
     page->states = states;
+    page->index = (uint8_t)i;
+    page->bin_offset = (uint16_t)(size_class * HEAP_BIN_BYTES);
     // Before the hint, as in heap_thread_hint.
     __atomic_store_n(&page->size_class, (uint8_t)size_class, __ATOMIC_SEQ_CST);
     page->reciprocal = info->reciprocal;
@@ -113,6 +115,10 @@ heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner) {
   heap_span_set_owner(first, owner);
   ++span_count;
   return first;
+}
+
+heap_page_t *heap_span_first_page(const heap_page_t *page) {
+  return heap_page_of(page->start);
 }
 
 void heap_span_set_owner(heap_page_t *page, struct heap_thread *owner) {
@@ -134,6 +140,7 @@ void heap_span_destroy(heap_page_t *page) {
     heap_page_t *other = heap_page_of(start + i * HEAP_PAGE_BYTES);
     other->kind = HEAP_PAGE_NONE;
     other->reciprocal = 0;
+    other->index = 0;
   }
   heap_arena_free(start);
 }
@@ -197,7 +204,8 @@ static bool is_uniform(const heap_page_t *page, size_t page_count) {
     const heap_page_t *other = heap_page_of(page->start + i * HEAP_PAGE_BYTES);
     if (other->kind != page->kind || other->start != page->start ||
         other->states != page->states || other->owner != page->owner ||
-        other->reciprocal != page->reciprocal ||
+        other->reciprocal != page->reciprocal || other->index != i ||
+        other->bin_offset != page->bin_offset ||
         other->size_class != page->size_class) {
       return false;
     }
@@ -218,6 +226,9 @@ const char *heap_span_check(const heap_page_t *page, uint32_t *out_busy) {
   }
   if (page->reciprocal != info->reciprocal) {
     return "span: wrong reciprocal";
+  }
+  if (page->bin_offset != page->size_class * HEAP_BIN_BYTES) {
+    return "span: wrong bin";
   }
   if (!is_uniform(page, info->page_count)) {
     return "span: pages that differ";

@@ -53,7 +53,7 @@ TEST_F(SpanTest, NewSpanOfEachClassIsWholeAndFree) {
     EXPECT_EQ(Busy(span), 0u);
     EXPECT_EQ(span->start % HEAP_PAGE_BYTES, 0u);
     for (size_t page = 0; page < info.page_count; ++page) {
-      const heap_page_t *other =
+      heap_page_t *other =
           heap_page_of(span->start + page * HEAP_PAGE_BYTES);
       EXPECT_EQ(other->kind, HEAP_PAGE_SPAN);
       EXPECT_EQ(other->start, span->start);
@@ -167,6 +167,8 @@ TEST_F(SpanTest, CheckNoticesAWrongDescriptor) {
   expect_after("span: not where its descriptor says");
   ++span->reciprocal;
   expect_after("span: wrong reciprocal");
+  span->bin_offset += HEAP_BIN_BYTES;
+  expect_after("span: wrong bin");
   // The second page must say the same as the first.
   heap_page_t *second = heap_page_of(span->start + HEAP_PAGE_BYTES);
   const heap_page_t sound_second = *second;
@@ -182,6 +184,10 @@ TEST_F(SpanTest, CheckNoticesAWrongDescriptor) {
   second->states += 1;
   expect_after_second();
   second->reciprocal = 0;
+  expect_after_second();
+  second->index = 0;
+  expect_after_second();
+  second->bin_offset = 0;
   expect_after_second();
   second->size_class = 69;
   expect_after_second();

@@ -36,6 +36,10 @@
 // its owner a look. O2 looks at a bounded number of spans, and sets the bit
 // again if it did not see them all.
 //
+// An owner that has a group left which was never used looks at a few groups of
+// a hinted span first: blocks that travel would otherwise make all of each span
+// dirty before one of them is used again.
+//
 // A thread that exits leaves its empty spans to the arena and the others to
 // the orphanage, a heap without a thread; whoever is out of blocks adopts them
 // from there first. The exchange F1 also makes a double free by two threads at
@@ -58,9 +62,12 @@
 enum {
   FULL_SPANS_LOOKED_AT = 16,
   ORPHANS_LOOKED_AT = 4,
+  RETURNED_LOOKED_AT = 4,
+  RETURNED_MIN_BLOCKS = HEAP_GROUP_BLOCKS / 8,
 };
 
-static_assert(sizeof(heap_bin_t) == 64, "a bin is one cache line");
+static_assert(sizeof(heap_bin_t) == HEAP_BIN_BYTES, "a bin is one cache line");
+static_assert(offsetof(heap_thread_t, bins) == 0, "bins are found by offset");
 
 // What the bins of `empty_heap` point to: no block to take, no slot to fill.
 static heap_slot_t no_slot;
@@ -195,6 +202,34 @@ static bool is_hinted(const heap_page_t *page) {
   return __atomic_load_n(&page->remote_hint, __ATOMIC_SEQ_CST) != 0;
 }
 
+// Makes the free blocks of a group, named by `mask`, the bin's.
+static void fill_bin(heap_bin_t *bin, const heap_page_t *page, size_t group,
+                     uint64_t mask) {
+  HEAP_ASSERT(mask != 0);
+  size_t block_bytes = heap_class_info[page->size_class].size_bytes;
+  bin->mask = mask;
+  bin->states = page->states + group * HEAP_GROUP_BLOCKS;
+  bin->base =
+      (unsigned char *)page->start + group * HEAP_GROUP_BLOCKS * block_bytes;
+  bin->block_bytes = (uint32_t)block_bytes;
+}
+
+// Looks at a few of the groups below `fresh_group`, the next ones at each call,
+// for one of which others freed many blocks.
+static bool take_returned(heap_bin_t *bin, heap_page_t *page,
+                          size_t fresh_group) {
+  for (int i = 0; i < RETURNED_LOOKED_AT; ++i) {
+    size_t group = page->next_look++ % fresh_group;
+    uint64_t mask = heap_span_free_mask(page, group);
+    if (__builtin_popcountll(mask) >= RETURNED_MIN_BLOCKS) {
+      // The bound counts them as live still, and they are busy again.
+      fill_bin(bin, page, group, mask);
+      return true;
+    }
+  }
+  return false;
+}
+
 // Makes the lowest group of `page` that has free blocks the bin's. False: none.
 static bool take_group(heap_bin_t *bin, heap_page_t *page) {
   if (page->free_groups == 0 && is_hinted(page)) {
@@ -204,16 +239,15 @@ static bool take_group(heap_bin_t *bin, heap_page_t *page) {
     return false;
   }
   size_t group = (size_t)__builtin_ctzll(page->free_groups);
+  if (group > 0 && is_hinted(page) &&
+      page->states[group * HEAP_GROUP_BLOCKS] == HEAP_BLOCK_FRESH &&
+      take_returned(bin, page, group)) {
+    return true;
+  }
   page->free_groups &= page->free_groups - 1;
   uint64_t mask = heap_span_free_mask(page, group);
-  HEAP_ASSERT(mask != 0);
-  size_t block_bytes = heap_class_info[page->size_class].size_bytes;
-  bin->mask = mask;
-  bin->states = page->states + group * HEAP_GROUP_BLOCKS;
-  bin->base =
-      (unsigned char *)page->start + group * HEAP_GROUP_BLOCKS * block_bytes;
-  bin->block_bytes = (uint32_t)block_bytes;
   page->frees_to_go += (uint32_t)__builtin_popcountll(mask);
+  fill_bin(bin, page, group, mask);
   return true;
 }
 
@@ -376,7 +410,9 @@ void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
   }
 }
 
-void heap_thread_hint(heap_page_t *span) {
+// Tells the owner of `span` that another thread set a block's state to freed.
+// The span may be another one by now.
+static void hint_owner(heap_page_t *span) {
   if (is_hinted(span)) {
     return;
   }
@@ -388,6 +424,19 @@ void heap_thread_hint(heap_page_t *span) {
   if (!has_hint(owner, size_class)) {
     set_hint(owner, size_class);
   }
+}
+
+bool heap_thread_free_foreign(heap_page_t *page, uint8_t *state) {
+  // Once the block is free its span may become another one at any time.
+  heap_page_t *span = heap_span_of(page);
+  // F1; also the release that the owner's count acquires.
+  uint8_t expected = HEAP_BLOCK_LIVE;
+  if (!__atomic_compare_exchange_n(state, &expected, HEAP_BLOCK_FREED, false,
+                                   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+    return false;
+  }
+  hint_owner(span);
+  return true;
 }
 
 // Destroys `page` if it is empty, otherwise leaves it to whoever adopts it.

@@ -83,13 +83,19 @@ bool heap_thread_refill(heap_thread_t *thread, size_t size_class);
 // The owner's free of a block let `page->frees_to_go` fall to 0.
 void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page);
 
-// Tells the owner of `span` that another thread set a block's state to freed.
-// The span may be another one by now.
-void heap_thread_hint(heap_page_t *span);
+// Frees a small block of another thread's span, given the address of its
+// state. False, and nothing done, when the block is not live (any more).
+bool heap_thread_free_foreign(heap_page_t *page, uint8_t *state);
 
 // Returns the first broken invariant's name, or NULL. Central lock held,
 // nobody else inside the heap.
 const char *heap_thread_check_all(void);
+
+// Returns the bin that is `offset` bytes into the thread's heap.
+static inline heap_bin_t *heap_thread_bin(heap_thread_t *thread,
+                                          size_t offset) {
+  return (heap_bin_t *)(void *)((unsigned char *)thread + offset);
+}
 
 // Takes the block that was freed last; NULL when there is none. Its contents
 // are not zero.
@@ -120,7 +126,7 @@ static inline void *heap_bin_take(heap_bin_t *bin, bool *out_fresh) {
 static inline void heap_thread_free_own(heap_thread_t *thread,
                                         heap_page_t *page, void *ptr,
                                         uint8_t *state) {
-  heap_bin_t *bin = &thread->bins[page->size_class];
+  heap_bin_t *bin = heap_thread_bin(thread, page->bin_offset);
   heap_slot_t *top = bin->top;
   if (__builtin_expect(top != bin->limit, 1)) {
     __atomic_store_n(state, HEAP_BLOCK_CACHED, __ATOMIC_RELAXED);
