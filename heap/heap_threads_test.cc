@@ -248,6 +248,54 @@ TEST_F(HeapThreadsTest, ManyShortThreadsDoNotGrowTheHeap) {
 
 // A span that its thread left half full is used up before new memory is asked
 // for.
+// Short-lived threads find what the last one left, warm.
+TEST_F(HeapThreadsTest, NextThreadTakesAParkedHeapWhole) {
+  heap_testing::RunInChild([] {
+    const auto work = [] {
+      std::vector<void *> blocks;
+      for (size_t i = 0; i < 1000; ++i) {
+        blocks.push_back(heap_alloc(16 + i));
+      }
+      for (void *ptr : blocks) {
+        heap_free(ptr);
+      }
+    };
+    heap_trim(0);  // What other tests' threads left.
+    std::thread(work).join();
+    const heap_stats_t before = Stats();
+    for (int i = 0; i < 50; ++i) {
+      std::thread(work).join();
+    }
+    EXPECT_EQ(Stats().num_spans, before.num_spans);
+    EXPECT_EQ(Stats().num_kernel_calls, before.num_kernel_calls);
+    EXPECT_STREQ(heap_check(), nullptr);
+  });
+}
+
+TEST_F(HeapThreadsTest, TrimGivesBackWhatExitedThreadsLeft) {
+  heap_testing::RunInChild([] {
+    heap_trim(0);  // What other tests' threads left.
+    const size_t before = Stats().num_spans;
+    void *kept = nullptr;
+    RunThreads(10, [&](int index) {
+      for (size_t size = 16; size <= 2000; size += 16) {
+        heap_free(heap_alloc(size));
+      }
+      if (index == 5) {
+        kept = heap_alloc(100);
+      }
+    });
+    EXPECT_GT(Stats().num_spans, before + 20);
+    heap_trim(0);
+    EXPECT_LE(Stats().num_spans, before + 1);
+    EXPECT_STREQ(heap_check(), nullptr);
+    heap_free(kept);
+    heap_trim(0);
+    EXPECT_STREQ(heap_check(), nullptr);
+  });
+}
+
+// Exited threads' heaps that are too many or too large to wait for the next.
 TEST_F(HeapThreadsTest, OrphanedSpansAreAdopted) {
   for (size_t size : {size_t{48}, size_t{1000}, size_t{20000}}) {
     std::vector<void *> kept;

@@ -40,12 +40,14 @@
 // a hinted span first: blocks that travel would otherwise make all of each span
 // dirty before one of them is used again.
 //
-// A thread that exits leaves its empty spans to the arena and the others to
-// the orphanage, a heap without a thread; whoever is out of blocks adopts them
-// from there first. The exchange F1 also makes a double free by two threads at
-// once exact: one of them sees the block freed. (A free by the owner at the
-// same instant is a plain store: of those two, the heap stays whole, and the
-// later one is not always told.)
+// A thread that exits parks its heap, with all that is in it, for the next
+// thread: short-lived ones then neither fault memory in nor give it back. Of
+// few heaps and small ones only; any other leaves its empty spans to the arena
+// and the rest to the orphanage, a heap without a thread; whoever is out of
+// blocks adopts them from there first. The exchange F1 also makes a double free
+// by two threads at once exact: one of them sees the block freed. (A free by
+// the owner at the same instant is a plain store: of those two, the heap stays
+// whole, and the later one is not always told.)
 //
 // Lock order: none; the central lock is the only one.
 
@@ -62,6 +64,8 @@
 enum {
   FULL_SPANS_LOOKED_AT = 16,
   ORPHANS_LOOKED_AT = 4,
+  PARKED_HEAPS_MAX = 4,
+  PARKED_SPANS_MAX = 64,  // Of one heap.
   RETURNED_LOOKED_AT = 4,
   RETURNED_MIN_BLOCKS = HEAP_GROUP_BLOCKS / 8,
 };
@@ -91,7 +95,9 @@ static heap_thread_t orphanage;
 
 // Central lock held to write; `all_heaps` read without it by checks only.
 static heap_thread_t *all_heaps;
-static heap_thread_t *unused_heaps;
+static heap_thread_t *unused_heaps;  // Without spans.
+static heap_thread_t *parked_heaps;
+static size_t parked_count;
 static pthread_key_t exit_key;
 static bool exit_key_created;
 
@@ -152,7 +158,13 @@ static heap_thread_t *heap_create_locked(void) {
     // Without a key, threads' heaps are never orphaned: a leak, no fault.
     exit_key_created = pthread_key_create(&exit_key, thread_exited) == 0;
   }
-  heap_thread_t *thread = unused_heaps;
+  heap_thread_t *thread = parked_heaps;
+  if (thread != NULL) {
+    parked_heaps = thread->next_free;
+    --parked_count;
+    return thread;
+  }
+  thread = unused_heaps;
   if (thread != NULL) {
     unused_heaps = thread->next_free;
     return thread;
@@ -468,13 +480,8 @@ static void bin_empty(heap_bin_t *bin) {
   }
 }
 
-// Runs among the thread's other destructors, which may still allocate and
-// free: the thread then gets a heap again, and this runs once more for it.
-static void thread_exited(void *value) {
-  heap_thread_t *thread = value;
-  heap_thread_fast = &empty_heap;
-  own_heap = NULL;
-  heap_central_lock();
+// Takes from an exited thread's heap all that is in it. Central lock held.
+static void retire(heap_thread_t *thread) {
   for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
     heap_class_spans_t *spans = &thread->spans[i];
     bin_empty(&thread->bins[i]);
@@ -487,6 +494,48 @@ static void thread_exited(void *value) {
   }
   thread->next_free = unused_heaps;
   unused_heaps = thread;
+}
+
+void heap_thread_retire_parked(void) {
+  heap_thread_t *thread;
+  while ((thread = parked_heaps) != NULL) {
+    parked_heaps = thread->next_free;
+    retire(thread);
+  }
+  parked_count = 0;
+}
+
+static bool can_be_parked(const heap_thread_t *thread) {
+  size_t count = 0;
+  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
+    const heap_class_spans_t *spans = &thread->spans[i];
+    count += spans->current != NULL;
+    for (const heap_page_t *page = spans->partial.first;
+         page != NULL && count <= PARKED_SPANS_MAX; page = page->next) {
+      ++count;
+    }
+    for (const heap_page_t *page = spans->full.first;
+         page != NULL && count <= PARKED_SPANS_MAX; page = page->next) {
+      ++count;
+    }
+  }
+  return parked_count < PARKED_HEAPS_MAX && count <= PARKED_SPANS_MAX;
+}
+
+// Runs among the thread's other destructors, which may still allocate and
+// free: the thread then gets a heap again, and this runs once more for it.
+static void thread_exited(void *value) {
+  heap_thread_t *thread = value;
+  heap_thread_fast = &empty_heap;
+  own_heap = NULL;
+  heap_central_lock();
+  if (can_be_parked(thread)) {
+    thread->next_free = parked_heaps;
+    parked_heaps = thread;
+    ++parked_count;
+  } else {
+    retire(thread);
+  }
   heap_central_unlock();
 }
 

@@ -58,7 +58,7 @@ typedef struct heap_thread {
   heap_class_spans_t spans[HEAP_CLASS_COUNT];
   heap_slot_t slots[HEAP_SLOT_COUNT];
   struct heap_thread *next;       // Of all. Immutable once published.
-  struct heap_thread *next_free;  // Of the unused. Central lock.
+  struct heap_thread *next_free;  // Of the unused, parked. Central lock.
   // One bit a size class: another thread freed a block of one of our spans.
   // Atomic; on a line of its own, since other threads write it.
   uint64_t remote_hints[HEAP_HINT_WORDS] __attribute__((aligned(64)));
@@ -76,6 +76,10 @@ heap_thread_t *heap_thread_get(void);
 
 // Returns the calling thread's heap if it has one.
 heap_thread_t *heap_thread_get_existing(void);
+
+// Gives back or orphans what exited threads left for the next ones. Central
+// lock held.
+void heap_thread_retire_parked(void);
 
 // Fills the bin of `size_class`, whose mask is empty; false without memory.
 bool heap_thread_refill(heap_thread_t *thread, size_t size_class);
