@@ -452,7 +452,7 @@ size_t heap_usable_size(void *ptr) {
 
 size_t heap_trim(size_t keep_bytes) {
   heap_central_lock();
-  heap_thread_retire_parked();
+  heap_thread_give_back();
   size_t released_bytes = heap_arena_trim(keep_bytes);
   heap_central_unlock();
   return released_bytes;

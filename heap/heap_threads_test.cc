@@ -235,10 +235,12 @@ TEST_F(HeapThreadsTest, ManyShortThreadsDoNotGrowTheHeap) {
       VerifyAndFree(left_behind.Pop());
     }
     if (done == kThreads / 10) {
+      heap_trim(0);
       early_bytes = LiveBytes();
       early_metadata_bytes = Stats().metadata_bytes;
     }
   }
+  heap_trim(0);
   EXPECT_LE(LiveBytes(), early_bytes + early_bytes / 2);
   EXPECT_EQ(Stats().metadata_bytes, early_metadata_bytes);
   while (void *ptr = left_behind.Pop()) {
@@ -276,6 +278,7 @@ TEST_F(HeapThreadsTest, TrimGivesBackWhatExitedThreadsLeft) {
   heap_testing::RunInChild([] {
     heap_trim(0);  // What other tests' threads left.
     const size_t before = Stats().num_spans;
+    ASSERT_LE(before, 10u);
     void *kept = nullptr;
     RunThreads(10, [&](int index) {
       for (size_t size = 16; size <= 2000; size += 16) {

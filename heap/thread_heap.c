@@ -307,13 +307,13 @@ static heap_page_t *find_hinted(heap_thread_t *thread, size_t size_class) {
   return NULL;
 }
 
-// Frees orphaned spans of `size_class` that emptied, a few at a time. Central
-// lock held.
-static void sweep_class(size_t size_class) {
+// Frees orphaned spans of `size_class` that emptied, looking at `most` of them.
+// Central lock held.
+static void sweep_class(size_t size_class, size_t most) {
   clear_hint(&orphanage, size_class);
   heap_class_spans_t *spans = &orphanage.spans[size_class];
   heap_page_t *last = spans->partial.last;
-  for (int i = 0; i < ORPHANS_LOOKED_AT; ++i) {
+  for (size_t i = 0; i < most; ++i) {
     heap_page_t *page = pop_partial(spans);
     if (page == NULL) {
       return;
@@ -339,7 +339,8 @@ static void sweep_orphans(void) {
     uint64_t hints =
         __atomic_load_n(&orphanage.remote_hints[word], __ATOMIC_SEQ_CST);
     if (hints != 0) {
-      sweep_class(word * 64 + (size_t)__builtin_ctzll(hints));
+      sweep_class(word * 64 + (size_t)__builtin_ctzll(hints),
+                  ORPHANS_LOOKED_AT);
       return;
     }
   }
@@ -496,13 +497,16 @@ static void retire(heap_thread_t *thread) {
   unused_heaps = thread;
 }
 
-void heap_thread_retire_parked(void) {
+void heap_thread_give_back(void) {
   heap_thread_t *thread;
   while ((thread = parked_heaps) != NULL) {
     parked_heaps = thread->next_free;
     retire(thread);
   }
   parked_count = 0;
+  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
+    sweep_class(i, SIZE_MAX);
+  }
 }
 
 static bool can_be_parked(const heap_thread_t *thread) {

@@ -77,9 +77,9 @@ heap_thread_t *heap_thread_get(void);
 // Returns the calling thread's heap if it has one.
 heap_thread_t *heap_thread_get_existing(void);
 
-// Gives back or orphans what exited threads left for the next ones. Central
+// Gives back all spans without live blocks that exited threads left. Central
 // lock held.
-void heap_thread_retire_parked(void);
+void heap_thread_give_back(void);
 
 // Fills the bin of `size_class`, whose mask is empty; false without memory.
 bool heap_thread_refill(heap_thread_t *thread, size_t size_class);
