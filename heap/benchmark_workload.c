@@ -18,7 +18,7 @@
 //   realloc    buffers that grow by half to 1 MiB, beside small ones
 //   regrow     one buffer that grows by half to 64 MiB, written as it grows
 //   medium     blocks of 0.5 to 32 KiB, random lifetimes
-//   large      blocks of 64 KiB to 8 MiB, a sixteenth of each written
+//   large      blocks of 64 KiB to 16 MiB
 //   fragment   many small blocks, nine in ten freed at random, then other sizes
 
 #include <pthread.h>
@@ -351,16 +351,11 @@ static void run_large(void) {
   };
   uint64_t random = 1;
   void *slots[SLOTS] = {0};
-  for (size_t i = scaled(20000); i > 0; --i) {
+  for (size_t i = scaled(6000); i > 0; --i) {
     size_t slot = below(&random, SLOTS);
-    size_t unit = (size_t)65536 << next(&random) % 7;
-    size_t size_bytes = unit + below(&random, unit);
+    size_t unit = (size_t)65536 << next(&random) % 8;
     free(slots[slot]);
-    unsigned char *bytes = check(malloc(size_bytes));
-    for (size_t j = 0; j < size_bytes / 16; j += PAGE_BYTES) {
-      bytes[j] = 1;
-    }
-    slots[slot] = bytes;
+    slots[slot] = block(unit + below(&random, unit));
   }
   for (size_t i = 0; i < SLOTS; ++i) {
     free(slots[i]);

@@ -9,6 +9,10 @@
 //   .. below 4 MiB        medium: a run of 1 KiB units         arena's tags
 //   from 4 MiB            mapped: a mapping of its own         page table
 //
+// The last limit rises up to 32 MiB in programs that free such blocks
+// (mapped.h). A block that grows beyond 4 MiB is mapped all the same, since the
+// kernel then moves it without a copy.
+//
 // Every call that takes a pointer locates it first. A small block needs no
 // lock for that: its descriptor can't change while it is live. The others are
 // located under the central lock, and again when they are freed, so that of
@@ -51,7 +55,7 @@ static size_t units_of(size_t size_bytes) {
 
 static bool is_medium(size_t size_bytes) {
   return size_bytes > HEAP_SMALL_MAX_BYTES &&
-         size_bytes < HEAP_MAPPED_MIN_BYTES;
+         size_bytes < heap_mapped_threshold();
 }
 
 // Returns a block without looking beyond the bin, or NULL.
@@ -109,7 +113,7 @@ static void *alloc_silently(size_t align_bytes, size_t size_bytes,
     size_t size_class = aligned_class(align_bytes, size_bytes);
     if (size_class < HEAP_CLASS_COUNT) {
       ptr = small_alloc(size_class, out_zeroed);
-    } else if (size_bytes < HEAP_MAPPED_MIN_BYTES &&
+    } else if (size_bytes < heap_mapped_threshold() &&
                align_bytes <= HEAP_PAGE_BYTES) {
       ptr = medium_alloc(align_bytes, size_bytes, out_zeroed);
     } else {
@@ -389,14 +393,19 @@ static size_t usable_after_resize(const block_t *block, size_t size_bytes) {
 
 static void *realloc_by_copy(void *ptr, const block_t *block,
                              size_t size_bytes) {
+  void *copy = NULL;
+  bool is_growing = size_bytes > block->usable_bytes;
+  if (is_growing && size_bytes >= HEAP_MAPPED_MIN_BYTES) {
+    copy = heap_mapped_alloc(HEAP_MIN_ALIGN_BYTES, size_bytes);
+  }
   bool zeroed;
-  void *copy = alloc_silently(HEAP_MIN_ALIGN_BYTES, size_bytes, &zeroed);
+  if (copy == NULL) {
+    copy = alloc_silently(HEAP_MIN_ALIGN_BYTES, size_bytes, &zeroed);
+  }
   if (copy == NULL) {
     return NULL;
   }
-  size_t kept_bytes =
-      size_bytes < block->usable_bytes ? size_bytes : block->usable_bytes;
-  memcpy(copy, ptr, kept_bytes);
+  memcpy(copy, ptr, is_growing ? block->usable_bytes : size_bytes);
   tell_alloc(copy, size_bytes);
   heap_hook_free(ptr);
   free_silently(ptr, block, "realloc");

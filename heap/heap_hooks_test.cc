@@ -211,14 +211,14 @@ TEST_F(HeapHooksTest, MappingMovedByTheKernelIsAFreeAndAnAllocation) {
       return false;
     };
     heap_kernel = &kernel;
-    void *ptr = heap_alloc(5 << 20);
+    void *ptr = heap_alloc(40 << 20);
     events.clear();
-    void *moved = heap_realloc(ptr, 9 << 20);
+    void *moved = heap_realloc(ptr, 72 << 20);
     ASSERT_NE(moved, ptr);
     EXPECT_EQ(TakeEvents(), (Events{{"free", ptr, 0, 0},
-                                    {"unmap", ptr, 5 << 20, 0},
-                                    {"map", moved, 9 << 20, 0},
-                                    {"alloc", moved, 9 << 20, 9 << 20}}));
+                                    {"unmap", ptr, 40 << 20, 0},
+                                    {"map", moved, 72 << 20, 0},
+                                    {"alloc", moved, 72 << 20, 72 << 20}}));
     heap_free(moved);
   });
 }
@@ -233,12 +233,12 @@ TEST_F(HeapHooksTest, MoveThatTheKernelRefusesIsTakenBack) {
       return false;
     };
     heap_kernel = &kernel;
-    void *ptr = heap_alloc(5 << 20);
+    void *ptr = heap_alloc(40 << 20);
     events.clear();
-    void *moved = heap_realloc(ptr, 9 << 20);
+    void *moved = heap_realloc(ptr, 72 << 20);
     EXPECT_EQ(TakeBlockEvents(), (Events{{"free", ptr, 0, 0},
-                                         {"alloc", ptr, 5 << 20, 5 << 20},
-                                         {"alloc", moved, 9 << 20, 9 << 20},
+                                         {"alloc", ptr, 40 << 20, 40 << 20},
+                                         {"alloc", moved, 72 << 20, 72 << 20},
                                          {"free", ptr, 0, 0}}));
     heap_free(moved);
   });
@@ -246,17 +246,17 @@ TEST_F(HeapHooksTest, MoveThatTheKernelRefusesIsTakenBack) {
 
 TEST_F(HeapHooksTest, MappingsAreToldBeforeTheirBlocks) {
   RunInChild([] {
-    void *ptr = heap_alloc(8 << 20);
-    EXPECT_EQ(TakeEvents(), (Events{{"map", ptr, 8 << 20, 0},
-                                    {"alloc", ptr, 8 << 20, 8 << 20}}));
-    ASSERT_EQ(heap_realloc(ptr, 6 << 20), ptr);
+    void *ptr = heap_alloc(48 << 20);
+    EXPECT_EQ(TakeEvents(), (Events{{"map", ptr, 48 << 20, 0},
+                                    {"alloc", ptr, 48 << 20, 48 << 20}}));
+    ASSERT_EQ(heap_realloc(ptr, 36 << 20), ptr);
     EXPECT_EQ(
         TakeEvents(),
-        (Events{{"unmap", static_cast<char *>(ptr) + (6 << 20), 2 << 20, 0},
-                {"resize", ptr, 6 << 20, 6 << 20}}));
+        (Events{{"unmap", static_cast<char *>(ptr) + (36 << 20), 12 << 20, 0},
+                {"resize", ptr, 36 << 20, 36 << 20}}));
     heap_free(ptr);
     EXPECT_EQ(TakeEvents(),
-              (Events{{"free", ptr, 0, 0}, {"unmap", ptr, 6 << 20, 0}}));
+              (Events{{"free", ptr, 0, 0}, {"unmap", ptr, 36 << 20, 0}}));
     // The break: a step of it holds the block that it was made for.
     Events taken;
     do {

@@ -21,6 +21,7 @@
 #include "heap/heap.h"
 #include "heap/heap_model.h"
 #include "heap/heap_testing.h"
+#include "heap/mapped.h"
 
 namespace {
 
@@ -129,7 +130,7 @@ struct Kind {
 
 // Small, small in a span of two pages, medium, mapped.
 constexpr Kind kKinds[] = {
-    {100, 112}, {30000, 30720}, {100 << 10, 100 << 10}, {5 << 20, 5 << 20}};
+    {100, 112}, {30000, 30720}, {100 << 10, 100 << 10}, {40 << 20, 40 << 20}};
 
 TEST_F(HeapMisuseTest, AddressInsideALiveBlockDies) {
   for (const Kind &kind : kKinds) {
@@ -147,11 +148,11 @@ TEST_F(HeapMisuseTest, AddressInsideALiveBlockDies) {
 }
 
 TEST_F(HeapMisuseTest, AddressBeforeAMappedBlockDies) {
-  void *ptr = heap_alloc(5 << 20);
+  void *ptr = heap_alloc(40 << 20);
   EXPECT_DEATH(heap_free(At(ptr, -16)), "heap: free: invalid pointer");
   heap_free(ptr);
   // Its mapping may start before it does.
-  ptr = heap_aligned_alloc(1 << 20, 5 << 20);
+  ptr = heap_aligned_alloc(1 << 20, 40 << 20);
   EXPECT_DEATH(heap_free(At(ptr, -4096)), "heap: free: invalid pointer");
   heap_free(ptr);
 }
@@ -181,7 +182,7 @@ TEST_F(HeapMisuseTest, DoubleFreeAtOnceDies) {
     heap_free(ptr);
     // What was a run or a mapping is no block any more.
     const bool is_small = kind.usable_bytes < 32768;
-    const bool is_mapped = kind.usable_bytes >= 4 << 20;
+    const bool is_mapped = kind.usable_bytes >= HEAP_MAPPED_SURE_BYTES;
     ExpectDeath(ptr, is_mapped ? kForeign : kFreed,
                 is_small ? kind.usable_bytes : 0);
   }
@@ -291,7 +292,7 @@ TEST_F(HeapMisuseTest, ReallocAwayAndFreeOfTheOldBlockDies) {
   EXPECT_DEATH(heap_free(ptr), Message("free", kFreed, 112));
   heap_free(moved);
 
-  ptr = heap_alloc(5 << 20);
+  ptr = heap_alloc(40 << 20);
   moved = heap_realloc(ptr, 900 << 20);
   if (moved != ptr) {
     EXPECT_DEATH(heap_free(ptr), Message("free", kForeign, 0));
@@ -467,7 +468,7 @@ TEST_F(HeapReportRaceTest, TwoThreadsAtOnceAreToldApart) {
   CapturedStderr captured;
   EXPECT_EQ(Run(false, 64, 3000), 3000u);
   EXPECT_EQ(Run(false, 100 << 10, 1000), 1000u);
-  EXPECT_EQ(Run(false, 5 << 20, 300), 300u);
+  EXPECT_EQ(Run(false, 40 << 20, 300), 300u);
 }
 
 // The owner's free and another's within the same few instructions: the later

@@ -14,9 +14,16 @@
 #include "gtest/gtest.h"
 #include "heap/heap.h"
 #include "heap/heap_testing.h"
+#include "heap/mapped.h"
 #include "heap/page_table.h"
 
 namespace {
+
+heap_stats_t Stats() {
+  heap_stats_t stats;
+  heap_stats_get(&stats);
+  return stats;
+}
 
 class HeapStatsTest : public testing::Test {
  protected:
@@ -173,6 +180,34 @@ TEST_F(HeapStatsTest, FreedMemoryGoesBackByItself) {
     heap_stats_t stats;
     heap_stats_get(&stats);
     EXPECT_LT(stats.idle_bytes, stats.mapped_bytes / 16);
+  });
+}
+
+// A program that frees big blocks gets the next ones from an arena, where they
+// stay warm; but never the biggest.
+TEST_F(HeapStatsTest, FreedBigBlockRaisesTheLimitOfMapping) {
+  RunInChild([] {
+    void *ptr = heap_alloc(5 << 20);
+    EXPECT_EQ(Stats().huge_bytes, size_t{5} << 20);
+    heap_free(ptr);
+    ptr = heap_alloc(5 << 20);
+    EXPECT_EQ(Stats().huge_bytes, 0u);
+    void *larger = heap_alloc(6 << 20);
+    EXPECT_EQ(Stats().huge_bytes, size_t{6} << 20);
+    // Growing it maps it again: the kernel moves it from then on.
+    ptr = heap_realloc(ptr, 7 << 20);
+    heap_free(larger);
+    void *wall = heap_alloc(100);
+    ptr = heap_realloc(ptr, 11 << 20);
+    EXPECT_EQ(Stats().huge_bytes, size_t{11} << 20);
+    heap_free(wall);
+    heap_free(ptr);
+    ptr = heap_alloc(HEAP_MAPPED_SURE_BYTES);
+    heap_free(ptr);
+    ptr = heap_alloc(HEAP_MAPPED_SURE_BYTES);
+    EXPECT_EQ(Stats().huge_bytes, size_t{HEAP_MAPPED_SURE_BYTES});
+    heap_free(ptr);
+    EXPECT_STREQ(heap_check(), nullptr);
   });
 }
 

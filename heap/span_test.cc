@@ -53,8 +53,7 @@ TEST_F(SpanTest, NewSpanOfEachClassIsWholeAndFree) {
     EXPECT_EQ(Busy(span), 0u);
     EXPECT_EQ(span->start % HEAP_PAGE_BYTES, 0u);
     for (size_t page = 0; page < info.page_count; ++page) {
-      heap_page_t *other =
-          heap_page_of(span->start + page * HEAP_PAGE_BYTES);
+      heap_page_t *other = heap_page_of(span->start + page * HEAP_PAGE_BYTES);
       EXPECT_EQ(other->kind, HEAP_PAGE_SPAN);
       EXPECT_EQ(other->start, span->start);
       EXPECT_EQ(other->reciprocal, info.reciprocal);
