@@ -39,7 +39,7 @@ const tests = {
                         'temporary', 'peakResidentBytes']) {
       assert.strictEqual(await figure(name), totals[name], name);
     }
-    assert(totals.allocations > 200000, 'sqlite3 works');
+    assert(totals.allocations > 50000, 'sqlite3 works');
     assert(totals.peakLiveBytes > 10 << 20, 'sqlite3 holds the table');
     assert.strictEqual(await page.textContent('#program'), 'sqlite3');
     assert.strictEqual(await page.textContent('#status'), 'log complete');
@@ -76,7 +76,8 @@ const tests = {
     assert((await page.$$('#site-table tr.row')).length > 10);
     const names = await page.evaluate(
         () => window.heapReport.report.places.map((place) => place.name));
-    assert(names.some((name) => name.startsWith('sqlite3')));
+    // A function's name, or what a stripped program's functions are called.
+    assert(names.some((name) => name.includes('sqlite3')));
     const before = await canvasHash(page, '#map-canvas');
     await page.focus('#moment');
     await page.keyboard.press('PageUp');
