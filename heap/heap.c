@@ -11,7 +11,8 @@
 //
 // The last limit rises up to 32 MiB in programs that free such blocks
 // (mapped.h). A block that grows beyond 4 MiB is mapped all the same, since the
-// kernel then moves it without a copy.
+// kernel then moves it without a copy; and one that grows beyond 8 KiB becomes
+// a run, which can go on growing where it is.
 //
 // Every call that takes a pointer locates it first. A small block needs no
 // lock for that: its descriptor can't change while it is live. The others are
@@ -53,8 +54,10 @@ static size_t units_of(size_t size_bytes) {
   return (size_bytes + HEAP_UNIT_BYTES - 1) >> HEAP_UNIT_SHIFT;
 }
 
+// Tells whether a run may have this size; that of a block that grew may have
+// what a new block would not.
 static bool is_medium(size_t size_bytes) {
-  return size_bytes > HEAP_SMALL_MAX_BYTES &&
+  return size_bytes > HEAP_TABLE_MAX_BYTES &&
          size_bytes < heap_mapped_threshold();
 }
 
@@ -354,24 +357,31 @@ void *heap_calloc(size_t count, size_t size_bytes) {
   return heap_calloc_slow(total_bytes);
 }
 
+// Changes the length of a medium block where it is; false when `ptr` is none,
+// or it must move.
+static bool resize_medium(void *ptr, size_t size_bytes) {
+  if (!is_medium(size_bytes)) {
+    return false;
+  }
+  heap_central_lock();
+  heap_arena_place_t place = heap_arena_find((uintptr_t)ptr);
+  bool done = place.kind == HEAP_RUN_BLOCK && place.start == (uintptr_t)ptr &&
+              heap_arena_resize((uintptr_t)ptr, units_of(size_bytes));
+  heap_central_unlock();
+  return done;
+}
+
 // Changes the length of a block where it is; false when it must move.
 static bool resize_in_place(void *ptr, const block_t *block,
                             size_t size_bytes) {
   bool fits = size_bytes <= block->usable_bytes;
-  bool done = false;
   switch (block->kind) {
     case BLOCK_SMALL:
       // Down to half of the block it is not worth a move.
       return fits && (size_bytes >= block->usable_bytes / 2 ||
                       block->usable_bytes <= SMALLEST_MOVED_BYTES);
     case BLOCK_MEDIUM:
-      if (!is_medium(size_bytes)) {
-        return false;
-      }
-      heap_central_lock();
-      done = heap_arena_resize((uintptr_t)ptr, units_of(size_bytes));
-      heap_central_unlock();
-      return done;
+      return false;  // resize_medium tried.
     case BLOCK_MAPPED:
       return size_bytes >= HEAP_MAPPED_MIN_BYTES / 2 &&
              heap_mapped_resize(ptr, size_bytes);
@@ -379,26 +389,16 @@ static bool resize_in_place(void *ptr, const block_t *block,
   return false;
 }
 
-static size_t usable_after_resize(const block_t *block, size_t size_bytes) {
-  switch (block->kind) {
-    case BLOCK_MEDIUM:
-      return units_of(size_bytes) << HEAP_UNIT_SHIFT;
-    case BLOCK_MAPPED:
-      return heap_mapped_usable_size(block->page);
-    case BLOCK_SMALL:
-      break;
-  }
-  return block->usable_bytes;
-}
-
 static void *realloc_by_copy(void *ptr, const block_t *block,
                              size_t size_bytes) {
   void *copy = NULL;
+  bool zeroed;
   bool is_growing = size_bytes > block->usable_bytes;
   if (is_growing && size_bytes >= HEAP_MAPPED_MIN_BYTES) {
     copy = heap_mapped_alloc(HEAP_MIN_ALIGN_BYTES, size_bytes);
+  } else if (is_growing && is_medium(size_bytes)) {
+    copy = medium_alloc(HEAP_MIN_ALIGN_BYTES, size_bytes, &zeroed);
   }
-  bool zeroed;
   if (copy == NULL) {
     copy = alloc_silently(HEAP_MIN_ALIGN_BYTES, size_bytes, &zeroed);
   }
@@ -417,6 +417,11 @@ void *heap_realloc(void *ptr, size_t size_bytes) {
   if (ptr == NULL) {
     return heap_alloc_fast(size_bytes);
   }
+  if (heap_page_of((uintptr_t)ptr)->kind == HEAP_PAGE_NONE &&
+      resize_medium(ptr, size_bytes)) {
+    heap_hook_resize(ptr, size_bytes, units_of(size_bytes) << HEAP_UNIT_SHIFT);
+    return ptr;
+  }
   if (!locate(ptr, "realloc", &block)) {
     errno = EINVAL;
     return NULL;
@@ -426,7 +431,10 @@ void *heap_realloc(void *ptr, size_t size_bytes) {
     return NULL;
   }
   if (resize_in_place(ptr, &block, size_bytes)) {
-    heap_hook_resize(ptr, size_bytes, usable_after_resize(&block, size_bytes));
+    heap_hook_resize(ptr, size_bytes,
+                     block.kind == BLOCK_MAPPED
+                         ? heap_mapped_usable_size(block.page)
+                         : block.usable_bytes);
     return ptr;
   }
   if (block.kind == BLOCK_MAPPED && size_bytes > block.usable_bytes) {

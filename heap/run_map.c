@@ -31,27 +31,26 @@
 #include "heap/fatal.h"
 
 enum {
-  KIND_BITS = 3,
   BINNED_MIN_UNITS = 4,
   BINNED_MIN_LOG2 = 2,
   CANDIDATES = 16,
 };
 
-static_assert(HEAP_RUN_LINK < 1 << KIND_BITS, "kinds fit a tag");
-static_assert(HEAP_RUN_MAX_UNITS <= UINT32_MAX >> KIND_BITS,
+static_assert(HEAP_RUN_LINK < 1 << HEAP_RUN_KIND_BITS, "kinds fit a tag");
+static_assert(HEAP_RUN_MAX_UNITS <= UINT32_MAX >> HEAP_RUN_KIND_BITS,
               "lengths fit a tag");
 
 static uint32_t tag_make(heap_run_kind_t kind, uint32_t value) {
   HEAP_ASSERT(value <= HEAP_RUN_MAX_UNITS);
-  return value << KIND_BITS | (uint32_t)kind;
+  return value << HEAP_RUN_KIND_BITS | (uint32_t)kind;
 }
 
 static heap_run_kind_t tag_kind(uint32_t tag) {
-  return (heap_run_kind_t)(tag & ((1 << KIND_BITS) - 1));
+  return heap_run_tag_kind(tag);
 }
 
 static uint32_t tag_value(uint32_t tag) {
-  return tag >> KIND_BITS;
+  return heap_run_tag_value(tag);
 }
 
 static size_t bin_of_units(uint32_t units) {
@@ -133,18 +132,6 @@ static uint32_t free_units_at(const heap_run_map_t *map, uint32_t unit) {
     return 0;
   }
   return tag_value(map->tags[unit]);
-}
-
-heap_run_t heap_run_map_find(const heap_run_map_t *map, uint32_t unit) {
-  HEAP_ASSERT(unit < map->unit_count);
-  uint32_t start = unit;
-  heap_run_kind_t kind = tag_kind(map->tags[start]);
-  while (kind == HEAP_RUN_NOTHING || kind == HEAP_RUN_LINK ||
-         kind == HEAP_RUN_FOOT) {
-    kind = tag_kind(map->tags[--start]);
-  }
-  return (heap_run_t){
-      .kind = kind, .start = start, .units = tag_value(map->tags[start])};
 }
 
 // Returns how many units of the free run at `unit` come before the first one

@@ -21,6 +21,7 @@ enum {
   HEAP_RUN_MAX_UNITS = (1 << 29) - 1,  // Also the most units of a map.
   HEAP_RUN_BIN_COUNT = 27 * 8,
   HEAP_RUN_NONE = UINT32_MAX,  // No such unit.
+  HEAP_RUN_KIND_BITS = 3,      // Of a tag, the lowest; a number above them.
 };
 
 // What a unit's tag says of the run that starts (or ends) there.
@@ -49,9 +50,29 @@ typedef struct heap_run {
   uint32_t units;
 } heap_run_t;
 
+static inline heap_run_kind_t heap_run_tag_kind(uint32_t tag) {
+  return (heap_run_kind_t)(tag & ((1 << HEAP_RUN_KIND_BITS) - 1));
+}
+
+static inline uint32_t heap_run_tag_value(uint32_t tag) {
+  return tag >> HEAP_RUN_KIND_BITS;
+}
+
 // Returns the run that `unit` lies in. Constant time for a first unit, else
-// proportional to its distance from it.
-heap_run_t heap_run_map_find(const heap_run_map_t *map, uint32_t unit);
+// proportional to its distance from it. Inline: out of line, compilers put the
+// result together in memory and wait for it.
+static inline heap_run_t heap_run_map_find(const heap_run_map_t *map,
+                                           uint32_t unit) {
+  heap_run_kind_t kind = heap_run_tag_kind(map->tags[unit]);
+  while (kind == HEAP_RUN_NOTHING || kind == HEAP_RUN_LINK ||
+         kind == HEAP_RUN_FOOT) {
+    kind = heap_run_tag_kind(map->tags[--unit]);
+  }
+  heap_run_t run = {.kind = kind,
+                    .start = unit,
+                    .units = heap_run_tag_value(map->tags[unit])};
+  return run;
+}
 
 // Takes a run of `units` whose first unit plus `bias` is a multiple of
 // `align` out of the free ones, and tags it `kind`. HEAP_RUN_NONE when none is
