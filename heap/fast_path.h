@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "heap/heap.h"
 #include "heap/page_table.h"
 #include "heap/size_class.h"
 #include "heap/span.h"
@@ -23,10 +24,15 @@ extern "C" {
 // Or the compiler keeps one copy for free() and cfree() and jumps there.
 #define HEAP_FAST_PATH static inline __attribute__((always_inline))
 
-// Everything else: heap.c.
+// Everything else: heap.c. The fast paths end in calls of these, which
+// compilers make jumps: what reports name as the caller is then the caller of
+// free(). Looking that up here would cost a stack frame.
 void *heap_alloc_slow(size_t size_bytes);
 void *heap_calloc_slow(size_t size_bytes);
 void heap_free_slow(void *ptr);
+// See heap_free_sized; `may_have_shrunk` by heap_realloc.
+void heap_free_sized_slow(void *ptr, size_t align_bytes, size_t size_bytes,
+                          bool may_have_shrunk);
 
 HEAP_FAST_PATH void *heap_alloc_fast(size_t size_bytes) {
   if (__builtin_expect(size_bytes <= HEAP_TABLE_MAX_BYTES, 1)) {
@@ -71,6 +77,21 @@ HEAP_FAST_PATH void heap_free_fast(void *ptr) {
     return;
   }
   heap_free_slow(ptr);
+}
+
+// The class of an unaligned block tells enough of its size.
+HEAP_FAST_PATH void heap_free_sized_fast(void *ptr, size_t align_bytes,
+                                         size_t size_bytes,
+                                         bool may_have_shrunk) {
+  if (__builtin_expect(align_bytes <= HEAP_MIN_ALIGN_BYTES &&
+                           size_bytes <= HEAP_TABLE_MAX_BYTES &&
+                           heap_page_of((uintptr_t)ptr)->bin_offset ==
+                               heap_bin_offset_lookup(size_bytes),
+                       1)) {
+    heap_free_fast(ptr);
+  } else {
+    heap_free_sized_slow(ptr, align_bytes, size_bytes, may_have_shrunk);
+  }
 }
 
 #ifdef __cplusplus

@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "heap/hooks.h"
 #include "heap/text.h"
 
 enum {
@@ -43,16 +44,20 @@ static void add_cause(heap_text_t *text, heap_misuse_t misuse) {
     case HEAP_MISUSE_FREED:
       heap_text_add(text, "double free or freed pointer");
       break;
+    case HEAP_MISUSE_SIZE:
+      heap_text_add(text, "size differs from that of the block");
+      break;
   }
 }
 
-void heap_report_misuse(heap_misuse_t misuse, const char *function,
+void heap_report_misuse(heap_misuse_t misuse, const heap_call_t *call,
                         const void *ptr, uintptr_t block, size_t block_bytes) {
   int saved_errno = errno;
   char line[LINE_CAPACITY];
+  heap_hook_misuse(misuse, ptr);
   heap_text_t text = {.buffer = line, .capacity = sizeof(line)};
   heap_text_add(&text, "heap: ");
-  heap_text_add(&text, function);
+  heap_text_add(&text, call->function);
   heap_text_add(&text, ": ");
   add_cause(&text, misuse);
   heap_text_add(&text, ": ");
@@ -66,6 +71,8 @@ void heap_report_misuse(heap_misuse_t misuse, const char *function,
   }
   heap_text_add(&text, ", thread ");
   heap_text_add_decimal(&text, (uint64_t)syscall(SYS_gettid));
+  heap_text_add(&text, ", called from ");
+  heap_text_add_hex(&text, (uintptr_t)call->caller);
   heap_text_add(&text, "\n");
   heap_text_write(&text);
   if (!reports_only()) {

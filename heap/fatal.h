@@ -10,24 +10,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "heap/heap.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-// What is wrong with a pointer that was passed in.
-typedef enum heap_misuse {
-  HEAP_MISUSE_FOREIGN,   // No block of this heap starts or lies there.
-  HEAP_MISUSE_INTERIOR,  // Inside a live block, not at its start.
-  HEAP_MISUSE_FREED,     // A block that is free (or was never handed out).
-} heap_misuse_t;
-
 // Writes `message` (with its newline) to stderr and aborts.
 _Noreturn void heap_die(const char *message);
 
-// Reports the misuse of `ptr` in `function` ("free", "realloc", ...) as one
-// line on stderr; `block` and `block_bytes` are the block concerned, 0 when
-// there is none. Aborts, or returns when HEAP_ON_ERROR=report.
-void heap_report_misuse(heap_misuse_t misuse, const char *function,
+// The call in which something is found wrong.
+typedef struct heap_call {
+  const char *function;  // "free", "realloc", ...
+  const void *caller;    // Where it returns to.
+} heap_call_t;
+
+// Tells the hooks of the misuse of `ptr` and reports it as one line on stderr;
+// `block` and `block_bytes` are the block concerned, 0 when there is none.
+// Aborts, or returns when HEAP_ON_ERROR=report.
+void heap_report_misuse(heap_misuse_t misuse, const heap_call_t *call,
                         const void *ptr, uintptr_t block, size_t block_bytes);
 
 // Counts the misuses that were reported and survived.

@@ -181,7 +181,7 @@ static bool diagnose_in_mapped(void *context, void *ptr, size_t usable_bytes) {
 }
 
 // Reports what is wrong with `ptr`, which is not the start of a live block.
-static void report(const void *ptr, const char *function) {
+static void report(const void *ptr, const heap_call_t *call) {
   diagnosis_t diagnosis = {.misuse = HEAP_MISUSE_FOREIGN,
                            .address = (uintptr_t)ptr};
   const heap_page_t *page = heap_page_of((uintptr_t)ptr);
@@ -193,7 +193,7 @@ static void report(const void *ptr, const char *function) {
     heap_mapped_walk(diagnose_in_mapped, &diagnosis);
     heap_central_unlock();
   }
-  heap_report_misuse(diagnosis.misuse, function, ptr, diagnosis.block,
+  heap_report_misuse(diagnosis.misuse, call, ptr, diagnosis.block,
                      diagnosis.block_bytes);
 }
 
@@ -210,7 +210,8 @@ static bool locate_medium(const void *ptr, block_t *out_block) {
 }
 
 // Tells what live block starts at `ptr`; reports and returns false if none.
-static bool locate(const void *ptr, const char *function, block_t *out_block) {
+static bool locate(const void *ptr, const heap_call_t *call,
+                   block_t *out_block) {
   heap_page_t *page = heap_page_of((uintptr_t)ptr);
   if (page->kind == HEAP_PAGE_SPAN) {
     uint8_t *state;
@@ -231,21 +232,28 @@ static bool locate(const void *ptr, const char *function, block_t *out_block) {
   } else if (locate_medium(ptr, out_block)) {
     return true;
   }
-  report(ptr, function);
+  report(ptr, call);
   return false;
 }
 
-static void free_small(void *ptr, const block_t *block, const char *function) {
+// Tells whether a small block that shrinks to `size_bytes` is left where it is:
+// down to half of it, it is not worth a move.
+static bool stays_small_block(size_t usable_bytes, size_t size_bytes) {
+  return size_bytes >= usable_bytes / 2 || usable_bytes <= SMALLEST_MOVED_BYTES;
+}
+
+static void free_small(void *ptr, const block_t *block,
+                       const heap_call_t *call) {
   heap_thread_t *thread = heap_thread_get_existing();
   if (thread != NULL &&
       __atomic_load_n(&block->page->owner, __ATOMIC_RELAXED) == thread) {
     heap_thread_free_own(thread, block->page, ptr, block->state);
   } else if (!heap_thread_free_foreign(block->page, block->state)) {
-    report(ptr, function);  // Somebody else was faster.
+    report(ptr, call);  // Somebody else was faster.
   }
 }
 
-static void free_medium(void *ptr, const char *function) {
+static void free_medium(void *ptr, const heap_call_t *call) {
   heap_central_lock();
   heap_arena_place_t place = heap_arena_find((uintptr_t)ptr);
   bool is_live = place.kind == HEAP_RUN_BLOCK && place.start == (uintptr_t)ptr;
@@ -254,24 +262,24 @@ static void free_medium(void *ptr, const char *function) {
   }
   heap_central_unlock();
   if (!is_live) {
-    report(ptr, function);
+    report(ptr, call);
   }
 }
 
 // Frees a located block without telling the hooks; preserves `errno`.
 static void free_silently(void *ptr, const block_t *block,
-                          const char *function) {
+                          const heap_call_t *call) {
   int saved_errno = errno;
   switch (block->kind) {
     case BLOCK_SMALL:
-      free_small(ptr, block, function);
+      free_small(ptr, block, call);
       break;
     case BLOCK_MEDIUM:
-      free_medium(ptr, function);
+      free_medium(ptr, call);
       break;
     case BLOCK_MAPPED:
       if (!heap_mapped_free(ptr)) {
-        report(ptr, function);
+        report(ptr, call);
       }
       break;
   }
@@ -279,8 +287,9 @@ static void free_silently(void *ptr, const block_t *block,
 }
 
 static size_t usable_size_of_live(const void *ptr) {
+  const heap_call_t call = {"alloc", __builtin_return_address(0)};
   block_t block;
-  return locate(ptr, "alloc", &block) ? block.usable_bytes : 0;
+  return locate(ptr, &call, &block) ? block.usable_bytes : 0;
 }
 
 static void *tell_alloc(void *ptr, size_t size_bytes) {
@@ -305,7 +314,7 @@ void *heap_calloc_slow(size_t size_bytes) {
   return tell_alloc(ptr, size_bytes);
 }
 
-void heap_free_slow(void *ptr) {
+static void free_called(void *ptr, const heap_call_t *call) {
   block_t block;
   if (ptr == NULL) {
     return;
@@ -315,7 +324,7 @@ void heap_free_slow(void *ptr) {
     if (page->kind == HEAP_PAGE_NONE) {
       // Not located first, for one lock less.
       block = (block_t){.kind = BLOCK_MEDIUM};
-      free_silently(ptr, &block, "free");
+      free_silently(ptr, &block, call);
       return;
     }
     uint8_t *state;
@@ -324,11 +333,58 @@ void heap_free_slow(void *ptr) {
       return;  // Another thread's: heap_free_fast took the own ones.
     }
   }
-  if (!locate(ptr, "free", &block)) {
+  if (!locate(ptr, call, &block)) {
     return;
   }
   heap_hook_free(ptr);
-  free_silently(ptr, &block, "free");
+  free_silently(ptr, &block, call);
+}
+
+void heap_free_slow(void *ptr) {
+  const heap_call_t call = {"free", __builtin_return_address(0)};
+  free_called(ptr, &call);
+}
+
+// Tells whether a block that was asked for with this size and alignment can be
+// `block`; `may_have_shrunk` in place since.
+static bool can_have_size(const block_t *block, size_t align_bytes,
+                          size_t size_bytes, bool may_have_shrunk) {
+  size_t usable_bytes = block->usable_bytes;
+  if (size_bytes > usable_bytes) {
+    return false;
+  }
+  if (block->kind == BLOCK_MEDIUM) {
+    return size_bytes > HEAP_TABLE_MAX_BYTES ||
+           align_bytes > HEAP_MIN_ALIGN_BYTES;
+  }
+  if (block->kind == BLOCK_MAPPED) {
+    return true;
+  }
+  size_t size_class = aligned_class(align_bytes, size_bytes);
+  return size_class == block->page->size_class ||
+         (may_have_shrunk && stays_small_block(usable_bytes, size_bytes));
+}
+
+void heap_free_sized_slow(void *ptr, size_t align_bytes, size_t size_bytes,
+                          bool may_have_shrunk) {
+  const heap_call_t call = {"sized free", __builtin_return_address(0)};
+  block_t block;
+  if (ptr == NULL || !locate(ptr, &call, &block)) {
+    return;
+  }
+  if (align_bytes < HEAP_MIN_ALIGN_BYTES) {
+    align_bytes = HEAP_MIN_ALIGN_BYTES;
+  }
+  if (!can_have_size(&block, align_bytes, size_bytes, may_have_shrunk)) {
+    heap_report_misuse(HEAP_MISUSE_SIZE, &call, ptr, (uintptr_t)ptr,
+                       block.usable_bytes);
+    return;
+  }
+  free_called(ptr, &call);
+}
+
+void heap_free_sized(void *ptr, size_t align_bytes, size_t size_bytes) {
+  heap_free_sized_fast(ptr, align_bytes, size_bytes, false);
 }
 
 void heap_free(void *ptr) {
@@ -374,12 +430,10 @@ static bool resize_medium(void *ptr, size_t size_bytes) {
 // Changes the length of a block where it is; false when it must move.
 static bool resize_in_place(void *ptr, const block_t *block,
                             size_t size_bytes) {
-  bool fits = size_bytes <= block->usable_bytes;
   switch (block->kind) {
     case BLOCK_SMALL:
-      // Down to half of the block it is not worth a move.
-      return fits && (size_bytes >= block->usable_bytes / 2 ||
-                      block->usable_bytes <= SMALLEST_MOVED_BYTES);
+      return size_bytes <= block->usable_bytes &&
+             stays_small_block(block->usable_bytes, size_bytes);
     case BLOCK_MEDIUM:
       return false;  // resize_medium tried.
     case BLOCK_MAPPED:
@@ -389,8 +443,8 @@ static bool resize_in_place(void *ptr, const block_t *block,
   return false;
 }
 
-static void *realloc_by_copy(void *ptr, const block_t *block,
-                             size_t size_bytes) {
+static void *realloc_by_copy(void *ptr, const block_t *block, size_t size_bytes,
+                             const heap_call_t *call) {
   void *copy = NULL;
   bool zeroed;
   bool is_growing = size_bytes > block->usable_bytes;
@@ -408,11 +462,12 @@ static void *realloc_by_copy(void *ptr, const block_t *block,
   memcpy(copy, ptr, is_growing ? block->usable_bytes : size_bytes);
   tell_alloc(copy, size_bytes);
   heap_hook_free(ptr);
-  free_silently(ptr, block, "realloc");
+  free_silently(ptr, block, call);
   return copy;
 }
 
 void *heap_realloc(void *ptr, size_t size_bytes) {
+  const heap_call_t call = {"realloc", __builtin_return_address(0)};
   block_t block;
   if (ptr == NULL) {
     return heap_alloc_fast(size_bytes);
@@ -422,7 +477,7 @@ void *heap_realloc(void *ptr, size_t size_bytes) {
     heap_hook_resize(ptr, size_bytes, units_of(size_bytes) << HEAP_UNIT_SHIFT);
     return ptr;
   }
-  if (!locate(ptr, "realloc", &block)) {
+  if (!locate(ptr, &call, &block)) {
     errno = EINVAL;
     return NULL;
   }
@@ -443,7 +498,7 @@ void *heap_realloc(void *ptr, size_t size_bytes) {
       return moved;
     }
   }
-  return realloc_by_copy(ptr, &block, size_bytes);
+  return realloc_by_copy(ptr, &block, size_bytes, &call);
 }
 
 void *heap_aligned_alloc(size_t align_bytes, size_t size_bytes) {
@@ -460,8 +515,9 @@ void *heap_aligned_alloc(size_t align_bytes, size_t size_bytes) {
 }
 
 size_t heap_usable_size(void *ptr) {
+  const heap_call_t call = {"usable_size", __builtin_return_address(0)};
   block_t block;
-  if (ptr == NULL || !locate(ptr, "usable_size", &block)) {
+  if (ptr == NULL || !locate(ptr, &call, &block)) {
     return 0;
   }
   return block.usable_bytes;

@@ -35,7 +35,7 @@
 // Read when a misuse is found:
 //   HEAP_ON_ERROR=report  report and go on; the bad call has no effect.
 // Read by programs whose malloc this is (//heap:malloc, libheap.so):
-//   HEAP_STATS=text|json  print heap_stats_get() to stderr at exit.
+//   HEAP_STATS=1|json     print heap_stats_get() to stderr at exit.
 //   HEAP_HELP=1           list these variables on stderr at start.
 
 #ifndef MY_ALLOC_HEAP_HEAP_H_
@@ -57,6 +57,12 @@ extern "C" {
 // Frees one block. NULL is a no-op. `errno` is preserved. A pointer that is
 // not the start of a live block is a misuse: reported, then abort.
 HEAP_API void heap_free(void *ptr);
+
+// Like `heap_free`, for a block whose size and alignment the caller knows, as
+// C++'s sized delete does: those that the allocation was asked for, alignment 0
+// when for none. A size that such a block could not have is a misuse as well.
+// Not for blocks that `heap_realloc` made smaller.
+HEAP_API void heap_free_sized(void *ptr, size_t align_bytes, size_t size_bytes);
 
 // Returns a block of at least `size_bytes`, contents undefined, aligned to
 // `HEAP_MIN_ALIGN_BYTES`. Size 0 gives a block of its own that can be freed.
@@ -152,6 +158,14 @@ HEAP_API size_t heap_stats_format(const heap_stats_t *stats,
                                   heap_stats_format_t format, char *buffer,
                                   size_t capacity_bytes);
 
+// What is wrong with a pointer that was passed in.
+typedef enum heap_misuse {
+  HEAP_MISUSE_FOREIGN,   // No block of this heap starts or lies there.
+  HEAP_MISUSE_INTERIOR,  // Inside a live block, not at its start.
+  HEAP_MISUSE_FREED,     // A block that is free (or was never handed out).
+  HEAP_MISUSE_SIZE,      // A sized free of a block of another size.
+} heap_misuse_t;
+
 // Callbacks around the life of blocks. Members may be NULL. They run in the
 // thread that made the call, may allocate (and are then entered recursively),
 // and cost the fast paths nothing where no hooks are set.
@@ -169,6 +183,8 @@ typedef struct heap_hooks {
   // it back. The central lock is held: these two must not allocate or free.
   void (*on_map)(void *ptr, size_t size_bytes);
   void (*on_unmap)(void *ptr, size_t size_bytes);
+  // A misuse was found, and is reported next. No lock held.
+  void (*on_misuse)(heap_misuse_t misuse, const void *ptr);
 } heap_hooks_t;
 
 // Weak: a program or preload object that defines it has its hooks set from the

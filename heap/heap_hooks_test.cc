@@ -99,6 +99,11 @@ Events TakeEvents() {
 // Small, small in a span of two pages, medium, mapped.
 constexpr size_t kKinds[] = {100, 30000, 200 << 10, 5 << 20};
 
+void OnMisuse(heap_misuse_t misuse, const void *ptr) {
+  events.push_back(
+      {"misuse", const_cast<void *>(ptr), static_cast<size_t>(misuse), 0});
+}
+
 class HeapHooksTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -157,7 +162,7 @@ TEST_F(HeapHooksTest, CallsThatChangeNothingAreNotTold) {
   heap_free(ptr);
 }
 
-TEST_F(HeapHooksTest, ReportedMisuseIsNotTold) {
+TEST_F(HeapHooksTest, ReportedMisuseChangesNoBlock) {
   setenv("HEAP_ON_ERROR", "report", 1);
   heap_testing::CapturedStderr captured;
   for (size_t size : kKinds) {
@@ -165,11 +170,14 @@ TEST_F(HeapHooksTest, ReportedMisuseIsNotTold) {
     events.clear();
     heap_free(ptr + 16);
     EXPECT_EQ(heap_realloc(ptr + 16, 10), nullptr);
-    EXPECT_EQ(TakeEvents(), Events{});
+    const Event misuse = {"misuse", ptr + 16, HEAP_MISUSE_INTERIOR, 0};
+    EXPECT_EQ(TakeEvents(), (Events{misuse, misuse}));
     heap_free(ptr);
     events.clear();
     heap_free(ptr);
-    EXPECT_EQ(TakeEvents(), Events{});
+    const Events taken = TakeEvents();
+    ASSERT_EQ(taken.size(), 1u);
+    EXPECT_EQ(taken[0].kind, "misuse");
   }
   unsetenv("HEAP_ON_ERROR");
 }
@@ -381,7 +389,30 @@ TEST_F(HeapHooksTest, HooksMayAllocateAndAreEnteredAgain) {
   }
 }
 
+TEST_F(HeapHooksTest, EachMisuseIsToldByItsKind) {
+  RunInChild([] {
+    setenv("HEAP_ON_ERROR", "report", 1);
+    heap_testing::CapturedStderr captured;
+    void *ptr = heap_alloc(100);
+    void *other = heap_alloc(200000);
+    heap_free(ptr);
+    TakeEvents();
+    heap_free(ptr);
+    EXPECT_EQ(TakeEvents(), (Events{{"misuse", ptr, HEAP_MISUSE_FREED, 0}}));
+    void *inside = static_cast<char *>(other) + 16;
+    EXPECT_EQ(heap_realloc(inside, 10), nullptr);
+    EXPECT_EQ(TakeEvents(),
+              (Events{{"misuse", inside, HEAP_MISUSE_INTERIOR, 0}}));
+    heap_free_sized(other, 0, 100);
+    EXPECT_EQ(TakeEvents(), (Events{{"misuse", other, HEAP_MISUSE_SIZE, 0}}));
+    heap_free(&captured);
+    EXPECT_EQ(TakeEvents(),
+              (Events{{"misuse", &captured, HEAP_MISUSE_FOREIGN, 0}}));
+    heap_free(other);
+  });
+}
+
 }  // namespace
 
-extern "C" const heap_hooks_t heap_initial_hooks = {OnAlloc, OnFree, OnResize,
-                                                    OnMap, OnUnmap};
+extern "C" const heap_hooks_t heap_initial_hooks = {OnAlloc, OnFree,  OnResize,
+                                                    OnMap,   OnUnmap, OnMisuse};

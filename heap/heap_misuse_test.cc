@@ -49,7 +49,7 @@ std::string Message(const char *function, const char *cause,
           ? ""
           : ", block 0x[0-9a-f]+ of " + std::to_string(block_bytes) + " bytes";
   return std::string("heap: ") + function + ": " + cause + ": 0x[0-9a-f]+" +
-         block + ", thread [0-9]+\n";
+         block + ", thread [0-9]+, called from 0x[0-9a-f]+\n";
 }
 
 constexpr char kFreed[] = "double free or freed pointer";

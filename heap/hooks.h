@@ -41,6 +41,13 @@ static inline void heap_hook_resize(void *ptr, size_t size_bytes,
   }
 }
 
+static inline void heap_hook_misuse(heap_misuse_t misuse, const void *ptr) {
+  const heap_hooks_t *hooks = heap_hooks();
+  if (hooks != NULL && hooks->on_misuse != NULL) {
+    hooks->on_misuse(misuse, ptr);
+  }
+}
+
 static inline void heap_hook_map(void *ptr, size_t size_bytes) {
   const heap_hooks_t *hooks = heap_hooks();
   if (hooks != NULL && hooks->on_map != NULL) {

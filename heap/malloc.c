@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // The C library's allocation functions on the process heap, to the letter of
-// their man pages. Linking or preloading this object replaces all of them;
-// libstdc++'s operators new and delete end here too.
+// their man pages. Linking or preloading this object replaces all of them, and
+// C++'s operators delete, whose sizes are checked; libstdc++'s operators new,
+// which throw, end in malloc and aligned_alloc.
 //
 // glibc's own name for the aligned entry used by its start-up code needs no
 // replacement: programs linked to this object allocate nothing through it.
@@ -33,6 +34,33 @@ EXPORT void *pvalloc(size_t size);
 EXPORT size_t malloc_usable_size(void *ptr);
 EXPORT int malloc_trim(size_t pad);
 EXPORT void cfree(void *ptr);
+EXPORT void free_sized(void *ptr, size_t size);
+EXPORT void free_aligned_sized(void *ptr, size_t alignment, size_t size);
+
+// The operators, under the names that the C++ ABI gives them (Itanium C++ ABI,
+// 5.1.4): delete and delete[], with size, alignment, nothrow.
+EXPORT void delete_plain(void *ptr) __asm__("_ZdlPv");
+EXPORT void delete_array(void *ptr) __asm__("_ZdaPv");
+EXPORT void delete_nothrow(void *ptr,
+                           const void *tag) __asm__("_ZdlPvRKSt9nothrow_t");
+EXPORT void delete_array_nothrow(void *ptr, const void *tag) __asm__(
+    "_ZdaPvRKSt9nothrow_t");
+EXPORT void delete_aligned(void *ptr,
+                           size_t alignment) __asm__("_ZdlPvSt11align_val_t");
+EXPORT void delete_array_aligned(void *ptr, size_t alignment) __asm__(
+    "_ZdaPvSt11align_val_t");
+EXPORT void delete_aligned_nothrow(
+    void *ptr, size_t alignment,
+    const void *tag) __asm__("_ZdlPvSt11align_val_tRKSt9nothrow_t");
+EXPORT void delete_array_aligned_nothrow(
+    void *ptr, size_t alignment,
+    const void *tag) __asm__("_ZdaPvSt11align_val_tRKSt9nothrow_t");
+EXPORT void delete_sized(void *ptr, size_t size) __asm__("_ZdlPvm");
+EXPORT void delete_array_sized(void *ptr, size_t size) __asm__("_ZdaPvm");
+EXPORT void delete_sized_aligned(
+    void *ptr, size_t size, size_t alignment) __asm__("_ZdlPvmSt11align_val_t");
+EXPORT void delete_array_sized_aligned(
+    void *ptr, size_t size, size_t alignment) __asm__("_ZdaPvmSt11align_val_t");
 
 void *malloc(size_t size) {
   return heap_alloc_fast(size);
@@ -54,7 +82,7 @@ void *calloc(size_t count, size_t size) {
 // glibc: size 0 frees and returns NULL.
 void *realloc(void *ptr, size_t size) {
   if (ptr != NULL && size == 0) {
-    heap_free(ptr);
+    heap_free_fast(ptr);
     return NULL;
   }
   return heap_realloc(ptr, size);
@@ -117,6 +145,72 @@ void *pvalloc(size_t size) {
 
 size_t malloc_usable_size(void *ptr) {
   return heap_usable_size(ptr);
+}
+
+// C23.
+void free_sized(void *ptr, size_t size) {
+  heap_free_sized_fast(ptr, 0, size, true);
+}
+
+void free_aligned_sized(void *ptr, size_t alignment, size_t size) {
+  heap_free_sized_fast(ptr, alignment, size, true);
+}
+
+void delete_plain(void *ptr) {
+  heap_free_fast(ptr);
+}
+
+void delete_array(void *ptr) {
+  heap_free_fast(ptr);
+}
+
+void delete_nothrow(void *ptr, const void *tag) {
+  (void)tag;
+  heap_free_fast(ptr);
+}
+
+void delete_array_nothrow(void *ptr, const void *tag) {
+  (void)tag;
+  heap_free_fast(ptr);
+}
+
+void delete_aligned(void *ptr, size_t alignment) {
+  (void)alignment;
+  heap_free_fast(ptr);
+}
+
+void delete_array_aligned(void *ptr, size_t alignment) {
+  (void)alignment;
+  heap_free_fast(ptr);
+}
+
+void delete_aligned_nothrow(void *ptr, size_t alignment, const void *tag) {
+  (void)alignment;
+  (void)tag;
+  heap_free_fast(ptr);
+}
+
+void delete_array_aligned_nothrow(void *ptr, size_t alignment,
+                                  const void *tag) {
+  (void)alignment;
+  (void)tag;
+  heap_free_fast(ptr);
+}
+
+void delete_sized(void *ptr, size_t size) {
+  heap_free_sized_fast(ptr, 0, size, false);
+}
+
+void delete_array_sized(void *ptr, size_t size) {
+  heap_free_sized_fast(ptr, 0, size, false);
+}
+
+void delete_sized_aligned(void *ptr, size_t size, size_t alignment) {
+  heap_free_sized_fast(ptr, alignment, size, false);
+}
+
+void delete_array_sized_aligned(void *ptr, size_t size, size_t alignment) {
+  heap_free_sized_fast(ptr, alignment, size, false);
 }
 
 int malloc_trim(size_t pad) {

@@ -115,7 +115,7 @@ static const char help[] =
     "program break (default), or mapped reservations\n"
     "HEAP_ON_ERROR=report  report a double or invalid free and go on, instead "
     "of aborting\n"
-    "HEAP_STATS=text|json  print statistics to stderr at exit\n"
+    "HEAP_STATS=1|json     print statistics to stderr at exit\n"
     "HEAP_HELP=1           print this list to stderr at start\n";
 
 static bool is_set_to(const char *name, const char *wanted) {
@@ -130,7 +130,7 @@ __attribute__((constructor)) static void print_help(void) {
 }
 
 __attribute__((destructor)) static void print_stats_at_exit(void) {
-  if (is_set_to("HEAP_STATS", "text")) {
+  if (is_set_to("HEAP_STATS", "1") || is_set_to("HEAP_STATS", "text")) {
     print_stats(HEAP_STATS_TEXT);
   } else if (is_set_to("HEAP_STATS", "json")) {
     print_stats(HEAP_STATS_JSON);

@@ -117,10 +117,6 @@ heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner) {
   return first;
 }
 
-heap_page_t *heap_span_first_page(const heap_page_t *page) {
-  return heap_page_of(page->start);
-}
-
 void heap_span_set_owner(heap_page_t *page, struct heap_thread *owner) {
   size_t page_count = heap_class_info[page->size_class].page_count;
   for (size_t i = 0; i < page_count; ++i) {

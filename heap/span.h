@@ -63,12 +63,9 @@ uint32_t heap_span_recount(heap_page_t *page);
 // of blocks that are not free. Nobody else inside the heap.
 const char *heap_span_check(const heap_page_t *page, uint32_t *out_busy);
 
-// heap_span_of for the other pages.
-heap_page_t *heap_span_first_page(const heap_page_t *page);
-
 // Returns the first page of the span that any of its pages belongs to.
 static inline heap_page_t *heap_span_of(heap_page_t *page) {
-  return page->index == 0 ? page : heap_span_first_page(page);
+  return page->index == 0 ? page : heap_page_of(page->start);
 }
 
 static inline uint32_t heap_span_group_count(const heap_page_t *page) {

@@ -423,6 +423,11 @@ void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
   }
 }
 
+void heap_thread_freed_behind(heap_thread_t *thread, heap_page_t *page,
+                              const uint8_t *state) {
+  heap_thread_note_freed(thread, heap_span_of(page), state);
+}
+
 // Tells the owner of `span` that another thread set a block's state to freed.
 // The span may be another one by now.
 static void hint_owner(heap_page_t *span) {

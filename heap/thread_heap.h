@@ -126,6 +126,22 @@ static inline void *heap_bin_take(heap_bin_t *bin, bool *out_fresh) {
   return bin->base + bit * bin->block_bytes;
 }
 
+// The owner's free of a block in a page of its span that is not the first. Out
+// of line, and called last, so that the first pages' free needs no stack frame.
+void heap_thread_freed_behind(heap_thread_t *thread, heap_page_t *page,
+                              const uint8_t *state);
+
+// Notes in the descriptor of a span that its owner freed a block.
+static inline void heap_thread_note_freed(heap_thread_t *thread,
+                                          heap_page_t *span,
+                                          const uint8_t *state) {
+  span->free_groups |= UINT64_C(1)
+                       << ((size_t)(state - span->states) / HEAP_GROUP_BLOCKS);
+  if (--span->frees_to_go == 0) {
+    heap_thread_span_freed(thread, span);
+  }
+}
+
 // The owner's free of a live block, given the address of its state.
 static inline void heap_thread_free_own(heap_thread_t *thread,
                                         heap_page_t *page, void *ptr,
@@ -142,11 +158,10 @@ static inline void heap_thread_free_own(heap_thread_t *thread,
   }
   // Relaxed: only we hand the block out again, or adopters behind the lock.
   __atomic_store_n(state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
-  page = heap_span_of(page);
-  page->free_groups |= UINT64_C(1)
-                       << ((size_t)(state - page->states) / HEAP_GROUP_BLOCKS);
-  if (--page->frees_to_go == 0) {
-    heap_thread_span_freed(thread, page);
+  if (page->index != 0) {
+    heap_thread_freed_behind(thread, page, state);
+  } else {
+    heap_thread_note_freed(thread, page, state);
   }
 }
 
