@@ -79,15 +79,18 @@ HEAP_FAST_PATH void heap_free_fast(void *ptr) {
   heap_free_slow(ptr);
 }
 
-// The class of an unaligned block tells enough of its size.
+// The class of an unaligned small block tells enough of its size. Pages that
+// are no spans have the first class's bin offset, but no reciprocal.
 HEAP_FAST_PATH void heap_free_sized_fast(void *ptr, size_t align_bytes,
                                          size_t size_bytes,
                                          bool may_have_shrunk) {
-  if (__builtin_expect(align_bytes <= HEAP_MIN_ALIGN_BYTES &&
-                           size_bytes <= HEAP_TABLE_MAX_BYTES &&
-                           heap_page_of((uintptr_t)ptr)->bin_offset ==
-                               heap_bin_offset_lookup(size_bytes),
-                       1)) {
+  const heap_page_t *page = heap_page_of((uintptr_t)ptr);
+  if (__builtin_expect(
+          align_bytes <= HEAP_MIN_ALIGN_BYTES &&
+              size_bytes <= HEAP_TABLE_MAX_BYTES &&
+              page->bin_offset == heap_bin_offset_lookup(size_bytes) &&
+              page->reciprocal != 0,
+          1)) {
     heap_free_fast(ptr);
   } else {
     heap_free_sized_slow(ptr, align_bytes, size_bytes, may_have_shrunk);

@@ -285,6 +285,59 @@ TEST_F(HeapMisuseTest, FreeOfWhatWentBackToTheKernelDies) {
   });
 }
 
+// Sized frees.
+
+constexpr char kSize[] = "size differs from that of the block";
+
+TEST_F(HeapMisuseTest, SizedFreeOfTheRightSizeFrees) {
+  for (size_t size : heap_testing::EdgeSizes()) {
+    heap_free_sized(heap_alloc(size), 0, size);
+    for (size_t align : {size_t{1}, size_t{16}, size_t{64}, size_t{4096},
+                         size_t{65536}, size_t{1} << 20}) {
+      heap_free_sized(heap_aligned_alloc(align, size), align, size);
+    }
+    heap_free_sized(heap_realloc(heap_alloc(10), size + 11), 0, size + 11);
+  }
+  heap_free_sized(nullptr, 0, 100);
+  EXPECT_STREQ(heap_check(), nullptr);
+}
+
+TEST_F(HeapMisuseTest, SizedFreeOfAnotherSizeDies) {
+  void *ptr = heap_alloc(100);
+  for (size_t size : {size_t{0}, size_t{96}, size_t{113}, size_t{5000},
+                      size_t{100000}, size_t{50} << 20, SIZE_MAX}) {
+    EXPECT_DEATH(heap_free_sized(ptr, 0, size),
+                 Message("sized free", kSize, 112));
+  }
+  EXPECT_DEATH(heap_free_sized(ptr, 64, 100),
+               Message("sized free", kSize, 112));
+  heap_free_sized(ptr, 0, 97);  // Nobody can tell: the same class.
+  ptr = heap_alloc(100 << 10);
+  for (size_t size : {size_t{0}, size_t{8192}, size_t{102401}, SIZE_MAX}) {
+    EXPECT_DEATH(heap_free_sized(ptr, 0, size),
+                 Message("sized free", kSize, 102400));
+  }
+  heap_free(ptr);
+  ptr = heap_alloc(40 << 20);
+  EXPECT_DEATH(heap_free_sized(ptr, 0, (40 << 20) + 1),
+               Message("sized free", kSize, 40 << 20));
+  heap_free(ptr);
+}
+
+TEST_F(HeapMisuseTest, SizedFreeOfNoBlockDies) {
+  void *ptr = heap_alloc(100);
+  char *inside = static_cast<char *>(ptr) + 16;
+  EXPECT_DEATH(heap_free_sized(inside, 0, 100),
+               Message("(sized )?free", kInterior, 112));
+  heap_free(ptr);
+  EXPECT_DEATH(heap_free_sized(ptr, 0, 100),
+               Message("(sized )?free", kFreed, 112));
+  EXPECT_DEATH(heap_free_sized(ptr, 0, 5000),
+               Message("sized free", kFreed, 112));
+  EXPECT_DEATH(heap_free_sized(&ptr, 0, 8),
+               Message("(sized )?free", kForeign, 0));
+}
+
 TEST_F(HeapMisuseTest, ReallocAwayAndFreeOfTheOldBlockDies) {
   void *ptr = heap_alloc(100);
   void *moved = heap_realloc(ptr, 5000);

@@ -9,7 +9,7 @@
 #include <iterator>
 
 #include "heap/heap.h"
-#include "heap/heap_testing.h"
+#include "heap/heap_patterns.h"
 
 // Compares without googletest, which fuzz targets do not have.
 #define MODEL_CHECK(condition)                                         \

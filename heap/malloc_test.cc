@@ -25,6 +25,9 @@
 
 // Not declared by <stdlib.h> any more.
 extern "C" void cfree(void *ptr);
+// Not declared by it yet.
+extern "C" void free_sized(void *ptr, size_t size);
+extern "C" void free_aligned_sized(void *ptr, size_t alignment, size_t size);
 
 namespace {
 
@@ -316,9 +319,58 @@ TEST_F(MallocTest, OperatorsNewAndDeleteEndHere) {
   ::operator delete (raw, size_t{100}, std::align_val_t(4096));
   raw = ::operator new(100, std::align_val_t(64), std::nothrow);
   ::operator delete(raw, std::align_val_t(64), std::nothrow);
+  raw = ::operator new[](100, std::align_val_t(64));
+  ::operator delete[](raw, size_t{100}, std::align_val_t(64));
+  raw = ::operator new[](100, std::align_val_t(64));
+  ::operator delete[](raw, std::align_val_t(64));
+  raw = ::operator new[](100, std::nothrow);
+  ::operator delete[](raw, std::nothrow);
+  raw = ::operator new(100, std::nothrow);
+  ::operator delete(raw, std::nothrow);
   raw = ::operator new[](0);
   EXPECT_NE(raw, nullptr);
   ::operator delete[](raw);
+}
+
+struct Base {
+  uint64_t member = 1;
+};
+
+struct Derived : Base {
+  std::vector<int> more;
+  uint64_t members[10] = {};
+};
+
+TEST_F(MallocTest, DeleteOfAnotherSizeDies) {
+  EXPECT_DEATH(::operator delete (Hidden(::operator new(100)), size_t{200}),
+               "heap: sized free: size differs from that of the block");
+  EXPECT_DEATH(::operator delete[](Hidden(::operator new[](100)), size_t{8}),
+               "heap: sized free: size differs from that of the block");
+  EXPECT_DEATH(
+      ::operator delete (Hidden(::operator new(100, std::align_val_t(256))),
+                         size_t{300}, std::align_val_t(256)),
+      "heap: sized free: size differs from that of the block");
+  // The error that this finds in programs: no virtual destructor.
+  EXPECT_DEATH(delete Hidden<Base *>(new Derived), "size differs");
+}
+
+// A block that realloc made smaller may have stayed where it was.
+TEST_F(MallocTest, FreeSizedTakesTheSizeThatWasAskedForLast) {
+  for (size_t size : EdgeSizes()) {
+    free_sized(malloc(size), size);
+    free_sized(calloc(1, size), size);
+    for (size_t smaller = size; smaller > 0; smaller /= 2) {
+      free_sized(realloc(malloc(size), smaller), smaller);
+    }
+    free_sized(realloc(malloc(100), size + 100), size + 100);
+    free_aligned_sized(aligned_alloc(256, size), 256, size);
+  }
+  free_sized(nullptr, 1);
+  free_aligned_sized(nullptr, 64, 1);
+  EXPECT_DEATH(free_sized(Hidden(malloc(100)), 200), "size differs");
+  EXPECT_DEATH(free_sized(Hidden(malloc(1000)), 100), "size differs");
+  EXPECT_DEATH(free_aligned_sized(Hidden(aligned_alloc(64, 100)), 64, 1000),
+               "size differs");
 }
 
 TEST_F(MallocTest, NewOfImpossibleSizeThrows) {
