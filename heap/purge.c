@@ -8,8 +8,8 @@
 // again at once: purging and faulting in again costs more than all the rest.
 // It is recognised by its deeds: if most of the pages of the last purge have
 // been handed out again when the next purge is due, the last one was a
-// mistake, and twice as much may stay idle from now on; if few have, half as
-// much. A program whose heap swings pays for a few purges and then keeps its
+// mistake, and four times as much may stay idle from now on; if few have, half
+// as much. A program whose heap swings pays for a few purges and then keeps its
 // memory; one that shrinks for good gives it back, to the last call it makes.
 //
 // Invariants: an IDLE page is DIRTY; a PURGED page is not DIRTY; `idle_pages`
@@ -26,6 +26,7 @@ enum {
   KEEP_MIN_PAGES = 8,
   KEEP_SHARE = 32,  // Of what is mapped, at patience 1.
   PATIENCE_MAX = 1 << 10,
+  PATIENCE_STEP = 4,
 };
 
 // All guarded by the central lock.
@@ -76,7 +77,7 @@ bool heap_purge_is_due(size_t mapped_pages) {
 size_t heap_purge_begin(size_t mapped_pages) {
   if (reused_pages > last_purged_pages / 2) {
     if (patience < PATIENCE_MAX) {
-      patience *= 2;
+      patience *= PATIENCE_STEP;
     }
   } else if (reused_pages < last_purged_pages / 8 && patience > 1) {
     patience /= 2;

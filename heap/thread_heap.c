@@ -128,16 +128,13 @@ static uint32_t block_count(const heap_page_t *page) {
 // Returns how many blocks of a class a bin caches.
 static size_t slot_count(size_t size_class) {
   size_t size_bytes = heap_class_info[size_class].size_bytes;
-  if (size_bytes <= 256) {
+  if (size_bytes <= 1024) {
     return 32;
   }
-  if (size_bytes <= 1024) {
+  if (size_bytes <= 4096) {
     return 16;
   }
-  if (size_bytes <= 4096) {
-    return 8;
-  }
-  return size_bytes <= HEAP_TABLE_MAX_BYTES ? 4 : 2;
+  return size_bytes <= HEAP_TABLE_MAX_BYTES ? 8 : 4;
 }
 
 static void heap_init(heap_thread_t *thread) {

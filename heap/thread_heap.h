@@ -22,7 +22,7 @@ extern "C" {
 enum {
   // Slots of all bins: heap_thread_slot_count() of each class, and one that
   // stays empty.
-  HEAP_SLOT_COUNT = 1032,
+  HEAP_SLOT_COUNT = 1480,
   HEAP_HINT_WORDS = (HEAP_CLASS_COUNT + 63) / 64,
 };
 
