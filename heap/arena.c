@@ -382,10 +382,12 @@ static size_t lower_break(size_t keep_bytes) {
   return released;
 }
 
-static size_t mapped_pages(void) {
+// Returns how many pages' worth of blocks and spans there are.
+static size_t used_pages(void) {
   size_t units = 0;
   for (size_t i = 0; i < arena_count; ++i) {
-    units += arenas[i].map.unit_count - arenas[i].hole_units;
+    const arena_t *arena = &arenas[i];
+    units += arena->map.unit_count - arena->hole_units - arena->map.free_units;
   }
   return units / HEAP_PAGE_UNITS;
 }
@@ -412,9 +414,9 @@ void heap_arena_free(uintptr_t address) {
   heap_run_t freed = heap_run_map_find(&arena->map, unit);
   heap_run_t joined = heap_run_map_free(&arena->map, unit);
   note_free(arena, freed.start, freed.units, joined);
-  size_t mapped = mapped_pages();
-  if (heap_purge_is_due(mapped)) {
-    size_t keep_pages = heap_purge_begin(mapped);
+  size_t used = used_pages();
+  if (heap_purge_is_due(used)) {
+    size_t keep_pages = heap_purge_begin(used);
     purge(keep_pages, keep_pages * HEAP_PAGE_BYTES);
   }
 }

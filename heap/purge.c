@@ -8,8 +8,8 @@
 // again at once: purging and faulting in again costs more than all the rest.
 // It is recognised by its deeds: if most of the pages of the last purge have
 // been handed out again when the next purge is due, the last one was a
-// mistake, and four times as much may stay idle from now on; if few have, half
-// as much. A program whose heap swings pays for a few purges and then keeps its
+// mistake, and much more may stay idle from now on, up to four times what is
+// used; if few have, half as much. A program whose heap swings pays for a few purges and then keeps its
 // memory; one that shrinks for good gives it back, to the last call it makes.
 //
 // Invariants: an IDLE page is DIRTY; a PURGED page is not DIRTY; `idle_pages`
@@ -24,9 +24,12 @@
 
 enum {
   KEEP_MIN_PAGES = 8,
-  KEEP_SHARE = 32,  // Of what is mapped, at patience 1.
+  KEEP_SHARE = 32,  // Of what is used, at patience 1.
+  // At any patience: so many times what is used, and these.
+  KEEP_MOST_TIMES = 4,
+  KEEP_MOST_PAGES = 64,
   PATIENCE_MAX = 1 << 10,
-  PATIENCE_STEP = 4,
+  PATIENCE_STEP = 16,
 };
 
 // All guarded by the central lock.
@@ -35,9 +38,11 @@ static size_t last_purged_pages;  // By the last purge.
 static size_t reused_pages;       // Of purged pages, since then.
 static size_t patience = 1;
 
-static size_t limit_pages(size_t mapped_pages) {
-  size_t share = (mapped_pages - idle_pages) / KEEP_SHARE;
-  return (share > KEEP_MIN_PAGES ? share : KEEP_MIN_PAGES) * patience;
+static size_t limit_pages(size_t used_pages) {
+  size_t share = used_pages / KEEP_SHARE;
+  size_t limit = (share > KEEP_MIN_PAGES ? share : KEEP_MIN_PAGES) * patience;
+  size_t most = KEEP_MOST_TIMES * used_pages + KEEP_MOST_PAGES;
+  return limit < most ? limit : most;
 }
 
 bool heap_purge_note_use(heap_page_flags_t *pages, size_t first, size_t end) {
@@ -70,11 +75,11 @@ void heap_purge_note_gone(heap_page_flags_t *pages, size_t first, size_t end) {
   }
 }
 
-bool heap_purge_is_due(size_t mapped_pages) {
-  return idle_pages > limit_pages(mapped_pages);
+bool heap_purge_is_due(size_t used_pages) {
+  return idle_pages > limit_pages(used_pages);
 }
 
-size_t heap_purge_begin(size_t mapped_pages) {
+size_t heap_purge_begin(size_t used_pages) {
   if (reused_pages > last_purged_pages / 2) {
     if (patience < PATIENCE_MAX) {
       patience *= PATIENCE_STEP;
@@ -85,7 +90,7 @@ size_t heap_purge_begin(size_t mapped_pages) {
   last_purged_pages = 0;
   reused_pages = 0;
   // Half of the limit: the next purge is as far away as this one is large.
-  return limit_pages(mapped_pages) / 2;
+  return limit_pages(used_pages) / 2;
 }
 
 // Gives back the idle pages [first, end), or takes them off the idle ones.

@@ -47,11 +47,11 @@ void heap_purge_note_idle(heap_page_flags_t *pages, size_t first, size_t end);
 void heap_purge_note_gone(heap_page_flags_t *pages, size_t first, size_t end);
 
 // Returns whether there is more idle memory than the policy keeps, given the
-// pages that are mapped in all arenas.
-bool heap_purge_is_due(size_t mapped_pages);
+// pages that blocks and spans of all arenas have.
+bool heap_purge_is_due(size_t used_pages);
 
 // Starts a purge that is due and returns how many pages may stay idle.
-size_t heap_purge_begin(size_t mapped_pages);
+size_t heap_purge_begin(size_t used_pages);
 
 // Gives the memory of idle pages among the first `page_count` pages at `base`
 // back, highest first, until no more than `keep_pages` are idle in all
