@@ -182,6 +182,42 @@ if __name__ == '__main__':
   RunBoth({"/usr/bin/python3", "-u", script}, {"PYTHONMALLOC=malloc"});
 }
 
+// Tests of its own for its containers, parsers, threads and children.
+TEST_F(MallocProgramsTest, PythonsOwnTests) {
+  const Strings modules = {"test_dict",   "test_list",  "test_json",
+                           "test_re",     "test_bytes", "test_deque",
+                           "test_struct", "test_zlib",  "test_thread"};
+  if (Run({"/usr/bin/python3", "-c", "import test.test_dict"}, {}).status !=
+      0) {
+    GTEST_SKIP() << "python3's own tests are not installed; on Debian 12 "
+                    "third_party/debian/setup.sh installs them";
+  }
+  Strings command = {"/usr/bin/python3", "-m", "test", "-q"};
+  command.insert(command.end(), modules.begin(), modules.end());
+  const Result result = Run(command, {preload_, "PYTHONMALLOC=malloc"});
+  EXPECT_EQ(result.status, 0) << result.output << result.errors;
+  EXPECT_EQ(result.errors.find("heap: "), std::string::npos) << result.errors;
+}
+
+// Debian's redis-tools has the server too, under another name, and does not
+// start one at its installation.
+TEST_F(MallocProgramsTest, RedisUnderItsBenchmark) {
+  const std::string output = RunBoth(
+      {"bash", "-ec",
+       "ln -sf /usr/bin/redis-check-rdb redis-server; "
+       "./redis-server --port 0 --unixsocket socket --save '' "
+       "--maxmemory 20mb --maxmemory-policy allkeys-lru >log & server=$!; "
+       "export LD_PRELOAD=; "
+       "until redis-cli -s socket ping >/dev/null 2>&1; do "
+       "kill -0 $server; done; "
+       "for size in 10 5000; do redis-benchmark -s socket -q -P 8 -n 20000 "
+       "-r 10000 -d $size -t set,get,lpush,lpop,hset,zadd,mset >/dev/null; "
+       "done; redis-cli -s socket memory doctor >/dev/null; "
+       "redis-cli -s socket shutdown nosave; wait $server; "
+       "grep -c 'bye bye' log; grep heap: log || true; rm -f log socket"});
+  EXPECT_EQ(output, "1\n");
+}
+
 TEST_F(MallocProgramsTest, Perl) {
   RunBoth({"perl", "-e",
            "my %h; for my $i (1 .. 20000) { $h{\"k$i\"} = [$i, \"v$i\" x ($i % "

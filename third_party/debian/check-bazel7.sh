@@ -17,7 +17,8 @@ set -euo pipefail
 
 packages=(bazel-bootstrap g++ gcc binutils pkg-config
   googletest libabsl-dev libbenchmark-dev libdw-dev zlib1g-dev
-  bash gawk git perl python3 sqlite3 nodejs chromium fonts-dejavu-core)
+  bash gawk git perl python3 redis-tools sqlite3 nodejs chromium
+  fonts-dejavu-core)
 
 # Modules that Bazel's built-in ones ask for and nothing here uses.
 stub_modules=(apple_support buildozer protobuf zlib)

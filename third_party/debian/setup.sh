@@ -18,7 +18,7 @@ debian_packages=(bazel-bootstrap bazel-platforms bazel-rules-java
 # Compilers; symbols, compression.
 packages=(g++ gcc binutils pkg-config libdw-dev zlib1g-dev)
 # Programs that tests and the demo run on the allocator.
-packages+=(bash gawk git perl python3 sqlite3)
+packages+=(bash gawk git perl python3 redis-tools sqlite3)
 # The report's browser test.
 packages+=(chromium fonts-dejavu-core)
 
@@ -92,7 +92,7 @@ main() {
     *) die "usage: third_party/debian/setup.sh [--ci]" ;;
   esac
   check_system
-  packages+=("${debian_packages[@]}")
+  packages+=("${debian_packages[@]}" libpython3.11-testsuite)
   # Any nodejs and npm will do; Debian's npm is some hundred packages.
   if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
     packages+=(nodejs npm)
