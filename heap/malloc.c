@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // The C library's allocation functions on the process heap, to the letter of
-// their man pages. Linking or preloading this object replaces all of them, and
-// C++'s operators delete, whose sizes are checked; libstdc++'s operators new,
-// which throw, end in malloc and aligned_alloc.
+// their man pages. Linking or preloading this object replaces all of them.
+// libstdc++'s operators new, which throw, end in malloc and aligned_alloc; the
+// operators delete are in malloc_delete.c.
 //
 // glibc's own name for the aligned entry used by its start-up code needs no
 // replacement: programs linked to this object allocate nothing through it.
@@ -36,31 +36,6 @@ EXPORT int malloc_trim(size_t pad);
 EXPORT void cfree(void *ptr);
 EXPORT void free_sized(void *ptr, size_t size);
 EXPORT void free_aligned_sized(void *ptr, size_t alignment, size_t size);
-
-// The operators, under the names that the C++ ABI gives them (Itanium C++ ABI,
-// 5.1.4): delete and delete[], with size, alignment, nothrow.
-EXPORT void delete_plain(void *ptr) __asm__("_ZdlPv");
-EXPORT void delete_array(void *ptr) __asm__("_ZdaPv");
-EXPORT void delete_nothrow(void *ptr,
-                           const void *tag) __asm__("_ZdlPvRKSt9nothrow_t");
-EXPORT void delete_array_nothrow(void *ptr, const void *tag) __asm__(
-    "_ZdaPvRKSt9nothrow_t");
-EXPORT void delete_aligned(void *ptr,
-                           size_t alignment) __asm__("_ZdlPvSt11align_val_t");
-EXPORT void delete_array_aligned(void *ptr, size_t alignment) __asm__(
-    "_ZdaPvSt11align_val_t");
-EXPORT void delete_aligned_nothrow(
-    void *ptr, size_t alignment,
-    const void *tag) __asm__("_ZdlPvSt11align_val_tRKSt9nothrow_t");
-EXPORT void delete_array_aligned_nothrow(
-    void *ptr, size_t alignment,
-    const void *tag) __asm__("_ZdaPvSt11align_val_tRKSt9nothrow_t");
-EXPORT void delete_sized(void *ptr, size_t size) __asm__("_ZdlPvm");
-EXPORT void delete_array_sized(void *ptr, size_t size) __asm__("_ZdaPvm");
-EXPORT void delete_sized_aligned(
-    void *ptr, size_t size, size_t alignment) __asm__("_ZdlPvmSt11align_val_t");
-EXPORT void delete_array_sized_aligned(
-    void *ptr, size_t size, size_t alignment) __asm__("_ZdaPvmSt11align_val_t");
 
 void *malloc(size_t size) {
   return heap_alloc_fast(size);
@@ -154,63 +129,6 @@ void free_sized(void *ptr, size_t size) {
 
 void free_aligned_sized(void *ptr, size_t alignment, size_t size) {
   heap_free_sized_fast(ptr, alignment, size, true);
-}
-
-void delete_plain(void *ptr) {
-  heap_free_fast(ptr);
-}
-
-void delete_array(void *ptr) {
-  heap_free_fast(ptr);
-}
-
-void delete_nothrow(void *ptr, const void *tag) {
-  (void)tag;
-  heap_free_fast(ptr);
-}
-
-void delete_array_nothrow(void *ptr, const void *tag) {
-  (void)tag;
-  heap_free_fast(ptr);
-}
-
-void delete_aligned(void *ptr, size_t alignment) {
-  (void)alignment;
-  heap_free_fast(ptr);
-}
-
-void delete_array_aligned(void *ptr, size_t alignment) {
-  (void)alignment;
-  heap_free_fast(ptr);
-}
-
-void delete_aligned_nothrow(void *ptr, size_t alignment, const void *tag) {
-  (void)alignment;
-  (void)tag;
-  heap_free_fast(ptr);
-}
-
-void delete_array_aligned_nothrow(void *ptr, size_t alignment,
-                                  const void *tag) {
-  (void)alignment;
-  (void)tag;
-  heap_free_fast(ptr);
-}
-
-void delete_sized(void *ptr, size_t size) {
-  heap_free_sized_fast(ptr, 0, size, false);
-}
-
-void delete_array_sized(void *ptr, size_t size) {
-  heap_free_sized_fast(ptr, 0, size, false);
-}
-
-void delete_sized_aligned(void *ptr, size_t size, size_t alignment) {
-  heap_free_sized_fast(ptr, alignment, size, false);
-}
-
-void delete_array_sized_aligned(void *ptr, size_t size, size_t alignment) {
-  heap_free_sized_fast(ptr, alignment, size, false);
 }
 
 int malloc_trim(size_t pad) {

@@ -82,6 +82,15 @@ TEST(MallocProcessTest, PlainProgramIsNotServed) {
   EXPECT_EQ(WEXITSTATUS(Start({kPlain, "1"}).status), 6);
 }
 
+TEST(MallocProcessTest, ProgramsOwnOperatorsAreUsed) {
+  const std::string client = "heap/malloc_operators_client";
+  ExpectSuccess(Start({client}));
+  ExpectSuccess(Start({client + "_static"}));
+  ExpectSuccess(Start({client + "_plain"}));
+  ExpectSuccess(
+      Start({client + "_plain"}, [] { Set("LD_PRELOAD", kPreload); }));
+}
+
 TEST(MallocProcessTest, RunsWithoutTheBreak) {
   const auto prepare = [] {
     Set("HEAP_SOURCE", "mmap");
