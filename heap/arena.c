@@ -223,7 +223,7 @@ static bool grow(arena_t *arena, size_t units) {
          extend(arena, missing_bytes);
 }
 
-// Starts an arena of its own for at least `size_bytes`.
+// Starts an arena of its own whose first free run has at least `size_bytes`.
 static arena_t *reserve_arena(size_t size_bytes) {
   if (arena_count == ARENA_COUNT_MAX) {
     return NULL;
@@ -245,17 +245,24 @@ static arena_t *reserve_arena(size_t size_bytes) {
   if (ptr == NULL) {
     return NULL;
   }
-  arena_t *arena = &arenas[arena_count++];
+  arena_t *arena = &arenas[arena_count];
   arena->base = round_up((uintptr_t)ptr, HEAP_PAGE_BYTES);
-  heap_page_table_set_near(arena->base);
   arena->reserve_end =
       (arena->base + reserve_bytes) & ~(uintptr_t)(HEAP_PAGE_BYTES - 1);
+  if (!grow(arena, size_bytes >> HEAP_UNIT_SHIFT)) {
+    // Its tables stay, for the next one to be tried here.
+    heap_central_count_kernel_call();
+    heap_kernel->unmap(ptr, reserve_bytes + HEAP_PAGE_BYTES);
+    return NULL;
+  }
+  ++arena_count;
+  heap_page_table_set_near(arena->base);
   return arena;
 }
 
 static void read_source(void) {
   source_read = true;
-  const char *value = getenv("HEAP_SOURCE");
+  const char *value = secure_getenv("HEAP_SOURCE");
   if (value != NULL && strcmp(value, "mmap") == 0) {
     break_unusable = true;
   }
@@ -313,7 +320,7 @@ static uintptr_t grow_and_take(size_t wanted, size_t units, size_t align_bytes,
   arena_t *newest = &arenas[arena_count - 1];
   if (newest == &arenas[BREAK_ARENA] || !grow(newest, wanted)) {
     newest = reserve_arena(wanted << HEAP_UNIT_SHIFT);
-    if (newest == NULL || !grow(newest, wanted)) {
+    if (newest == NULL) {
       return 0;
     }
   }

@@ -20,14 +20,15 @@
 static pthread_mutex_t central_mutex = PTHREAD_MUTEX_INITIALIZER;
 static size_t kernel_calls;  // Guarded by central_mutex.
 
-// The thread in fork(2), valid while `forking`. Both atomic, relaxed, written
-// by that thread with the mutex held: any other thread reads either false or a
-// thread that is not itself, and goes to the mutex.
+// The thread in fork(2), valid while `forking`. Both atomic, written by that
+// thread with the mutex held; `forking` is released after the thread and
+// acquired before it: any other thread reads either false or a thread that is
+// not itself, not even one that forked before, and goes to the mutex.
 static pthread_t forking_thread;
 static bool forking;
 
 static bool is_forking_thread(void) {
-  return __atomic_load_n(&forking, __ATOMIC_RELAXED) &&
+  return __atomic_load_n(&forking, __ATOMIC_ACQUIRE) &&
          pthread_equal(__atomic_load_n(&forking_thread, __ATOMIC_RELAXED),
                        pthread_self()) != 0;
 }
@@ -55,7 +56,7 @@ size_t heap_central_kernel_calls(void) {
 static void before_fork(void) {
   pthread_mutex_lock(&central_mutex);
   __atomic_store_n(&forking_thread, pthread_self(), __ATOMIC_RELAXED);
-  __atomic_store_n(&forking, true, __ATOMIC_RELAXED);
+  __atomic_store_n(&forking, true, __ATOMIC_RELEASE);
 }
 
 // In the parent and in the child: the mutex has no owner check, so the child's

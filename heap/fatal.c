@@ -29,7 +29,7 @@ _Noreturn void heap_die(const char *message) {
 
 // Started before libc is set up, the process may have no environment yet.
 static bool reports_only(void) {
-  const char *value = getenv("HEAP_ON_ERROR");
+  const char *value = secure_getenv("HEAP_ON_ERROR");
   return value != NULL && strcmp(value, "report") == 0;
 }
 

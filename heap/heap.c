@@ -378,7 +378,6 @@ void heap_free_sized_slow(void *ptr, size_t align_bytes, size_t size_bytes,
   if (!can_have_size(&block, align_bytes, size_bytes, may_have_shrunk)) {
     heap_report_misuse(HEAP_MISUSE_SIZE, &call, ptr, (uintptr_t)ptr,
                        block.usable_bytes);
-    return;
   }
   free_called(ptr, &call);
 }

@@ -28,7 +28,8 @@
 // fork: the child of a multithreaded process may allocate and free at once;
 // blocks of threads that do not exist in the child stay valid there.
 //
-// Environment, read at the first allocation of the process:
+// Environment, not heeded by set-user-ID programs. Read at the first allocation
+// of the process:
 //   HEAP_SOURCE=brk|mmap  where small and medium blocks come from: the program
 //                         break (default; mmap where the break cannot grow),
 //                         or mapped reservations only.
@@ -60,7 +61,8 @@ HEAP_API void heap_free(void *ptr);
 
 // Like `heap_free`, for a block whose size and alignment the caller knows, as
 // C++'s sized delete does: those that the allocation was asked for, alignment 0
-// when for none. A size that such a block could not have is a misuse as well.
+// when for none. A size that such a block could not have is a misuse as well
+// (with HEAP_ON_ERROR=report the block is freed, as it is one).
 // Not for blocks that `heap_realloc` made smaller.
 HEAP_API void heap_free_sized(void *ptr, size_t align_bytes, size_t size_bytes);
 

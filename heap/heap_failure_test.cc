@@ -35,6 +35,12 @@ using heap_testing::IsZero;
 using heap_testing::Random;
 using heap_testing::RunInChild;
 
+// Memory that is not the heap's, filled.
+struct StrangersMemory {
+  unsigned char *ptr;
+  size_t size_bytes;
+};
+
 // What the heap calls in these tests. All state is of one process and thread.
 struct FakeKernel {
   // Fails call number `fail_from` (from 1 on) and the `fail_count - 1` after.
@@ -49,7 +55,8 @@ struct FakeKernel {
   size_t largest_map_bytes = SIZE_MAX;
   int refusals = 0;  // Of these.
   int break_moves = 0;
-  size_t mapped_bytes = 0;  // Now, reservations included.
+  size_t mapped_bytes = 0;                 // Now, reservations included.
+  std::vector<StrangersMemory> strangers;  // Where moves failed.
   // Runs before the break is raised.
   std::function<void()> before_break_rise;
 
@@ -99,9 +106,16 @@ bool FakeResize(void *ptr, size_t old_bytes, size_t new_bytes) {
   return true;
 }
 
+// A failed move takes the target with it, and a stranger comes in its place.
 bool FakeMove(void *ptr, size_t old_bytes, void *target, size_t new_bytes) {
   if (fake.Fails(false) ||
       !heap_kernel_default.move(ptr, old_bytes, target, new_bytes)) {
+    munmap(target, new_bytes);
+    fake.mapped_bytes -= new_bytes;
+    void *stranger = mmap(target, new_bytes, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    fake.strangers.push_back({static_cast<unsigned char *>(stranger), 4096});
+    Fill(stranger, 4096, 4096);
     return false;
   }
   fake.mapped_bytes -= old_bytes;
@@ -325,6 +339,10 @@ class HeapFailureTest : public testing::Test {
       *outcome_ = {fake.failures > 0, succeeded};
       fake.fail_count = 0;
       EXPECT_STREQ(heap_check(), nullptr);
+      for (const StrangersMemory &memory : fake.strangers) {
+        EXPECT_TRUE(IsFilled(memory.ptr, memory.size_bytes, memory.size_bytes,
+                             memory.size_bytes));
+      }
       // Both on success and on failure the block is freed by now; a span of
       // one class may stay behind for its next use.
       EXPECT_LE(LiveBytes(), live_before + 2 * HEAP_PAGE_BYTES);
@@ -461,6 +479,25 @@ TEST_F(HeapFailureTest, RefusedCommitIsEnomemAndCanBeTriedAgain) {
   });
 }
 
+// Neither addresses nor arenas are used up by allocations that fail.
+TEST_F(HeapFailureTest, RefusedCommitsLeaveNoArenasBehind) {
+  RunInChild([] {
+    UseFakeKernel();
+    fake.refuse_break = true;
+    fake.refuse_commit = true;
+    EXPECT_EQ(heap_alloc(100000), nullptr);
+    const size_t mapped_bytes = fake.mapped_bytes;
+    for (int i = 0; i < 100; ++i) {
+      EXPECT_EQ(heap_alloc(100000), nullptr);
+    }
+    EXPECT_EQ(fake.mapped_bytes, mapped_bytes);
+    EXPECT_EQ(fake.mapped_bytes, Stats().metadata_bytes);
+    fake.refuse_commit = false;
+    RunModel(1, 20);
+    EXPECT_STREQ(heap_check(), nullptr);
+  });
+}
+
 TEST_F(HeapFailureTest, PagesThatCannotBeDiscardedAreUsedAgain) {
   const uint64_t seed = heap_testing::Seed();
   RunInChild([seed] {
@@ -490,12 +527,6 @@ TEST_F(HeapFailureTest, SourceMmapNeverMovesTheBreak) {
 }
 
 // Strangers at the break.
-
-// Memory that a stranger took from the break and filled.
-struct StrangersMemory {
-  unsigned char *ptr;
-  size_t size_bytes;
-};
 
 StrangersMemory TakeFromBreak(size_t size_bytes) {
   void *ptr = sbrk(static_cast<intptr_t>(size_bytes));

@@ -114,6 +114,9 @@ const char *heap_check(void) {
   heap_central_lock();
   const char *broken = heap_arena_check();
   if (broken == NULL) {
+    broken = heap_mapped_check();
+  }
+  if (broken == NULL) {
     broken = heap_thread_check_all();
   }
   heap_central_unlock();

@@ -10,6 +10,7 @@
 
 #include "gtest/gtest.h"
 #include "heap/heap.h"
+#include "heap/page_table.h"
 
 namespace {
 
@@ -151,6 +152,32 @@ TEST(InspectTest, TrimLeavesNothingIdle) {
   EXPECT_EQ(stats.idle_bytes, 0u);
   EXPECT_EQ(heap_check(), nullptr);
   EXPECT_EQ(heap_trim(0), 0u);
+}
+
+TEST(InspectTest, CheckSeesEachWrongMappedBlock) {
+  char *ptr = static_cast<char *>(heap_alloc(40 << 20));
+  void *other = heap_alloc(40 << 20);
+  heap_page_t *page = heap_page_of(reinterpret_cast<uintptr_t>(ptr));
+  const heap_page_t sound = *page;
+  const auto expect_after = [&](const char *message) {
+    EXPECT_STREQ(heap_check(), message);
+    *page = sound;
+    EXPECT_EQ(heap_check(), nullptr);
+  };
+  page->start += HEAP_PAGE_BYTES;
+  expect_after("mapped: a block whose descriptor is wrong");
+  page->mapping_start += HEAP_PAGE_BYTES;
+  expect_after("mapped: a block whose descriptor is wrong");
+  page->kind = HEAP_PAGE_NONE;
+  expect_after("mapped: a block whose descriptor is wrong");
+  page->reciprocal = 1;
+  expect_after("mapped: a block whose descriptor is wrong");
+  page->mapping_bytes += HEAP_PAGE_BYTES;
+  expect_after("mapped: wrong sum of mappings");
+  page->next = nullptr;
+  expect_after("mapped: a list of blocks that is broken");
+  heap_free(ptr);
+  heap_free(other);
 }
 
 TEST(InspectTest, FreedMemoryIsGivenBackWithoutBeingAsked) {

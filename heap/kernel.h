@@ -25,7 +25,9 @@ typedef struct heap_kernel {
   // Changes the length of a mapping in place; false: unchanged.
   bool (*resize)(void *ptr, size_t old_bytes, size_t new_bytes);
   // Moves a mapping onto the mapping of `new_bytes` at `target`, which is
-  // replaced; false: both unchanged.
+  // replaced. False: it is where it was, but the addresses at `target` may have
+  // been given up (Linux 6.18 does so), and must not be unmapped: somebody else
+  // may have them.
   bool (*move)(void *ptr, size_t old_bytes, void *target, size_t new_bytes);
   // Gives the memory back but not the addresses, which read as zero then;
   // false on failure.

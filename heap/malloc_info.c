@@ -119,7 +119,7 @@ static const char help[] =
     "HEAP_HELP=1           print this list to stderr at start\n";
 
 static bool is_set_to(const char *name, const char *wanted) {
-  const char *value = getenv(name);
+  const char *value = secure_getenv(name);
   return value != NULL && strcmp(value, wanted) == 0;
 }
 

@@ -177,7 +177,7 @@ void *heap_mapped_move(void *ptr, size_t size_bytes) {
   bool moved = move_to(ptr, (uintptr_t)target, new_bytes);
   heap_central_unlock();
   if (!moved) {
-    heap_kernel->unmap(target, new_bytes);
+    // If the target is still there, its addresses are lost: see kernel.h.
     heap_hook_alloc(ptr, usable_bytes, usable_bytes);
     return NULL;
   }
@@ -187,6 +187,30 @@ void *heap_mapped_move(void *ptr, size_t size_bytes) {
 
 size_t heap_mapped_total_bytes(void) {
   return total_bytes;
+}
+
+static bool is_right(const heap_page_t *page, const heap_page_t *prev) {
+  return page->prev == prev && page->kind == HEAP_PAGE_MAPPED &&
+         heap_page_of(page->start) == page && page->reciprocal == 0 &&
+         page->start >= page->mapping_start &&
+         page->start - page->mapping_start < page->mapping_bytes;
+}
+
+const char *heap_mapped_check(void) {
+  size_t sum_bytes = 0;
+  const heap_page_t *prev = NULL;
+  for (const heap_page_t *page = blocks.first; page != NULL;
+       page = page->next) {
+    if (!is_right(page, prev)) {
+      return "mapped: a block whose descriptor is wrong";
+    }
+    sum_bytes += page->mapping_bytes;
+    prev = page;
+  }
+  if (blocks.last != prev) {
+    return "mapped: a list of blocks that is broken";
+  }
+  return sum_bytes == total_bytes ? NULL : "mapped: wrong sum of mappings";
 }
 
 bool heap_mapped_walk(heap_visit_t visit, void *context) {

@@ -50,6 +50,9 @@ void *heap_mapped_move(void *ptr, size_t size_bytes);
 // held.
 bool heap_mapped_walk(heap_visit_t visit, void *context);
 
+// Returns the first broken invariant's name, or NULL. Central lock held.
+const char *heap_mapped_check(void);
+
 // Sum of all mappings, bytes. Central lock held.
 size_t heap_mapped_total_bytes(void);
 

@@ -40,8 +40,7 @@ void *heap_metadata_grow(void *ptr, size_t old_bytes, size_t new_bytes) {
   }
   heap_central_count_kernel_call();
   if (!heap_kernel->move(ptr, old_bytes, target, new_bytes)) {
-    heap_kernel->unmap(target, new_bytes);
-    return NULL;
+    return NULL;  // If the target is still there, its addresses are lost.
   }
   total_bytes += new_bytes - old_bytes;
   return target;

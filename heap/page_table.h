@@ -50,7 +50,8 @@ typedef struct __attribute__((aligned(64))) heap_page {
     uint8_t *states;          // SPAN: the state of each block (span.h).
     uintptr_t mapping_start;  // MAPPED: at or before `start`.
   };
-  // SPAN: whose span it is. Atomic, relaxed; written under the central lock.
+  // SPAN: whose span it is. Atomic; written under the central lock. A thread
+  // may ask relaxed whether that is itself; otherwise see thread_heap.c.
   struct heap_thread *owner;
   // SPAN: ceil(2^32 / block size), otherwise 0. For an offset into a
   // span, offset * reciprocal has the block's index in its upper 32 bits, and

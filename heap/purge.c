@@ -9,8 +9,9 @@
 // It is recognised by its deeds: if most of the pages of the last purge have
 // been handed out again when the next purge is due, the last one was a
 // mistake, and much more may stay idle from now on, up to four times what is
-// used; if few have, half as much. A program whose heap swings pays for a few purges and then keeps its
-// memory; one that shrinks for good gives it back, to the last call it makes.
+// used; if few have, half as much. A program whose heap swings pays for a few
+// purges and then keeps its memory; one that shrinks for good gives it back, to
+// the last call it makes.
 //
 // Invariants: an IDLE page is DIRTY; a PURGED page is not DIRTY; `idle_pages`
 // counts the IDLE flags of all arenas.

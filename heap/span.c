@@ -102,7 +102,7 @@ heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner) {
     page->states = states;
     page->index = (uint8_t)i;
     page->bin_offset = (uint16_t)(size_class * HEAP_BIN_BYTES);
-    // Before the hint, as in heap_thread_hint.
+    // Before the hint, as in hint_owner.
     __atomic_store_n(&page->size_class, (uint8_t)size_class, __ATOMIC_SEQ_CST);
     page->reciprocal = info->reciprocal;
     page->kind = HEAP_PAGE_SPAN;
