@@ -9,10 +9,16 @@
 // pages, 256 MiB, and no more. In a real log ids are dense.
 //
 // A stack's parent has a smaller id, so walks to the root end.
+//
+// Ids of threads and modules are the file's to choose. Each map mixes them with
+// a number of its own that the file cannot know, so no choice of ids makes them
+// meet in the map more often than chance does.
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <time.h>
 
 #include "leakcheck/heaplog_reader_internal.h"
 
@@ -22,12 +28,32 @@
 static_assert(sizeof(heaplog_stack_node_t) == 16, "as documented");
 static_assert((HEAPLOG_STACK_ID_MAX + 1) % HEAPLOG_STACK_PAGE_NODES == 0, "");
 
-static struct heaplog_id_slot *id_map_slot(const heaplog_id_map_t *map,
-                                           uint32_t id) {
-  // Fibonacci hashing; numbers given in order spread evenly.
-  uint32_t i = (id * UINT32_C(2654435769)) >> 7;
+// A number that the writer of the file cannot know.
+static uint64_t random_seed(const void *address) {
+  uint64_t seed;
+  if (getrandom(&seed, sizeof(seed), GRND_NONBLOCK) == (ssize_t)sizeof(seed)) {
+    return seed;
+  }
+  // A kernel that has just started: where we are, and when.
+  struct timespec time = {.tv_sec = 0};
+  (void)clock_gettime(CLOCK_MONOTONIC, &time);
+  return (uint64_t)(uintptr_t)address ^ (uint64_t)time.tv_nsec << 32 ^
+         (uint64_t)time.tv_sec;
+}
+
+// Where the search for an id begins: the top bits of splitmix64's mix.
+static uint32_t id_map_home(const heaplog_id_map_t *map, uint32_t id) {
+  uint64_t mix = map->seed ^ id;
+  mix = (mix ^ mix >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+  mix = (mix ^ mix >> 27) * UINT64_C(0x94d049bb133111eb);
+  return (uint32_t)((mix >> 32) * map->capacity >> 32);
+}
+
+static struct heaplog_id_slot *id_map_slot(heaplog_id_map_t *map, uint32_t id) {
+  uint32_t i = id_map_home(map, id);
   for (;; i++) {
     struct heaplog_id_slot *slot = &map->slots[i & (map->capacity - 1)];
+    map->num_probes++;
     if (slot->index_plus_one == 0 || slot->id == id) {
       return slot;
     }
@@ -35,13 +61,14 @@ static struct heaplog_id_slot *id_map_slot(const heaplog_id_map_t *map,
 }
 
 // Returns an id's index, or -1.
-static int64_t id_map_get(const heaplog_id_map_t *map, uint32_t id) {
+static int64_t id_map_get(heaplog_id_map_t *map, uint32_t id) {
   return map->capacity == 0 ? -1
                             : (int64_t)id_map_slot(map, id)->index_plus_one - 1;
 }
 
 static bool id_map_grow(heaplog_id_map_t *map) {
-  heaplog_id_map_t larger = {.count = map->count};
+  heaplog_id_map_t larger = {
+      .seed = map->seed, .num_probes = map->num_probes, .count = map->count};
   if (map->capacity > UINT32_MAX / 2) {
     return false;
   }
@@ -50,6 +77,9 @@ static bool id_map_grow(heaplog_id_map_t *map) {
   larger.slots = calloc(larger.capacity, sizeof(*larger.slots));
   if (larger.slots == NULL) {
     return false;
+  }
+  if (map->capacity == 0) {
+    larger.seed = random_seed(larger.slots);
   }
   for (uint32_t i = 0; i < map->capacity; i++) {
     if (map->slots[i].index_plus_one != 0) {

@@ -16,6 +16,10 @@
 #include "leakcheck/heaplog_format.h"
 #include "leakcheck/heaplog_reader.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 // What went wrong, small enough to have one a lane. `code` 0: nothing.
 typedef struct heaplog_failure {
   heaplog_error_code_t code;
@@ -76,7 +80,9 @@ typedef struct heaplog_id_map {
     uint32_t id;
     uint32_t index_plus_one;  // 0: empty.
   } * slots;
-  uint32_t capacity;  // A power of two, or 0.
+  uint64_t seed;        // Random, from the first entry on.
+  uint64_t num_probes;  // Slots looked at so far, for tests.
+  uint32_t capacity;    // A power of two, or 0.
   uint32_t count;
 } heaplog_id_map_t;
 
@@ -207,5 +213,9 @@ size_t heaplog_merge_read(heaplog_reader_t *reader, heaplog_event_t *out_events,
 
 // Frees all that reading has built up, and goes back to before the first event.
 void heaplog_merge_clear(heaplog_reader_t *reader);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
 
 #endif  // MY_ALLOC_LEAKCHECK_HEAPLOG_READER_INTERNAL_H_
