@@ -191,11 +191,9 @@ struct heaplog_reader {
   heaplog_info_t info;
   heaplog_definitions_t definitions;
   unsigned char *chunk_bytes;  // HEAPLOG_CHUNK_BYTES; scratch.
-  // Chunks below are found. Its failure stops it.
-  uint32_t frontier;
-  heaplog_failure_t frontier_failure;
-  uint64_t horizon_ns;   // The greatest found.
-  uint32_t *next_chunk;  // Next in the same lane, for each chunk found.
+  uint32_t frontier;           // Chunks below are found.
+  uint64_t horizon_ns;         // The greatest found.
+  uint32_t *next_chunk;        // Next in the same lane, for each chunk found.
   uint32_t next_chunk_capacity;
   heaplog_lane_t **lanes;  // By lane number; NULL: no chunk of it found.
   uint32_t lanes_capacity;
