@@ -29,6 +29,10 @@
 //
 // By 1 the frontier runs ahead of the events by one chunk, so the queues are
 // short unless the file is forged; they cost 4 bytes a chunk either way.
+//
+// A chunk that was never begun costs a forger nothing, being a hole in a sparse
+// file. A lane leaves one at most, when its process dies, so a log that has
+// more of them than there can be lanes is refused there.
 
 #include <errno.h>
 #include <stdlib.h>
@@ -181,9 +185,12 @@ static void advance(heaplog_reader_t *reader, heaplog_lane_t *lane) {
 static bool reserve(heaplog_reader_t *reader, uint32_t lane_number) {
   if (reader->frontier >= reader->next_chunk_capacity) {
     uint64_t capacity = (uint64_t)reader->next_chunk_capacity * 2 + 256;
+    if (capacity > UINT32_MAX) {
+      return false;
+    }
     uint32_t *moved =
         reallocarray(reader->next_chunk, capacity, sizeof(*moved));
-    if (moved == NULL || capacity > UINT32_MAX) {
+    if (moved == NULL) {
       return false;
     }
     reader->next_chunk = moved;
@@ -236,12 +243,19 @@ static heaplog_failure_t find_chunk(heaplog_reader_t *reader) {
   if (found.code != HEAPLOG_OK) {
     return found;
   }
+  if (header.commit == 0 && reader->unbegun_count == HEAPLOG_LANES_MAX) {
+    return (heaplog_failure_t){.code = HEAPLOG_ERROR_LIMIT,
+                               .status = -EPROTO,
+                               .byte_offset = offset,
+                               .text = "too many chunks were never begun"};
+  }
   if (!reserve(reader, header.commit == 0 ? 0 : header.lane)) {
     return no_memory(offset);
   }
   reader->next_chunk[index] = NO_CHUNK;
   if (header.commit == 0) {
     // Its thread was stopped between taking it and writing to it.
+    reader->unbegun_count++;
     reader->frontier++;
     return found;
   }

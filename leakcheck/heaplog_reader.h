@@ -70,8 +70,9 @@ bool heaplog_reader_next(heaplog_reader_t *reader, heaplog_event_t *out_event);
 size_t heaplog_reader_read(heaplog_reader_t *reader,
                            heaplog_event_t *out_events, size_t capacity);
 
-// Returns 0 while no error was met, else -EPROTO for damage, -ENOMEM, or what
-// pread(2) failed with. `out_error` may be NULL.
+// Returns 0 while no error was met, else -EPROTO for damage and for more than a
+// log can have (HEAPLOG_ERROR_LIMIT), -ENOMEM, or what pread(2) failed with.
+// `out_error` may be NULL.
 int heaplog_reader_status(const heaplog_reader_t *reader,
                           heaplog_error_t *out_error);
 

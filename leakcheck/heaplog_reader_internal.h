@@ -192,6 +192,7 @@ struct heaplog_reader {
   heaplog_definitions_t definitions;
   unsigned char *chunk_bytes;  // HEAPLOG_CHUNK_BYTES; scratch.
   uint32_t frontier;           // Chunks below are found.
+  uint32_t unbegun_count;      // Of these.
   uint64_t horizon_ns;         // The greatest found.
   uint32_t *next_chunk;        // Next in the same lane, for each chunk found.
   uint32_t next_chunk_capacity;

@@ -7,6 +7,8 @@
 #include "leakcheck/heaplog_reader.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,6 +19,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "leakcheck/heaplog_reader_internal.h"
 #include "leakcheck/heaplog_test_util.h"
 
 namespace {
@@ -374,6 +377,68 @@ TEST(HeaplogReaderTest, ManyLanesAreMerged) {
   }
   std::sort(expected.begin(), expected.end());
   EXPECT_EQ(Times(ReadBytes(builder.Build())), expected);
+}
+
+// A log in memory whose chunks behind those of `builder` are holes; a memfd, as
+// other files cannot be that long.
+class SparseLog {
+ public:
+  SparseLog(const LogBuilder &builder, uint32_t chunk_count)
+      : descriptor_(memfd_create("sparse", MFD_CLOEXEC)) {
+    LogBuilder copy = builder;
+    copy.header().chunk_count = heaplog_counter_word(chunk_count);
+    std::string bytes = copy.Build();
+    EXPECT_EQ(pwrite(descriptor_, bytes.data(), bytes.size(), 0),
+              static_cast<ssize_t>(bytes.size()));
+    EXPECT_EQ(ftruncate(descriptor_, static_cast<off_t>(Offset(chunk_count))),
+              0);
+  }
+  ~SparseLog() {
+    close(descriptor_);
+  }
+
+  std::string path() const {
+    return "/proc/self/fd/" + std::to_string(descriptor_);
+  }
+  static uint64_t Offset(uint64_t chunk) {
+    return kChunk0 + chunk * HEAPLOG_CHUNK_BYTES;
+  }
+
+ private:
+  int descriptor_;
+};
+
+TEST(HeaplogReaderTest, AsManyChunksAsLanesMayNotHaveBegun) {
+  SparseLog sparse(TwoLanes(), 3 + HEAPLOG_LANES_MAX);
+  Log log = ReadLog(sparse.path());
+  EXPECT_EQ(log.status, 0) << log.error.text;
+  EXPECT_EQ(log.events.size(), 9u);
+}
+
+TEST(HeaplogReaderTest, MoreChunksNotBegunThanLanesEndTheLog) {
+  for (uint32_t count : {3 + HEAPLOG_LANES_MAX + 1, UINT32_MAX}) {
+    SparseLog sparse(TwoLanes(), count);
+    Log log = ReadLog(sparse.path());
+    EXPECT_EQ(log.status, -EPROTO);
+    EXPECT_EQ(log.error.code, HEAPLOG_ERROR_LIMIT);
+    EXPECT_EQ(log.error.byte_offset, SparseLog::Offset(3 + HEAPLOG_LANES_MAX));
+    // What is earlier than the last horizon.
+    EXPECT_EQ(Times(log), (U64s{10, 25, 30, 50}));
+  }
+}
+
+TEST(HeaplogReaderTest, MoreChunksThanCanBeListedAreNoMemory) {
+  SparseLog sparse(LogBuilder(), UINT32_MAX);
+  heaplog_reader_t *reader = nullptr;
+  ASSERT_EQ(heaplog_reader_open(sparse.path().c_str(), &reader, nullptr), 0);
+  // As if half of them had been found; the list would double to 2^32.
+  reader->frontier = reader->next_chunk_capacity = UINT32_C(1) << 31;
+  heaplog_event_t event;
+  EXPECT_FALSE(heaplog_reader_next(reader, &event));
+  EXPECT_EQ(heaplog_reader_status(reader, nullptr), -ENOMEM);
+  // Nothing was allocated, so that nothing is freed twice.
+  EXPECT_EQ(reader->next_chunk, nullptr);
+  heaplog_reader_close(reader);
 }
 
 TEST(HeaplogReaderTest, NextGivesTheSameAsRead) {
