@@ -42,13 +42,18 @@
 enum {
   ARENA_COUNT_MAX = 32,
   BREAK_ARENA = 0,
-  GROWTH_MIN_BYTES = 256 << 10,
-  // An arena grows by at least an eighth: few kernel calls, little overshoot.
-  GROWTH_SHIFT = 3,
+  GROWTH_MIN_BYTES = 1 << 20,
+  // An arena grows by at least half: few kernel calls. What is never
+  // touched is addresses only.
+  GROWTH_SHIFT = 1,
   GROWTH_MAX_BYTES = 64 << 20,
+  // A long step ends at a multiple of this, so that the kernel can back all of
+  // it with transparent huge pages where it does so by itself.
+  HUGE_PAGE_BYTES = 2 << 20,
   RESERVE_MIN_BYTES = 64 << 20,
   TRIM_MIN_BYTES = 2 << 20,
   TABLE_MIN_BYTES = 4 << 10,
+  TABLE_GROWTH = 4,
 };
 
 typedef struct arena {
@@ -86,10 +91,9 @@ static void *grow_table(void *table, size_t *capacity_bytes,
   if (wanted_bytes <= *capacity_bytes) {
     return table;
   }
-  size_t new_bytes =
-      *capacity_bytes == 0 ? TABLE_MIN_BYTES : *capacity_bytes * 2;
+  size_t new_bytes = *capacity_bytes == 0 ? TABLE_MIN_BYTES : *capacity_bytes;
   while (new_bytes < wanted_bytes) {
-    new_bytes *= 2;
+    new_bytes *= TABLE_GROWTH;
   }
   table = *capacity_bytes == 0
               ? heap_metadata_map(new_bytes)
@@ -213,6 +217,10 @@ static bool grow(arena_t *arena, size_t units) {
   }
   if (step_bytes > GROWTH_MAX_BYTES) {
     step_bytes = GROWTH_MAX_BYTES;
+  }
+  if (step_bytes >= HUGE_PAGE_BYTES) {
+    uintptr_t end = arena_end(arena);
+    step_bytes = round_up(end + step_bytes, HUGE_PAGE_BYTES) - end;
   }
   bool is_break = arena == &arenas[BREAK_ARENA];
   bool (*extend)(arena_t *, size_t) = is_break ? grow_break : grow_reserved;

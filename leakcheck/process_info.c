@@ -9,7 +9,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LINE_BYTES 4096
 #define NS_PER_SECOND UINT64_C(1000000000)
 
 // syscall() and not open(), read() and close(): those are cancellation points,
@@ -51,9 +50,9 @@ void process_info_executable(char *out_path, size_t capacity) {
 
 // Calls `visit` for each piece of the file that ends with `separator`, which is
 // replaced by a NUL, until it returns false. Pieces that do not fit into
-// `buffer` are left out.
-static void for_each_line(const char *path, char separator, char *buffer,
-                          size_t capacity,
+// `buffer` are left out, or with `cut` given up to there.
+static void for_each_line(const char *path, char separator, bool cut,
+                          char *buffer, size_t capacity,
                           bool (*visit)(void *context, char *line),
                           void *context) {
   size_t fill = 0;
@@ -80,6 +79,10 @@ static void for_each_line(const char *path, char separator, char *buffer,
       line = end + 1;
     }
     if (fill == capacity) {
+      buffer[capacity - 1] = '\0';
+      if (cut && !skipping && !visit(context, buffer)) {
+        goto done;
+      }
       skipping = true;
       fill = 0;
     }
@@ -136,7 +139,7 @@ static bool match_mapping(void *context, char *line) {
 bool process_info_mapped_file(uintptr_t address, char *out_path,
                               size_t capacity) {
   mapped_file_t wanted = {address, out_path, false};
-  for_each_line("/proc/self/maps", '\n', out_path, capacity, match_mapping,
+  for_each_line("/proc/self/maps", '\n', false, out_path, capacity, match_mapping,
                 &wanted);
   return wanted.found;
 }
@@ -162,8 +165,8 @@ void process_info_environment(const char *prefix,
                               void *context) {
   environment_search_t search = {prefix, visit, context, false};
   // The kernel's copy, since malloc runs before libc sets `environ`.
-  char buffer[LINE_BYTES];
-  for_each_line("/proc/self/environ", '\0', buffer, sizeof(buffer),
+  char buffer[PROCESS_INFO_VARIABLE_BYTES_MAX + 1];
+  for_each_line("/proc/self/environ", '\0', true, buffer, sizeof(buffer),
                 match_variable, &search);
   if (search.any || environ == NULL) {
     return;

@@ -30,9 +30,13 @@ void process_info_executable(char *out_path, size_t capacity);
 bool process_info_mapped_file(uintptr_t address, char *out_path,
                               size_t capacity);
 
+// Holds a name and a path, and more.
+#define PROCESS_INFO_VARIABLE_BYTES_MAX 4351u
+
 // Calls `visit` for each NAME=value of the environment the process was started
-// with whose name begins with `prefix`; longer ones than 4,095 bytes are left
-// out. The text lives during the call only.
+// with whose name begins with `prefix`. The text lives during the call only. One
+// that is longer than PROCESS_INFO_VARIABLE_BYTES_MAX may be cut to that length,
+// or be whole.
 void process_info_environment(const char *prefix,
                               void (*visit)(void *context, const char *entry),
                               void *context);

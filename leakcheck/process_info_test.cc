@@ -144,12 +144,15 @@ TEST(ProcessInfoTest, EnvironmentIsFilteredByPrefix) {
       (std::vector<std::string>{"PREFIX_B=2", "PREFIX_="}));
 }
 
-TEST(ProcessInfoTest, LongVariablesDoNotHideOthers) {
-  std::string fits = "PREFIX_A=" + std::string(4000, 'x');
-  EXPECT_EQ(EnvironmentOfChild({std::string(100000, 'y'), fits,
-                                "PREFIX_LONG=" + std::string(5000, 'z'),
-                                "PREFIX_B=2"}),
-            (std::vector<std::string>{fits, "PREFIX_B=2"}));
+TEST(ProcessInfoTest, LongVariablesAreCutAndDoNotHideOthers) {
+  const size_t max = PROCESS_INFO_VARIABLE_BYTES_MAX;
+  std::string fits = "PREFIX_A=";
+  fits.resize(max, 'x');
+  std::string too_long = "PREFIX_C=" + std::string(50000, 'z');
+  EXPECT_EQ(EnvironmentOfChild({std::string(100000, 'y'), fits, fits + "x",
+                                too_long, "PREFIX_B=2"}),
+            (std::vector<std::string>{fits, fits, too_long.substr(0, max),
+                                      "PREFIX_B=2"}));
 }
 
 TEST(ProcessInfoTest, ResidentBytesGrowWithUse) {

@@ -16,12 +16,18 @@
 // Threads use one of two paths:
 //   - the usual one, a stream of their own;
 //   - the shared stream, under a lock that is given up rather than waited for:
-//     for a signal handler that interrupted its thread inside the recorder, and
-//     for a thread whose own stream is closed. Closing is the last thing that
-//     thread-specific data can do (the destructor asks to be called again for
-//     as many rounds as there are); libc frees some blocks after that. These
-//     events have no stack. An event that cannot get the lock is counted as
-//     lost, and the log says so.
+//     for a signal handler that interrupted its thread inside the recorder, for
+//     a thread whose own stream is closed, and for maps and unmaps of a thread
+//     that has no stream yet. Closing is the last thing that thread-specific
+//     data can do (the destructor asks to be called again for as many rounds as
+//     there are); libc frees some blocks after that. These events have no stack.
+//     An event that cannot get the lock is counted as lost, and the log says so.
+//
+// on_map and on_unmap come with the heap's central lock held, and must not
+// allocate. Opening a stream may: it asks libc to call us at the thread's end,
+// and pthread_setspecific allocates for the keys from the 32nd on. Before our
+// key exists (only while the first libraries start) it does not ask, and the
+// process's first event, which is a map, gets a stream of its own.
 //
 // Order: a free is stamped and appended before the heap makes the block free,
 // an allocation after it is a block. CLOCK_MONOTONIC agrees between processors.
@@ -128,9 +134,10 @@ static void on_thread_exit(void *context) {
 }
 
 // Gives the thread a stream; NULL when it has to use the shared one. For
-// `fresh_block` see recorder_process_describe().
+// `fresh_block` see recorder_process_describe(). Allocates nothing unless
+// `has_key`.
 static __attribute__((noinline)) recorder_thread_t *open_thread(
-    recorder_process_t *process, uintptr_t fresh_block) {
+    recorder_process_t *process, uintptr_t fresh_block, bool has_key) {
   if (recorder_tls.closed) {
     return NULL;
   }
@@ -155,7 +162,7 @@ static __attribute__((noinline)) recorder_thread_t *open_thread(
   unwind_thread_forget(&thread->unwind);
   recorder_tls.thread = thread;
   recorder_process_describe(process, stream, fresh_block);
-  if (atomic_load_explicit(&has_thread_exit_key, memory_order_acquire)) {
+  if (has_key) {
     // May allocate, when the program has many keys: a nested event.
     (void)pthread_setspecific(thread_exit_key, thread);
   }
@@ -163,9 +170,11 @@ static __attribute__((noinline)) recorder_thread_t *open_thread(
 }
 
 // Makes the calling thread busy and returns its state; NULL when it has no
-// stream of its own now. `*out_process` NULL: not recorded.
+// stream of its own now. `*out_process` NULL: not recorded. With `heap_locked`
+// nothing that may allocate is done.
 static inline recorder_thread_t *enter(recorder_process_t **out_process,
-                                       uintptr_t fresh_block) {
+                                       uintptr_t fresh_block,
+                                       bool heap_locked) {
   recorder_tls.busy = true;
   atomic_signal_fence(memory_order_seq_cst);
   recorder_thread_t *thread = recorder_tls.thread;
@@ -176,7 +185,12 @@ static inline recorder_thread_t *enter(recorder_process_t **out_process,
     return thread;
   }
   *out_process = recorder_process_start();
-  return *out_process == NULL ? NULL : open_thread(*out_process, fresh_block);
+  bool has_key =
+      atomic_load_explicit(&has_thread_exit_key, memory_order_acquire);
+  if (*out_process == NULL || (heap_locked && has_key)) {
+    return NULL;
+  }
+  return open_thread(*out_process, fresh_block, has_key);
 }
 
 static inline void leave(void) {
@@ -254,7 +268,8 @@ static inline void record(event_t event, bool with_stack) {
     return;
   }
   recorder_thread_t *thread =
-      enter(&process, event.kind == HEAPLOG_ALLOC ? event.address : NO_BLOCK);
+      enter(&process, event.kind == HEAPLOG_ALLOC ? event.address : NO_BLOCK,
+            event.kind == HEAPLOG_MAP || event.kind == HEAPLOG_UNMAP);
   if (thread != NULL) {
     if (with_stack) {
       event.stack_id = recorder_stack_capture(process, thread);
@@ -350,7 +365,7 @@ static void end_log(void) {
     // not execute a program: it ends, but not its parent, whose log this is.
     return;
   }
-  recorder_thread_t *thread = enter(&process, NO_BLOCK);
+  recorder_thread_t *thread = enter(&process, NO_BLOCK, false);
   if (process == NULL ||
       atomic_exchange_explicit(&process->ended, 1, memory_order_relaxed) != 0) {
     // Another thread is exiting too.
@@ -382,7 +397,7 @@ extern int __cxa_at_quick_exit(void (*function)(void *), void *object);
 
 static __attribute__((constructor)) void start(void) {
   recorder_process_t *process;
-  recorder_thread_t *thread = enter(&process, NO_BLOCK);
+  recorder_thread_t *thread = enter(&process, NO_BLOCK, false);
   leave();
   if (process == NULL) {
     return;
@@ -422,7 +437,7 @@ RECORDER_EXPORT int dlclose(void *handle) {
   int saved_errno = errno;
   if (!recorder_tls.busy) {
     recorder_process_t *process;
-    recorder_thread_t *thread = enter(&process, NO_BLOCK);
+    recorder_thread_t *thread = enter(&process, NO_BLOCK, false);
     if (thread != NULL) {
       recorder_stack_sweep(process, thread);
     }

@@ -3,6 +3,7 @@
 
 #include "leakcheck/recorder_options.h"
 
+#include <assert.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -11,6 +12,12 @@
 
 #define DEFAULT_LOG "leakcheck.%p.heaplog"
 #define EXTENSION ".heaplog"
+#define LOG_VARIABLE "LEAKCHECK_LOG"
+
+// So a value that is cut is too long for a path all the same.
+static_assert(PROCESS_INFO_VARIABLE_BYTES_MAX >=
+                  sizeof(LOG_VARIABLE "=") + HEAPLOG_PATH_BYTES_MAX,
+              "a variable with the longest path must fit");
 
 const char recorder_options_help[] =
     "leakcheck records what a program does with its heap:\n"
@@ -80,16 +87,25 @@ static void set_log(recorder_options_t *options, const char *name) {
   }
   add_text(&text, name);
   if (text.cut) {
-    options->log[0] = '\0';  // Opening it fails and says so.
+    options->log[0] = '\0';
   }
 }
 
 typedef struct reading {
   recorder_options_t *options;
-  const char *log;
+  bool has_log;
   const char *error;
-  char log_text[HEAPLOG_PATH_BYTES_MAX];
+  char log[HEAPLOG_PATH_BYTES_MAX + 1];
 } reading_t;
+
+// Keeps one byte more than fits into the options, by which they see that a
+// value is too long.
+static void keep_log(reading_t *reading, const char *value) {
+  size_t len = strnlen(value, sizeof(reading->log) - 1);
+  memcpy(reading->log, value, len);
+  reading->log[len] = '\0';
+  reading->has_log = true;
+}
 
 static bool parse_frames(const char *text, uint32_t *out_frames) {
   uint32_t value = 0;
@@ -120,9 +136,9 @@ static void read_variable(void *context, const char *entry) {
   reading_t *reading = context;
   recorder_options_t *options = reading->options;
   const char *value;
-  if ((value = value_of(entry, "LEAKCHECK_LOG")) != NULL) {
-    if (*value != '\0' && reading->log == NULL) {
-      reading->log = strcpy(reading->log_text, value);
+  if ((value = value_of(entry, LOG_VARIABLE)) != NULL) {
+    if (*value != '\0' && !reading->has_log) {
+      keep_log(reading, value);
     }
   } else if ((value = value_of(entry, "LEAKCHECK_FRAMES")) != NULL) {
     if (!parse_frames(value, &options->max_frames)) {
@@ -144,11 +160,10 @@ const char *recorder_options_read(recorder_options_t *out_options) {
   out_options->help = false;
   reading_t reading;
   reading.options = out_options;
-  reading.log = NULL;
+  reading.has_log = false;
   reading.error = NULL;
-  // Entries are shorter than a path may be, so `log_text` holds any of them.
   process_info_environment("LEAKCHECK_", read_variable, &reading);
-  set_log(out_options, reading.log == NULL ? DEFAULT_LOG : reading.log);
+  set_log(out_options, reading.has_log ? reading.log : DEFAULT_LOG);
   return reading.error;
 }
 

@@ -21,7 +21,7 @@ extern "C" {
 #define RECORDER_FRAMES_MAX 256
 
 typedef struct recorder_options {
-  // LEAKCHECK_LOG: made absolute, %p not yet replaced.
+  // LEAKCHECK_LOG: made absolute, %p not yet replaced. Empty: too long.
   char log[HEAPLOG_PATH_BYTES_MAX];
   uint32_t max_frames;  // LEAKCHECK_FRAMES
   bool record_forks;    // LEAKCHECK_FORK

@@ -42,6 +42,7 @@
 #define LOCK_SPINS 10000
 #define NS_PER_SECOND UINT64_C(1000000000)
 
+static_assert(HEAPLOG_PATH_BYTES_MAX == 4096, "as a message says");
 static_assert(MAX_STACK_NODES <= HEAPLOG_STACK_ID_MAX, "ids must fit the log");
 
 typedef enum recorder_phase {
@@ -228,6 +229,13 @@ static bool start_static(void) {
                            " (LEAKCHECK_HELP=1 lists what there is); "
                            "its default is used."};
     say(parts, sizeof(parts) / sizeof(parts[0]));
+  }
+  if (statics->options.log[0] == '\0') {
+    const char *parts[] = {
+        "leakcheck: LEAKCHECK_LOG makes a path of more than 4,095 bytes. "
+        "The program runs unrecorded."};
+    say(parts, 1);
+    return false;
   }
   if (_dl_find_object((void *)(uintptr_t)&recorder_process_start, &own) == 0) {
     statics->own_code.start = (uintptr_t)own.dlfo_map_start;
