@@ -4,9 +4,10 @@
 """Macros for every target of my_alloc: one place for flags and kinds of test.
 
 Libraries are C11, tools and tests C++17; warnings are errors in our code and
-silent in external repositories. Every macro passes further attributes
-(`visibility`, `linkopts`, `local_defines`, `malloc`, `size`, ...) to the rule
-below it; `copts` are added after ours.
+silent in external repositories. In a project that uses my_alloc as an external
+repository they are no errors: its compiler may know more of them. Every macro
+passes further attributes (`visibility`, `linkopts`, `local_defines`, `malloc`,
+`size`, ...) to the rule below it; `copts` are added after ours.
 
 Tags of tests, which .bazelrc's configs and .ci/run read:
 
@@ -30,7 +31,7 @@ load("@rules_shell//shell:sh_test.bzl", "sh_test")
 _WARNINGS = [
     "-Wall",
     "-Wextra",
-    "-Werror",
+    "-Werror",  # See _warnings().
     "-Wcast-qual",
     "-Wformat=2",
     "-Wpointer-arith",
@@ -40,7 +41,7 @@ _WARNINGS = [
     "-Wwrite-strings",
 ]
 
-_C_COPTS = _WARNINGS + [
+_C_COPTS = [
     "-std=c11",
     "-Wmissing-prototypes",
     "-Wold-style-definition",
@@ -50,11 +51,28 @@ _C_COPTS = _WARNINGS + [
 # -std=c11 alone hides sbrk, MAP_ANONYMOUS, memfd_create.
 _C_DEFINES = ["_GNU_SOURCE"]
 
-_CC_COPTS = _WARNINGS + [
+_CC_COPTS = [
     "-std=c++17",
     "-Wnon-virtual-dtor",
     "-Woverloaded-virtual",
 ]
+
+def _is_main_repository():
+    """Tells whether the package that calls is of the project being built."""
+    if hasattr(native, "repo_name"):  # Bazel 7 and later.
+        return native.repo_name() == ""
+    return native.repository_name() == "@"
+
+def _warnings():
+    if _is_main_repository():
+        return _WARNINGS
+    return [flag for flag in _WARNINGS if flag != "-Werror"]
+
+def _c_copts():
+    return _warnings() + _C_COPTS
+
+def _cc_copts():
+    return _warnings() + _CC_COPTS
 
 _FUZZ = str(Label("//:fuzz"))
 _FUZZ_REPLAY = str(Label("//third_party/libfuzzer:replay_main"))
@@ -76,7 +94,7 @@ def my_alloc_c_library(
     """
     cc_library(
         name = name,
-        copts = _C_COPTS + ["-fvisibility=hidden"] + copts,
+        copts = _c_copts() + ["-fvisibility=hidden"] + copts,
         linkstatic = linkstatic,
         local_defines = _C_DEFINES + local_defines,
         **kwargs
@@ -99,7 +117,7 @@ def my_alloc_c_binary(
     """
     cc_binary(
         name = name,
-        copts = _C_COPTS + copts,
+        copts = _c_copts() + copts,
         linkopts = ["-Wl,--as-needed"] + linkopts,
         local_defines = _C_DEFINES + local_defines,
         **kwargs
@@ -122,7 +140,7 @@ def my_alloc_c_test(
     """
     cc_test(
         name = name,
-        copts = _C_COPTS + copts,
+        copts = _c_copts() + copts,
         linkstatic = linkstatic,
         local_defines = _C_DEFINES + local_defines,
         **kwargs
@@ -136,7 +154,7 @@ def my_alloc_cc_library(name, copts = [], **kwargs):
       copts: added after the shared ones.
       **kwargs: attributes of cc_library.
     """
-    cc_library(name = name, copts = _CC_COPTS + copts, **kwargs)
+    cc_library(name = name, copts = _cc_copts() + copts, **kwargs)
 
 def my_alloc_cc_binary(name, copts = [], **kwargs):
     """A C++17 program.
@@ -146,7 +164,7 @@ def my_alloc_cc_binary(name, copts = [], **kwargs):
       copts: added after the shared ones.
       **kwargs: attributes of cc_binary.
     """
-    cc_binary(name = name, copts = _CC_COPTS + copts, **kwargs)
+    cc_binary(name = name, copts = _cc_copts() + copts, **kwargs)
 
 def my_alloc_preload(name, deps, linkopts = [], **kwargs):
     """A shared object for LD_PRELOAD; every symbol must be resolved.
@@ -184,7 +202,7 @@ def my_alloc_cc_test(name, deps = [], copts = [], linkstatic = True, **kwargs):
     """
     cc_test(
         name = name,
-        copts = _CC_COPTS + copts,
+        copts = _cc_copts() + copts,
         linkstatic = linkstatic,
         deps = deps + ["@com_google_googletest//:gtest_main"],
         **kwargs
@@ -203,7 +221,7 @@ def my_alloc_benchmark(name, deps = [], copts = [], data = [], **kwargs):
     cc_binary(
         name = name,
         testonly = True,
-        copts = _CC_COPTS + copts,
+        copts = _cc_copts() + copts,
         data = data,
         deps = deps + ["@com_github_google_benchmark//:benchmark_main"],
         **kwargs
@@ -252,7 +270,7 @@ def my_alloc_fuzz_test(
         name = name,
         srcs = srcs,
         args = [native.package_name() + "/" + folder],
-        copts = _CC_COPTS + copts,
+        copts = _cc_copts() + copts,
         data = corpus,
         linkstatic = True,
         linkopts = linkopts + select({
@@ -294,7 +312,7 @@ def my_alloc_header_test(name, hdrs, deps):
             name = "%s_%s" % (name, language),
             testonly = True,
             srcs = sources,
-            copts = _WARNINGS + ["-Wpedantic", "-std=" + std],
+            copts = _warnings() + ["-Wpedantic", "-std=" + std],
             deps = deps,
         )
     native.genrule(
