@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts test results in Bazel's build event files.
 
-    count_tests.py FOLDER FAILED_CHECKS
+    count_tests.py FOLDER FAILED_CHECKS NAME...
 
 FOLDER holds NAME.json (--build_event_json_file) and NAME.status (exit code)
 for each run of `bazel test`. Prints a line a run, the tests that failed, and
 last `N passed, N failed`. A test that was asked for and has no result failed;
-so did a run without a test, and one whose exit code has no failure to explain
-it. FAILED_CHECKS is added to the failures.
+so did a run without a test, one without an exit code, and one whose exit code
+has no failure to explain it. FAILED_CHECKS is added to the failures.
 """
 
 import json
@@ -48,18 +48,25 @@ def results_of(path):
     return results
 
 
-def main(folder, failed_checks):
+def read_exit_code(path):
+    """Returns the number in the file as text, or what is wrong with it."""
+    try:
+        return str(int(path.read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        return "unknown"
+
+
+def main(folder, failed_checks, names):
     passed = 0
     failed = failed_checks
-    for status_file in sorted(pathlib.Path(folder).glob("*.status")):
-        name = status_file.stem
-        results = results_of(status_file.with_suffix(".json"))
+    for name in names:
+        results = results_of(pathlib.Path(folder, name + ".json"))
         bad = {k: v for k, v in results.items() if v != "PASSED"}
-        exit_code = int(status_file.read_text(encoding="ascii"))
+        exit_code = read_exit_code(pathlib.Path(folder, name + ".status"))
         if not results:
-            bad["no test ran"] = "exit code %d" % exit_code
-        elif exit_code != 0 and not bad:
-            bad["bazel"] = "exit code %d" % exit_code
+            bad["no test ran"] = "exit code " + exit_code
+        elif exit_code != "0" and not bad:
+            bad["bazel"] = "exit code " + exit_code
         good = sum(1 for v in results.values() if v == "PASSED")
         print("%-8s %3d passed, %d failed" % (name, good, len(bad)))
         for label, status in sorted(bad.items()):
@@ -73,4 +80,4 @@ def main(folder, failed_checks):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))
