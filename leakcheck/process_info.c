@@ -139,8 +139,8 @@ static bool match_mapping(void *context, char *line) {
 bool process_info_mapped_file(uintptr_t address, char *out_path,
                               size_t capacity) {
   mapped_file_t wanted = {address, out_path, false};
-  for_each_line("/proc/self/maps", '\n', false, out_path, capacity, match_mapping,
-                &wanted);
+  for_each_line("/proc/self/maps", '\n', false, out_path, capacity,
+                match_mapping, &wanted);
   return wanted.found;
 }
 

@@ -34,9 +34,9 @@ bool process_info_mapped_file(uintptr_t address, char *out_path,
 #define PROCESS_INFO_VARIABLE_BYTES_MAX 4351u
 
 // Calls `visit` for each NAME=value of the environment the process was started
-// with whose name begins with `prefix`. The text lives during the call only. One
-// that is longer than PROCESS_INFO_VARIABLE_BYTES_MAX may be cut to that length,
-// or be whole.
+// with whose name begins with `prefix`. The text lives during the call only.
+// One that is longer than PROCESS_INFO_VARIABLE_BYTES_MAX may be cut to that
+// length, or be whole.
 void process_info_environment(const char *prefix,
                               void (*visit)(void *context, const char *entry),
                               void *context);

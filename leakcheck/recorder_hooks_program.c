@@ -182,6 +182,26 @@ static int run_errno(void) {
   return good && errno == 77 ? 0 : 1;
 }
 
+// --- long-log: a name that is too long, not in the kernel's environment ---
+
+#define LONG_NAME_BYTES 50000
+
+// Before the recorder starts, as a program may that is started with nothing.
+static __attribute__((constructor(101))) void set_long_log(int argc,
+                                                           char **argv) {
+  static char name[LONG_NAME_BYTES];
+  if (argc > 1 && strcmp(argv[1], "long-log") == 0) {
+    memset(name, 'x', sizeof(name) - 1);
+    setenv("LEAKCHECK_LOG", name, 1);
+  }
+}
+
+static int run_long_log(void) {
+  map_region(0);
+  alloc_below(1, address_at(0, 1));
+  return 0;
+}
+
 int main(int argc, char **argv) {
   const char *mode = argc > 1 ? argv[1] : "";
   if (strcmp(mode, "threads") == 0) {
@@ -195,6 +215,9 @@ int main(int argc, char **argv) {
   }
   if (strcmp(mode, "errno") == 0) {
     return run_errno();
+  }
+  if (strcmp(mode, "long-log") == 0) {
+    return run_long_log();
   }
   fprintf(stderr, "%s: no mode \"%s\"\n", argv[0], mode);
   return 2;

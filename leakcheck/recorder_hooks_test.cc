@@ -90,4 +90,16 @@ TEST_F(RecorderHooksTest, ErrnoIsPreserved) {
   Replay();
 }
 
+TEST_F(RecorderHooksTest, LongNameOutsideOfTheKernelsEnvironmentIsSaid) {
+  RunResult result = run_.RunBare(
+      {"/usr/bin/env", "-i",
+       leakcheck::RunfilePath("leakcheck/recorder_hooks_program"), "long-log"},
+      {});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_EQ(result.errors,
+            "leakcheck: LEAKCHECK_LOG makes a path of more than 4,095 bytes. "
+            "The program runs unrecorded.\n");
+  EXPECT_THAT(run_.Logs(), IsEmpty());
+}
+
 }  // namespace

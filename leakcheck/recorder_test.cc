@@ -352,6 +352,25 @@ TEST_F(RecorderTest, LogThatCannotBeCreatedIsSaidAndTheProgramRuns) {
   EXPECT_THAT(run_.Logs(), IsEmpty());
 }
 
+TEST_F(RecorderTest, NameThatIsTooLongIsSaidAndTheProgramRuns) {
+  // Absolute, the longest and one more; what no buffer holds; with the folder.
+  const std::string longest = "/" + std::string(4094, 'x');
+  for (const std::string &name :
+       {longest + "x", "/" + std::string(100000, 'x'), longest.substr(1)}) {
+    RunResult result = run_.Run({Program(), "fork"}, {"LEAKCHECK_LOG=" + name});
+    EXPECT_EQ(result.exit_code, 0);
+    EXPECT_EQ(result.errors,
+              "leakcheck: LEAKCHECK_LOG makes a path of more than 4,095 bytes. "
+              "The program runs unrecorded.\n");
+  }
+  RunResult result =
+      run_.Run({Program(), "fork"}, {"LEAKCHECK_LOG=" + longest});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.errors,
+              HasSubstr("cannot create the log " + longest + ": "));
+  EXPECT_THAT(run_.Logs(), IsEmpty());
+}
+
 TEST_F(RecorderTest, ValuesNotUnderstoodAreSaidAndReplaced) {
   for (const char *value :
        {"LEAKCHECK_FRAMES=0", "LEAKCHECK_FRAMES=257", "LEAKCHECK_FRAMES=x",
