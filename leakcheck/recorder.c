@@ -20,8 +20,9 @@
 //     a thread whose own stream is closed, and for maps and unmaps of a thread
 //     that has no stream yet. Closing is the last thing that thread-specific
 //     data can do (the destructor asks to be called again for as many rounds as
-//     there are); libc frees some blocks after that. These events have no stack.
-//     An event that cannot get the lock is counted as lost, and the log says so.
+//     there are); libc frees some blocks after that. These events have no
+//     stack. An event that cannot get the lock is counted as lost, and the log
+//     says so.
 //
 // on_map and on_unmap come with the heap's central lock held, and must not
 // allocate. Opening a stream may: it asks libc to call us at the thread's end,

@@ -67,6 +67,14 @@ size_t CountLive(const LogReplay &replay, uint64_t size_bytes) {
   return count;
 }
 
+size_t CountOwnStreams(const LogReplay &replay) {
+  size_t count = 0;
+  for (const heaplog_thread_t &thread : replay.Threads()) {
+    count += strcmp(thread.name, "(shared)") != 0;
+  }
+  return count;
+}
+
 class RecorderTest : public ::testing::Test {
  protected:
   // Runs a mode of the test program, which must succeed.
@@ -212,7 +220,7 @@ TEST_F(RecorderTest, ProcessIsDescribed) {
 TEST_F(RecorderTest, BlocksExchangedByThreadsAreConsistent) {
   auto replay = Replay(LogName(Run({"threads"})));
   EXPECT_GE(replay->counts().allocs, 8u * 20000u);
-  EXPECT_THAT(replay->Threads(), SizeIs(9));
+  EXPECT_EQ(CountOwnStreams(*replay), 9u);
   // All but libc's own and the three of the program's constructors.
   EXPECT_LT(replay->live().size(), 20u);
 }
@@ -226,6 +234,23 @@ TEST_F(RecorderTest, ThreadsThatEndShareSpaceInTheLog) {
   EXPECT_EQ(CountLive(*replay, 70041), 0u);
   EXPECT_EQ(CountLive(*replay, 70042), 0u);
   EXPECT_LT(replay->info().file_bytes, 4u << 20);
+}
+
+TEST_F(RecorderTest, ThreadThatMapsFirstInAProgramWithManyKeysRunsOn) {
+  auto replay = Replay(LogName(Run({"many-keys"})));
+  Events allocs = AllocsOf(*replay, 70000171);
+  ASSERT_THAT(allocs, SizeIs(1));
+  EXPECT_NE(allocs[0].stack_id, 0u);
+  // The main thread and this one; its map is not in its own stream.
+  EXPECT_EQ(CountOwnStreams(*replay), 2u);
+  size_t shared_maps = 0;
+  for (const heaplog_event_t &event : replay->events()) {
+    shared_maps +=
+        event.kind == HEAPLOG_MAP && event.size_bytes >= 70000171 &&
+        event.thread_index != allocs[0].thread_index &&
+        strcmp(replay->Threads()[event.thread_index].name, "(shared)") == 0;
+  }
+  EXPECT_EQ(shared_maps, 1u);
 }
 
 // --- Forked children ---

@@ -144,6 +144,40 @@ static int run_thread_exits(void) {
   return 0;
 }
 
+// --- many-keys: so many that the recorder's is not among the first ---
+
+// Values of later keys are in memory that libc allocates.
+#define NUM_EARLY_KEYS 40
+// Far longer than it takes; a thread that waits for itself waits for ever.
+#define MANY_KEYS_SECONDS 60
+
+// Runs before the constructors of all libraries.
+static void create_keys(int argc, char **argv) {
+  if (argc > 1 && strcmp(argv[1], "many-keys") == 0) {
+    for (int i = 0; i < NUM_EARLY_KEYS; i++) {
+      pthread_key_t key;
+      pthread_key_create(&key, NULL);
+    }
+  }
+}
+
+__attribute__((section(".preinit_array"),
+               used)) static void (*const run_first)(int,
+                                                     char **) = create_keys;
+
+static void *map_first(void *argument) {
+  free(alpha(70000171));
+  return argument;
+}
+
+static int run_many_keys(void) {
+  pthread_t thread;
+  alarm(MANY_KEYS_SECONDS);
+  pthread_create(&thread, NULL, map_first, NULL);
+  pthread_join(thread, NULL);
+  return 0;
+}
+
 // --- processes ---
 
 static int wait_for(pid_t pid) {
@@ -378,6 +412,7 @@ int main(int argc, char **argv) {
       {"exact", run_exact},
       {"threads", run_threads},
       {"thread-exits", run_thread_exits},
+      {"many-keys", run_many_keys},
       {"fork", run_fork},
       {"fork-threads", run_fork_threads},
       {"fork-nothing", run_fork_nothing},
