@@ -550,6 +550,18 @@ bool heap_arena_walk(heap_arena_visit_t visit, void *context) {
   return true;
 }
 
+static size_t longest_free_units(const heap_run_map_t *map) {
+  size_t longest = 0;
+  for (uint32_t unit = 0; unit < map->unit_count;) {
+    heap_run_t run = heap_run_map_find(map, unit);
+    if (run.kind == HEAP_RUN_FREE && run.units > longest) {
+      longest = run.units;
+    }
+    unit += run.units;
+  }
+  return longest;
+}
+
 heap_arena_totals_t heap_arena_sum(void) {
   heap_arena_totals_t totals = {0};
   for (size_t i = 0; i < arena_count; ++i) {
@@ -557,6 +569,10 @@ heap_arena_totals_t heap_arena_sum(void) {
     size_t units = arena->map.unit_count - arena->hole_units;
     totals.mapped_bytes += units << HEAP_UNIT_SHIFT;
     totals.free_bytes += (size_t)arena->map.free_units << HEAP_UNIT_SHIFT;
+    size_t longest_bytes = longest_free_units(&arena->map) << HEAP_UNIT_SHIFT;
+    if (longest_bytes > totals.largest_free_bytes) {
+      totals.largest_free_bytes = longest_bytes;
+    }
     size_t page_count = arena->map.unit_count / HEAP_PAGE_UNITS;
     for (size_t page = 0; page < page_count; ++page) {
       bool dirty = (arena->pages.flags[page] & HEAP_PAGE_DIRTY) != 0;

@@ -65,6 +65,7 @@ bool heap_arena_walk(heap_arena_visit_t visit, void *context);
 typedef struct heap_arena_totals {
   size_t mapped_bytes;
   size_t free_bytes;
+  size_t largest_free_bytes;  // The longest free run.
   size_t dirty_bytes;
 } heap_arena_totals_t;
 heap_arena_totals_t heap_arena_sum(void);

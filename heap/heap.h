@@ -127,18 +127,20 @@ typedef struct heap_class_stats {
 
 // Where the memory is. Of one moment as far as other threads hold still.
 typedef struct heap_stats {
-  size_t live_bytes;       // Usable sizes of all live blocks.
-  size_t num_live;         // Live blocks.
-  size_t mapped_bytes;     // From the kernel: break, reservations in use,
-                           // mappings of big blocks.
-  size_t dirty_bytes;      // Of these, used and not given back since: at most
-                           // this much is resident.
-  size_t idle_bytes;       // Of dirty, in no block and no span.
-  size_t free_run_bytes;   // Of mapped, in no block and no span.
-  size_t span_free_bytes;  // Of mapped, free blocks of spans.
-  size_t huge_bytes;       // Of mapped, blocks with mappings of their own.
-  size_t metadata_bytes;   // Addresses of tables, beside mapped_bytes.
+  size_t live_bytes;      // Usable sizes of all live blocks.
+  size_t num_live;        // Live blocks.
+  size_t mapped_bytes;    // From the kernel: break, reservations in use,
+                          // mappings of big blocks.
+  size_t dirty_bytes;     // Of these, used and not given back since: at most
+                          // this much is resident.
+  size_t idle_bytes;      // Of dirty, in no block and no span.
+  size_t free_run_bytes;  // Of mapped, in no block and no span.
+  size_t largest_free_run_bytes;  // The longest piece of these.
+  size_t span_free_bytes;         // Of mapped, free blocks of spans.
+  size_t huge_bytes;      // Of mapped, blocks with mappings of their own.
+  size_t metadata_bytes;  // Addresses of tables, beside mapped_bytes.
   size_t num_spans;
+  size_t num_refills;       // Small allocations that found nothing cached.
   size_t num_kernel_calls;  // That moved, mapped, unmapped or gave back memory.
   size_t num_misuses;       // Reported and survived (HEAP_ON_ERROR=report).
   heap_class_stats_t classes[HEAP_STATS_CLASS_COUNT];

@@ -186,6 +186,34 @@ TEST_F(HeapStatsTest, FreedMemoryGoesBackByItself) {
   });
 }
 
+TEST_F(HeapStatsTest, FreeRunsAndRefillsAreCounted) {
+  RunInChild([] {
+    void *blocks[5];
+    for (void *&ptr : blocks) {
+      ptr = heap_alloc(100 << 10);
+    }
+    heap_free(blocks[1]);
+    heap_free(blocks[3]);
+    const heap_stats_t scattered = Stats();
+    EXPECT_GE(scattered.free_run_bytes,
+              scattered.largest_free_run_bytes + (200 << 10));
+    heap_free(blocks[4]);  // Joins the two behind.
+    EXPECT_GE(Stats().largest_free_run_bytes,
+              scattered.largest_free_run_bytes + (200 << 10));
+
+    const size_t refills = Stats().num_refills;
+    std::vector<void *> small;
+    for (int i = 0; i < 1000; ++i) {
+      small.push_back(heap_alloc(64));
+    }
+    // 64 blocks each.
+    EXPECT_EQ(Stats().num_refills, refills + (1000 + 63) / 64);
+    heap_free(small[0]);
+    heap_free(heap_alloc(64));
+    EXPECT_EQ(Stats().num_refills, refills + (1000 + 63) / 64);
+  });
+}
+
 // A program that frees big blocks gets the next ones from an arena, where they
 // stay warm; but never the biggest.
 TEST_F(HeapStatsTest, FreedBigBlockRaisesTheLimitOfMapping) {

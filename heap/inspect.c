@@ -102,9 +102,11 @@ void heap_stats_get(heap_stats_t *out_stats) {
   out_stats->mapped_bytes = totals.mapped_bytes + out_stats->huge_bytes;
   out_stats->dirty_bytes = totals.dirty_bytes + out_stats->huge_bytes;
   out_stats->free_run_bytes = totals.free_bytes;
+  out_stats->largest_free_run_bytes = totals.largest_free_bytes;
   out_stats->idle_bytes = heap_purge_idle_pages() * HEAP_PAGE_BYTES;
   out_stats->metadata_bytes = heap_metadata_bytes();
   out_stats->num_spans = heap_span_count();
+  out_stats->num_refills = heap_thread_refill_count();
   out_stats->num_kernel_calls = heap_central_kernel_calls();
   heap_central_unlock();
   out_stats->num_misuses = heap_misuse_count();

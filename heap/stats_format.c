@@ -24,10 +24,12 @@ static const figure_t figures[] = {
     FIGURE(dirty_bytes, "of these used, at most so much is resident"),
     FIGURE(idle_bytes, "of these used but in no block and no span"),
     FIGURE(free_run_bytes, "mapped but in no block and no span"),
+    FIGURE(largest_free_run_bytes, "the longest piece of these"),
     FIGURE(span_free_bytes, "in free small blocks"),
     FIGURE(huge_bytes, "in blocks with mappings of their own"),
     FIGURE(metadata_bytes, "addresses of the heap's own tables"),
     FIGURE(num_spans, "spans of small blocks"),
+    FIGURE(num_refills, "small allocations that found nothing cached"),
     FIGURE(num_kernel_calls, "kernel calls for memory"),
     FIGURE(num_misuses, "misuses reported"),
 };

@@ -376,6 +376,7 @@ bool heap_thread_refill(heap_thread_t *thread, size_t size_class) {
   heap_class_spans_t *spans = &thread->spans[size_class];
   heap_bin_t *bin = &thread->bins[size_class];
   HEAP_ASSERT(bin->mask == 0);
+  __atomic_store_n(&thread->refills, thread->refills + 1, __ATOMIC_RELAXED);
   for (;;) {
     heap_page_t *page = spans->current;
     if (page != NULL) {
@@ -418,6 +419,15 @@ void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
       heap_central_unlock();
       break;
   }
+}
+
+size_t heap_thread_refill_count(void) {
+  size_t count = 0;
+  for (heap_thread_t *thread = all_heaps; thread != NULL;
+       thread = thread->next) {
+    count += __atomic_load_n(&thread->refills, __ATOMIC_RELAXED);
+  }
+  return count;
 }
 
 void heap_thread_freed_behind(heap_thread_t *thread, heap_page_t *page,

@@ -57,6 +57,7 @@ typedef struct heap_thread {
   heap_bin_t bins[HEAP_CLASS_COUNT];
   heap_class_spans_t spans[HEAP_CLASS_COUNT];
   heap_slot_t slots[HEAP_SLOT_COUNT];
+  size_t refills;                 // Atomic, relaxed: read by statistics.
   struct heap_thread *next;       // Of all. Immutable once published.
   struct heap_thread *next_free;  // Of the unused, parked. Central lock.
   // One bit a size class: another thread freed a block of one of our spans.
@@ -83,6 +84,9 @@ void heap_thread_give_back(void);
 
 // Fills the bin of `size_class`, whose mask is empty; false without memory.
 bool heap_thread_refill(heap_thread_t *thread, size_t size_class);
+
+// Returns how often a bin was filled, in all threads. Central lock held.
+size_t heap_thread_refill_count(void);
 
 // The owner's free of a block let `page->frees_to_go` fall to 0.
 void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page);
