@@ -7,7 +7,8 @@
 # Does nothing, quickly, when nothing is missing.
 #
 #   third_party/debian/setup.sh        for `bazel build`, `test` and `run`
-#   third_party/debian/setup.sh --ci   and for .ci/run: clang, valgrind
+#   third_party/debian/setup.sh --ci   and for .ci/run, and what CONTRIBUTING.md
+#                                      names: clang, its tools, valgrind
 
 set -euo pipefail
 
@@ -22,7 +23,7 @@ packages+=(bash gawk git perl python3 redis-tools sqlite3)
 # The report's browser test.
 packages+=(chromium fonts-dejavu-core)
 
-ci_packages=(clang clang-format-14 libclang-rt-14-dev valgrind)
+ci_packages=(clang clang-format-14 clang-tidy-14 libclang-rt-14-dev valgrind)
 
 die() {
   echo "setup.sh: $*" >&2
