@@ -1,0 +1,535 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What a thread does by itself: magazines, and the states that make every free
+// exact without an atomic instruction in the usual case.
+//
+// A magazine is a thread's stack of free objects of one cache. Pop and push
+// are the whole of alloc and free (slab_inline.h); this unit fills a magazine
+// that is empty, from the depot or from slabs, and empties one that is full.
+// It starts with 4 slots. Full, it doubles up to 128 slots, and above that
+// only if it was also empty since it last grew: a thread that frees what others
+// allocate gains nothing by more, one that does both keeps all of its working
+// set, up to 1 MiB of objects. A refill asks for 1, 2, 4... objects, so a
+// thread that needs one has one.
+//
+//   slots | object, state | ... | object, state | popped | popped | NULL |
+//          ^ bottom                              ^ top                   ^
+//          limit
+//
+// Slots above the top still hold what was popped from there: the object that
+// is freed next, often, so that its free needs no search for its state. Such a
+// slot is stale once the slab of its object has gone; the cache's epoch, which
+// grows with every slab that goes, tells. `sync` clears them.
+//
+// The hard problem is a free by two threads at once. The state of an object
+// says who may change it without asking:
+//
+//    LIVE t    allocated by the thread whose magazine has the tag t
+//    CACHED t  free, in that magazine
+//
+//   thread t, free        t, alloc              another thread r, free
+//   F1 load: LIVE t?      A1 load: CACHED t?    R1 compare and swap
+//   F2 store CACHED t     A2 store LIVE t          LIVE x -> CACHED r
+//   F3 push               (popped before)       R2 push
+//
+// Two other threads are told apart by R1. If R1 falls between F1 and F2, both
+// t and r have pushed the object, and the state is CACHED t. Whatever r does
+// with its slot, alloc or flush, it expects CACHED r there and dies; only a
+// later legal free by r could have put that back, and then it is t, or r with
+// its other slot, that finds a state which is not its own. So the mistake is
+// found when an object would be in two hands, if not before. All that a cache
+// does when it is destroyed, and at thread exit, is such a use.
+// (state_model_test.cc tries all interleavings.)
+//
+// Objects in the depot have the tag SHARED, and so do those of magazines that
+// came when all 125 tags of the cache were taken: there the fast paths never
+// apply and each step is a compare and swap.
+//
+// Without a magazine (no memory for one, more than 4,095 caches, a buffer's
+// second thread, SLAB_NO_MAGAZINES) each call goes to the slabs.
+
+#include "slab/slab_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+enum {
+  EAGER_SLOTS = 128,
+  BATCH_MAX_LOG2 = 6,
+  CHUNK_MAX = SLAB_FLUSH_MAX,
+};
+
+static_assert(sizeof(slab_magazine_t) == 64, "one cache line");
+static_assert(SLAB_MAGAZINE_MIN_SLOTS * sizeof(slab_slot_t) == 64,
+              "the first slots are the smallest piece of metadata");
+static_assert(SLAB_TAG_SHARED == SLAB_STATE_LIVE_MAX, "tags are live states");
+
+static size_t min_size(size_t a, size_t b) {
+  return a < b ? a : b;
+}
+
+static bool is_shared(const slab_magazine_t *magazine) {
+  return magazine->live_state == SLAB_TAG_NEVER;
+}
+
+// The state of objects in `magazine`; what the fast path expects is another
+// one if the tag is shared.
+static uint8_t cached_state(const slab_magazine_t *magazine) {
+  return is_shared(magazine) ? SLAB_STATE_CACHED + SLAB_TAG_SHARED
+                             : magazine->free_state;
+}
+
+static size_t num_slots(const slab_magazine_t *magazine) {
+  return (size_t)(magazine->limit - magazine->bottom);
+}
+
+_Noreturn static void die_twice(const slab_cache_t *cache, const void *object,
+                                const void *caller) {
+  slab_report(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
+                               .function = "slab_free",
+                               .cache = cache,
+                               .ptr = object,
+                               .object = object,
+                               .caller = caller});
+}
+
+// Changes the state of an object that `magazine` holds, exactly as it can.
+static void change_state(const slab_magazine_t *magazine,
+                         const slab_slot_t *slot, uint8_t to) {
+  uint8_t from = cached_state(magazine);
+  if (is_shared(magazine)) {
+    if (!__atomic_compare_exchange_n(slot->state, &from, to, false,
+                                     __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+      die_twice(magazine->cache, slot->object, NULL);
+    }
+    return;
+  }
+  if (slab_state_load(slot->state) != from) {
+    die_twice(magazine->cache, slot->object, NULL);
+  }
+  slab_state_store(slot->state, to);
+}
+
+// ---- slots ----
+
+static slab_slot_t *slots_alloc(slab_cache_t *cache, size_t count) {
+  if (!cache->has_buffer) {
+    return slab_metadata_alloc(cache, count * sizeof(slab_slot_t));
+  }
+  pthread_mutex_lock(&cache->lock);
+  slab_slot_t *slots = cache->buffer_slots_taken ? NULL : cache->buffer_slots;
+  cache->buffer_slots_taken = true;
+  pthread_mutex_unlock(&cache->lock);
+  return slots;
+}
+
+static void slots_free(slab_cache_t *cache, slab_slot_t *slots, size_t count) {
+  if (!cache->has_buffer) {
+    slab_metadata_free(cache, slots, count * sizeof(*slots));
+    return;
+  }
+  memset(slots, 0, count * sizeof(*slots));
+  pthread_mutex_lock(&cache->lock);
+  cache->buffer_slots_taken = false;
+  pthread_mutex_unlock(&cache->lock);
+}
+
+static void set_slots(slab_magazine_t *magazine, slab_slot_t *slots,
+                      size_t count, size_t used) {
+  // Together under the lock, so that fork finds them whole.
+  pthread_mutex_lock(&magazine->cache->lock);
+  magazine->bottom = slots;
+  magazine->limit = slots + count;
+  slab_top_store(magazine, slots + used);
+  pthread_mutex_unlock(&magazine->cache->lock);
+}
+
+// Makes the magazine `count` slots large; false: no memory, or no smaller than
+// that.
+static bool grow(slab_magazine_t *magazine, size_t count) {
+  slab_cache_t *cache = magazine->cache;
+  size_t old_count = num_slots(magazine);
+  count = min_size(count, cache->max_slots);
+  if (cache->has_buffer || count <= old_count) {
+    return false;
+  }
+  uint32_t epoch = __atomic_load_n(&cache->fast.epoch, __ATOMIC_RELAXED);
+  slab_slot_t *slots = slots_alloc(cache, count);
+  if (slots == NULL) {
+    return false;
+  }
+  slab_slot_t *old = magazine->bottom;
+  size_t used = (size_t)(slab_top_load(magazine) - old);
+  memcpy(slots, old, used * sizeof(*slots));
+  set_slots(magazine, slots, count, used);
+  slots_free(cache, old, old_count);
+  magazine->epoch = epoch;
+  magazine->refills_at_growth = magazine->num_refills;
+  return true;
+}
+
+// Clears slots above the top that may be stale.
+static void sync(slab_magazine_t *magazine) {
+  uint32_t epoch =
+      __atomic_load_n(&magazine->cache->fast.epoch, __ATOMIC_RELAXED);
+  if (magazine->epoch != epoch) {
+    slab_slot_t *top = slab_top_load(magazine);
+    memset(top, 0, (size_t)(magazine->limit - top) * sizeof(*top));
+    magazine->epoch = epoch;
+  }
+}
+
+// ---- setting up ----
+
+// Process's lock held.
+static uint8_t take_tag(slab_cache_t *cache) {
+  for (uint8_t tag = SLAB_TAG_MIN; tag <= SLAB_TAG_MAX; ++tag) {
+    uint64_t bit = UINT64_C(1) << (tag % 64);
+    if ((cache->tags[tag / 64] & bit) == 0) {
+      cache->tags[tag / 64] |= bit;
+      return tag;
+    }
+  }
+  return SLAB_TAG_NEVER;
+}
+
+static bool set_up(slab_cache_t *cache, slab_magazine_t *magazine) {
+  size_t count = cache->has_buffer
+                     ? cache->max_slots
+                     : min_size(SLAB_MAGAZINE_MIN_SLOTS, cache->max_slots);
+  slab_slot_t *slots = slots_alloc(cache, count);
+  if (slots == NULL) {
+    return false;
+  }
+  slab_process_lock();
+  uint8_t tag = take_tag(cache);
+  magazine->live_state = tag;
+  magazine->free_state = (uint8_t)(SLAB_STATE_CACHED + tag);
+  magazine->epoch = __atomic_load_n(&cache->fast.epoch, __ATOMIC_RELAXED);
+  magazine->generation = __atomic_load_n(&cache->generation, __ATOMIC_RELAXED);
+  magazine->cache = cache;
+  set_slots(magazine, slots, count, 0);
+  slab_process_unlock();
+  return true;
+}
+
+// Returns the calling thread's magazine of `cache`, set up; NULL if it has
+// none and gets none.
+static slab_magazine_t *get_magazine(slab_cache_t *cache) {
+  if (cache->magazine_id == 0 ||
+      (!slab_thread_exists() && !slab_thread_create())) {
+    return NULL;
+  }
+  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
+  if (magazine->cache == NULL && !set_up(cache, magazine)) {
+    return NULL;
+  }
+  SLAB_ASSERT(magazine->cache == cache);
+  return magazine;
+}
+
+// ---- giving up objects ----
+
+// Gives memory of empty slabs back if there is too much. No lock held.
+static void release_excess(slab_cache_t *cache) {
+  pthread_mutex_lock(&cache->lock);
+  size_t excess = slab_excess_bytes(cache);
+  slab_t *chain = excess == 0 ? NULL : slab_unlink_empty(cache, excess);
+  pthread_mutex_unlock(&cache->lock);
+  if (chain != NULL) {
+    slab_destroy_chain(cache, chain);
+  }
+}
+
+void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count) {
+  pthread_mutex_lock(&cache->lock);
+  for (size_t i = 0; i < count; ++i) {
+    uintptr_t address = (uintptr_t)objects[i];
+    slab_t *slab = slab_table_find(cache->fast.table, address)->slab;
+    size_t index = slab_index_of(cache, slab, address);
+    slab_state_store(&slab->states[index], SLAB_STATE_FREE);
+    slab_put(cache, slab, index);
+  }
+  pthread_mutex_unlock(&cache->lock);
+}
+
+// Gives up `count` objects, to the depot if it may, otherwise to the slabs.
+static void flush(slab_magazine_t *magazine, size_t count, bool to_depot) {
+  slab_cache_t *cache = magazine->cache;
+  while (count != 0) {
+    void *objects[CHUNK_MAX];
+    size_t chunk = min_size(count, CHUNK_MAX);
+    slab_slot_t *top = slab_top_load(magazine);
+    for (size_t i = 0; i < chunk; ++i) {
+      --top;
+      change_state(magazine, top, SLAB_STATE_CACHED + SLAB_TAG_SHARED);
+      objects[i] = top->object;
+    }
+    slab_top_store(magazine, top);
+    size_t put = to_depot ? slab_depot_put(cache, objects, chunk) : 0;
+    if (put != chunk) {
+      slab_put_all(cache, objects + put, chunk - put);
+    }
+    count -= chunk;
+  }
+}
+
+static size_t num_cached(const slab_magazine_t *magazine) {
+  return (size_t)(slab_top_load(magazine) - magazine->bottom);
+}
+
+// Gives all up if a reap asked for it.
+static void heed_reap(slab_magazine_t *magazine) {
+  uint32_t generation =
+      __atomic_load_n(&magazine->cache->generation, __ATOMIC_RELAXED);
+  if (magazine->generation != generation) {
+    magazine->generation = generation;
+    flush(magazine, num_cached(magazine), false);
+    release_excess(magazine->cache);
+  }
+}
+
+// Makes room for an object more.
+static void make_room(slab_magazine_t *magazine) {
+  size_t count = num_slots(magazine);
+  bool was_empty = magazine->num_refills != magazine->refills_at_growth;
+  heed_reap(magazine);
+  sync(magazine);
+  if (slab_top_load(magazine) != magazine->limit ||
+      ((count < EAGER_SLOTS || was_empty) && grow(magazine, 2 * count))) {
+    return;
+  }
+  flush(magazine, min_size(count - count / 2, SLAB_FLUSH_MAX), true);
+  __atomic_store_n(&magazine->num_flushes, magazine->num_flushes + 1,
+                   __ATOMIC_RELAXED);
+  release_excess(magazine->cache);
+}
+
+void slab_magazine_drain(slab_magazine_t *magazine) {
+  slab_cache_t *cache = magazine->cache;
+  flush(magazine, num_cached(magazine), false);
+  slots_free(cache, magazine->bottom, num_slots(magazine));
+  if (!is_shared(magazine)) {
+    uint8_t tag = magazine->live_state;
+    cache->tags[tag / 64] &= ~(UINT64_C(1) << (tag % 64));
+  }
+  pthread_mutex_lock(&cache->lock);
+  cache->num_allocs_before += magazine->num_allocs;
+  cache->num_refills_before += magazine->num_refills;
+  cache->num_flushes_before += magazine->num_flushes;
+  pthread_mutex_unlock(&cache->lock);
+  memset(magazine, 0, sizeof(*magazine));
+}
+
+// Are there states of cached objects in the word?
+static bool has_cached(uint64_t word) {
+  uint64_t low_bits = UINT64_C(0x7f7f7f7f7f7f7f7f);
+  return (((word & low_bits) + low_bits) & word & ~low_bits) != 0;
+}
+
+static void collect_in_slab(slab_cache_t *cache, slab_t *slab, uint8_t own) {
+  for (size_t i = 0; i < slab->num_used; ++i) {
+    uint64_t word;
+    memcpy(&word, slab->states + i / 8 * 8, sizeof(word));
+    if (!has_cached(word)) {
+      i |= 7;
+    } else if (slab->states[i] > SLAB_STATE_FREE && slab->states[i] != own) {
+      slab->states[i] = SLAB_STATE_FREE;
+      slab_put(cache, slab, i);
+    }
+  }
+}
+
+void slab_collect_orphans(slab_cache_t *cache) {
+  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
+  if (magazine->cache != NULL && is_shared(magazine)) {
+    slab_magazine_drain(magazine);
+  }
+  slab_depot_drain(cache);
+  // What is cached now is in this thread's magazine, or was in the hands of
+  // another one.
+  pthread_mutex_lock(&cache->lock);
+  for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {
+    slab_t *next;
+    for (slab_t *slab = cache->lists[list].first; slab != NULL; slab = next) {
+      next = slab->next;
+      collect_in_slab(cache, slab, magazine->free_state);
+    }
+  }
+  pthread_mutex_unlock(&cache->lock);
+}
+
+// ---- getting objects ----
+
+static size_t take_from_depot(slab_magazine_t *magazine, size_t count) {
+  slab_cache_t *cache = magazine->cache;
+  void *objects[CHUNK_MAX];
+  count = slab_depot_take(cache, objects, min_size(count, CHUNK_MAX));
+  slab_slot_t *top = slab_top_load(magazine);
+  uint8_t to = cached_state(magazine);
+  for (size_t i = 0; i < count; ++i, ++top) {
+    uintptr_t address = (uintptr_t)objects[i];
+    slab_entry_t *entry = slab_table_find(slab_table_of(&cache->fast), address);
+    uint8_t *state = slab_state_in(&cache->fast, entry, address);
+    if (slab_state_load(state) != SLAB_STATE_CACHED + SLAB_TAG_SHARED) {
+      die_twice(cache, objects[i], NULL);
+    }
+    slab_state_store(state, to);
+    top->object = objects[i];
+    top->state = state;
+  }
+  slab_top_store(magazine, top);
+  return count;
+}
+
+// Takes 1 to `count` objects from slabs, making one if need be, and constructs
+// them. 0: no memory.
+static size_t take_from_slabs(slab_cache_t *cache, uint8_t state,
+                              slab_slot_t *slots, size_t count) {
+  size_t taken;
+  size_t num_unused;
+  do {
+    pthread_mutex_lock(&cache->lock);
+    taken = slab_take(cache, state, slots, count, &num_unused);
+    pthread_mutex_unlock(&cache->lock);
+  } while (taken == 0 && slab_grow(cache));
+  for (size_t i = taken - num_unused; cache->construct != NULL && i < taken;
+       ++i) {
+    cache->construct(slots[i].object, cache->context);
+  }
+  return taken;
+}
+
+// Returns how many objects a refill asks for.
+static size_t next_batch(slab_magazine_t *magazine, size_t want) {
+  size_t count = (size_t)1 << magazine->batch_log2;
+  if (magazine->batch_log2 < BATCH_MAX_LOG2) {
+    ++magazine->batch_log2;
+  }
+  size_t share = min_size(num_slots(magazine) / 4, SLAB_FLUSH_MAX);
+  count = count > share ? count : share;
+  return count > want ? count : want;
+}
+
+// Makes sure that an object can be popped (`want` of them, if it can be);
+// false if there is no memory.
+static bool refill(slab_magazine_t *magazine, size_t want) {
+  slab_cache_t *cache = magazine->cache;
+  heed_reap(magazine);
+  sync(magazine);
+  size_t count = next_batch(magazine, want);
+  if (count > num_slots(magazine)) {
+    grow(magazine, slab_round_up(2 * count, SLAB_MAGAZINE_MIN_SLOTS));
+  }
+  slab_slot_t *top = slab_top_load(magazine);
+  count = min_size(count, (size_t)(magazine->limit - top));
+  size_t taken = take_from_depot(magazine, count);
+  if (taken == 0) {
+    taken = take_from_slabs(cache, cached_state(magazine), top, count);
+    slab_top_store(magazine, top + taken);
+  }
+  __atomic_store_n(&magazine->num_refills, magazine->num_refills + (taken != 0),
+                   __ATOMIC_RELAXED);
+  return taken != 0;
+}
+
+// Allocates without a magazine.
+static void *alloc_directly(slab_cache_t *cache) {
+  slab_slot_t slot;
+  if (take_from_slabs(cache, SLAB_TAG_SHARED, &slot, 1) == 0) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  pthread_mutex_lock(&cache->lock);
+  ++cache->num_allocs_before;
+  ++cache->num_refills_before;
+  pthread_mutex_unlock(&cache->lock);
+  return slot.object;
+}
+
+void *slab_alloc_any(slab_cache_t *cache, size_t want, const void *caller) {
+  if ((cache->flags & SLAB_DEBUG) != 0) {
+    return slab_debug_alloc(cache, caller);
+  }
+  slab_magazine_t *magazine = get_magazine(cache);
+  if (magazine == NULL) {
+    return alloc_directly(cache);
+  }
+  if (slab_top_load(magazine) == magazine->bottom && !refill(magazine, want)) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  slab_slot_t *slot = slab_top_load(magazine) - 1;
+  change_state(magazine, slot,
+               is_shared(magazine) ? SLAB_TAG_SHARED : magazine->live_state);
+  slab_top_store(magazine, slot);
+  slab_count(&magazine->num_allocs, 1);
+  return slot->object;
+}
+
+// ---- freeing ----
+
+// Returns the state of the live object at `ptr`; dies if there is none.
+static uint8_t *find_live(slab_cache_t *cache, void *ptr, const char *function,
+                          const void *caller) {
+  slab_entry_t *entry =
+      slab_table_find(slab_table_of(&cache->fast), (uintptr_t)ptr);
+  uint8_t *state =
+      entry == NULL ? NULL : slab_state_in(&cache->fast, entry, (uintptr_t)ptr);
+  if (state == NULL || !slab_is_live(slab_state_load(state))) {
+    slab_report_free(cache, ptr, function, caller);
+  }
+  return state;
+}
+
+// Makes a live object `to`; dies if it is not live or another thread does the
+// same. The calling thread's own objects need no compare and swap.
+static void end_life(slab_cache_t *cache, void *ptr, uint8_t *state, uint8_t to,
+                     const char *function, const void *caller) {
+  uint8_t from = slab_state_load(state);
+  if (!slab_is_live(from) ||
+      !__atomic_compare_exchange_n(state, &from, to, false, __ATOMIC_RELAXED,
+                                   __ATOMIC_RELAXED)) {
+    slab_report_free(cache, ptr, function, caller);
+  }
+}
+
+static void free_directly(slab_cache_t *cache, void *object,
+                          const char *function, const void *caller) {
+  uint8_t *state = find_live(cache, object, function, caller);
+  end_life(cache, object, state, SLAB_STATE_CACHED + SLAB_TAG_SHARED, function,
+           caller);
+  slab_put_all(cache, &object, 1);
+  release_excess(cache);
+}
+
+void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
+                       const void *caller) {
+  if (object == NULL) {
+    return;
+  }
+  int saved_errno = errno;
+  slab_magazine_t *magazine = NULL;
+  if ((cache->flags & SLAB_DEBUG) != 0) {
+    slab_debug_free(cache, object, function, caller);
+  } else if ((magazine = get_magazine(cache)) == NULL) {
+    free_directly(cache, object, function, caller);
+  } else {
+    uint8_t *state = find_live(cache, object, function, caller);
+    if (slab_top_load(magazine) == magazine->limit) {
+      make_room(magazine);
+    }
+    if (slab_state_load(state) == magazine->live_state) {
+      slab_state_store(state, magazine->free_state);
+    } else {
+      end_life(cache, object, state, cached_state(magazine), function, caller);
+    }
+    slab_slot_t *top = slab_top_load(magazine);
+    top->object = object;
+    top->state = state;
+    slab_top_store(magazine, top + 1);
+  }
+  errno = saved_errno;
+}
