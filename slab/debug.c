@@ -132,10 +132,10 @@ void slab_debug_free(slab_cache_t *cache, void *object, const char *function,
                      const void *caller) {
   pthread_mutex_lock(&cache->lock);
   slab_entry_t *entry = slab_table_find(cache->fast.table, (uintptr_t)object);
-  uint8_t *state = entry == NULL
-                       ? NULL
-                       : slab_state_in(&cache->fast, entry, (uintptr_t)object);
-  if (state == NULL || !slab_is_live(slab_state_load(state))) {
+  uint8_t *state;
+  if (entry == NULL ||
+      !slab_find_state(&cache->fast, entry, (uintptr_t)object, &state) ||
+      !slab_is_live(slab_state_load(state))) {
     pthread_mutex_unlock(&cache->lock);
     slab_report_free(cache, object, function, caller);
   }

@@ -13,14 +13,15 @@
 // set, up to 1 MiB of objects. A refill asks for 1, 2, 4... objects, so a
 // thread that needs one has one.
 //
-//   slots | object, state | ... | object, state | popped | popped | NULL |
-//          ^ bottom                              ^ top                   ^
-//          limit
+//   | object, state | object, state | ... |          |          |
+//   ^ bottom                              ^ top                 ^ limit
 //
-// Slots above the top still hold what was popped from there: the object that
-// is freed next, often, so that its free needs no search for its state. Such a
-// slot is stale once the slab of its object has gone; the cache's epoch, which
-// grows with every slab that goes, tells. `sync` clears them.
+// Beside the stack there is the hot object, the one that the thread allocated
+// last: programs often free it next. Then it stays hot and becomes free, and
+// the next alloc takes it; both know its state without a search, and neither
+// moves the top, on which they would wait for each other. Its state goes with
+// its slab if others free it and the slab is given back; the cache's epoch,
+// which changes with every slab that goes, tells.
 //
 // The hard problem is a free by two threads at once. The state of an object
 // says who may change it without asking:
@@ -61,7 +62,7 @@ enum {
   CHUNK_MAX = SLAB_FLUSH_MAX,
 };
 
-static_assert(sizeof(slab_magazine_t) == 64, "one cache line");
+static_assert(offsetof(slab_magazine_t, cache) == 64, "a line for fast paths");
 static_assert(SLAB_MAGAZINE_MIN_SLOTS * sizeof(slab_slot_t) == 64,
               "the first slots are the smallest piece of metadata");
 static_assert(SLAB_TAG_SHARED == SLAB_STATE_LIVE_MAX, "tags are live states");
@@ -71,18 +72,30 @@ static size_t min_size(size_t a, size_t b) {
 }
 
 static bool is_shared(const slab_magazine_t *magazine) {
-  return magazine->live_state == SLAB_TAG_NEVER;
+  return slab_live_state(magazine->traits) == SLAB_TAG_NEVER;
 }
 
 // The state of objects in `magazine`; what the fast path expects is another
 // one if the tag is shared.
 static uint8_t cached_state(const slab_magazine_t *magazine) {
   return is_shared(magazine) ? SLAB_STATE_CACHED + SLAB_TAG_SHARED
-                             : magazine->free_state;
+                             : slab_free_state(magazine->traits);
 }
 
 static size_t num_slots(const slab_magazine_t *magazine) {
   return (size_t)(magazine->limit - magazine->bottom);
+}
+
+static void set_traits(slab_magazine_t *magazine, uint8_t tag, uint32_t epoch) {
+  uint64_t free_state = (uint64_t)(SLAB_STATE_CACHED + tag);
+  magazine->traits = (uint64_t)epoch << 32 | free_state << 8 | tag;
+}
+
+// The hot object is one that no caller can name, with a state that no object
+// has.
+static void forget_hot(slab_magazine_t *magazine) {
+  magazine->hot.object = magazine;
+  magazine->hot.state = &magazine->no_state;
 }
 
 _Noreturn static void die_twice(const slab_cache_t *cache, const void *object,
@@ -115,13 +128,15 @@ static void change_state(const slab_magazine_t *magazine,
 // ---- slots ----
 
 static slab_slot_t *slots_alloc(slab_cache_t *cache, size_t count) {
-  if (!cache->has_buffer) {
-    return slab_metadata_alloc(cache, count * sizeof(slab_slot_t));
+  slab_slot_t *slots;
+  if (cache->has_buffer) {
+    pthread_mutex_lock(&cache->lock);
+    slots = cache->buffer_slots_taken ? NULL : cache->buffer_slots;
+    cache->buffer_slots_taken = true;
+    pthread_mutex_unlock(&cache->lock);
+  } else {
+    slots = slab_metadata_alloc(cache, count * sizeof(*slots));
   }
-  pthread_mutex_lock(&cache->lock);
-  slab_slot_t *slots = cache->buffer_slots_taken ? NULL : cache->buffer_slots;
-  cache->buffer_slots_taken = true;
-  pthread_mutex_unlock(&cache->lock);
   return slots;
 }
 
@@ -130,7 +145,7 @@ static void slots_free(slab_cache_t *cache, slab_slot_t *slots, size_t count) {
     slab_metadata_free(cache, slots, count * sizeof(*slots));
     return;
   }
-  memset(slots, 0, count * sizeof(*slots));
+  memset(slots - 1, 0, count * sizeof(*slots));
   pthread_mutex_lock(&cache->lock);
   cache->buffer_slots_taken = false;
   pthread_mutex_unlock(&cache->lock);
@@ -155,7 +170,6 @@ static bool grow(slab_magazine_t *magazine, size_t count) {
   if (cache->has_buffer || count <= old_count) {
     return false;
   }
-  uint32_t epoch = __atomic_load_n(&cache->fast.epoch, __ATOMIC_RELAXED);
   slab_slot_t *slots = slots_alloc(cache, count);
   if (slots == NULL) {
     return false;
@@ -165,19 +179,18 @@ static bool grow(slab_magazine_t *magazine, size_t count) {
   memcpy(slots, old, used * sizeof(*slots));
   set_slots(magazine, slots, count, used);
   slots_free(cache, old, old_count);
-  magazine->epoch = epoch;
   magazine->refills_at_growth = magazine->num_refills;
   return true;
 }
 
-// Clears slots above the top that may be stale.
+// Forgets the hot object's state if it may be stale.
 static void sync(slab_magazine_t *magazine) {
-  uint32_t epoch =
-      __atomic_load_n(&magazine->cache->fast.epoch, __ATOMIC_RELAXED);
-  if (magazine->epoch != epoch) {
-    slab_slot_t *top = slab_top_load(magazine);
-    memset(top, 0, (size_t)(magazine->limit - top) * sizeof(*top));
-    magazine->epoch = epoch;
+  uint32_t epoch = slab_epoch_of(magazine->cache);
+  if (magazine->traits >> 32 != epoch) {
+    if (magazine->hot_free == NULL) {
+      forget_hot(magazine);
+    }
+    set_traits(magazine, slab_live_state(magazine->traits), epoch);
   }
 }
 
@@ -205,12 +218,11 @@ static bool set_up(slab_cache_t *cache, slab_magazine_t *magazine) {
   }
   slab_process_lock();
   uint8_t tag = take_tag(cache);
-  magazine->live_state = tag;
-  magazine->free_state = (uint8_t)(SLAB_STATE_CACHED + tag);
-  magazine->epoch = __atomic_load_n(&cache->fast.epoch, __ATOMIC_RELAXED);
-  magazine->generation = __atomic_load_n(&cache->generation, __ATOMIC_RELAXED);
+  set_traits(magazine, tag, slab_epoch_of(cache));
   magazine->cache = cache;
+  forget_hot(magazine);
   set_slots(magazine, slots, count, 0);
+  magazine->generation = __atomic_load_n(&cache->generation, __ATOMIC_RELAXED);
   slab_process_unlock();
   return true;
 }
@@ -276,8 +288,16 @@ static void flush(slab_magazine_t *magazine, size_t count, bool to_depot) {
   }
 }
 
-static size_t num_cached(const slab_magazine_t *magazine) {
-  return (size_t)(slab_top_load(magazine) - magazine->bottom);
+// Gives up all objects.
+static void flush_all(slab_magazine_t *magazine) {
+  flush(magazine, (size_t)(slab_top_load(magazine) - magazine->bottom), false);
+  if (magazine->hot_free != NULL) {
+    *magazine->bottom = magazine->hot;
+    slab_top_store(magazine, magazine->bottom + 1);
+    magazine->hot_free = NULL;
+    flush(magazine, 1, false);
+  }
+  forget_hot(magazine);
 }
 
 // Gives all up if a reap asked for it.
@@ -286,33 +306,35 @@ static void heed_reap(slab_magazine_t *magazine) {
       __atomic_load_n(&magazine->cache->generation, __ATOMIC_RELAXED);
   if (magazine->generation != generation) {
     magazine->generation = generation;
-    flush(magazine, num_cached(magazine), false);
+    flush_all(magazine);
     release_excess(magazine->cache);
   }
 }
 
+static void note(uint32_t *number) {
+  __atomic_store_n(number, *number + 1, __ATOMIC_RELAXED);
+}
+
 // Makes room for an object more.
 static void make_room(slab_magazine_t *magazine) {
-  size_t count = num_slots(magazine);
-  bool was_empty = magazine->num_refills != magazine->refills_at_growth;
   heed_reap(magazine);
   sync(magazine);
+  size_t count = num_slots(magazine);
+  bool was_empty = magazine->num_refills != magazine->refills_at_growth;
   if (slab_top_load(magazine) != magazine->limit ||
-      ((count < EAGER_SLOTS || was_empty) && grow(magazine, 2 * count))) {
+      ((count < EAGER_SLOTS || was_empty) && grow(magazine, 2 * count + 1))) {
     return;
   }
   flush(magazine, min_size(count - count / 2, SLAB_FLUSH_MAX), true);
-  __atomic_store_n(&magazine->num_flushes, magazine->num_flushes + 1,
-                   __ATOMIC_RELAXED);
+  note(&magazine->num_flushes);
   release_excess(magazine->cache);
 }
 
 void slab_magazine_drain(slab_magazine_t *magazine) {
   slab_cache_t *cache = magazine->cache;
-  flush(magazine, num_cached(magazine), false);
-  slots_free(cache, magazine->bottom, num_slots(magazine));
+  flush_all(magazine);
   if (!is_shared(magazine)) {
-    uint8_t tag = magazine->live_state;
+    uint8_t tag = slab_live_state(magazine->traits);
     cache->tags[tag / 64] &= ~(UINT64_C(1) << (tag % 64));
   }
   pthread_mutex_lock(&cache->lock);
@@ -320,6 +342,7 @@ void slab_magazine_drain(slab_magazine_t *magazine) {
   cache->num_refills_before += magazine->num_refills;
   cache->num_flushes_before += magazine->num_flushes;
   pthread_mutex_unlock(&cache->lock);
+  slots_free(cache, magazine->bottom, num_slots(magazine));
   memset(magazine, 0, sizeof(*magazine));
 }
 
@@ -355,7 +378,7 @@ void slab_collect_orphans(slab_cache_t *cache) {
     slab_t *next;
     for (slab_t *slab = cache->lists[list].first; slab != NULL; slab = next) {
       next = slab->next;
-      collect_in_slab(cache, slab, magazine->free_state);
+      collect_in_slab(cache, slab, slab_free_state(magazine->traits));
     }
   }
   pthread_mutex_unlock(&cache->lock);
@@ -372,7 +395,9 @@ static size_t take_from_depot(slab_magazine_t *magazine, size_t count) {
   for (size_t i = 0; i < count; ++i, ++top) {
     uintptr_t address = (uintptr_t)objects[i];
     slab_entry_t *entry = slab_table_find(slab_table_of(&cache->fast), address);
-    uint8_t *state = slab_state_in(&cache->fast, entry, address);
+    uint8_t *state = NULL;
+    slab_find_state(&cache->fast, entry, address, &state);
+    SLAB_ASSERT(state != NULL);
     if (slab_state_load(state) != SLAB_STATE_CACHED + SLAB_TAG_SHARED) {
       die_twice(cache, objects[i], NULL);
     }
@@ -421,7 +446,7 @@ static bool refill(slab_magazine_t *magazine, size_t want) {
   sync(magazine);
   size_t count = next_batch(magazine, want);
   if (count > num_slots(magazine)) {
-    grow(magazine, slab_round_up(2 * count, SLAB_MAGAZINE_MIN_SLOTS));
+    grow(magazine, 2 * count + 1);
   }
   slab_slot_t *top = slab_top_load(magazine);
   count = min_size(count, (size_t)(magazine->limit - top));
@@ -430,9 +455,11 @@ static bool refill(slab_magazine_t *magazine, size_t want) {
     taken = take_from_slabs(cache, cached_state(magazine), top, count);
     slab_top_store(magazine, top + taken);
   }
-  __atomic_store_n(&magazine->num_refills, magazine->num_refills + (taken != 0),
-                   __ATOMIC_RELAXED);
-  return taken != 0;
+  if (taken == 0) {
+    return false;
+  }
+  note(&magazine->num_refills);
+  return true;
 }
 
 // Allocates without a magazine.
@@ -449,7 +476,7 @@ static void *alloc_directly(slab_cache_t *cache) {
   return slot.object;
 }
 
-void *slab_alloc_any(slab_cache_t *cache, size_t want, const void *caller) {
+void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
   if ((cache->flags & SLAB_DEBUG) != 0) {
     return slab_debug_alloc(cache, caller);
   }
@@ -457,16 +484,23 @@ void *slab_alloc_any(slab_cache_t *cache, size_t want, const void *caller) {
   if (magazine == NULL) {
     return alloc_directly(cache);
   }
-  if (slab_top_load(magazine) == magazine->bottom && !refill(magazine, want)) {
-    errno = ENOMEM;
-    return NULL;
+  slab_slot_t *slot = &magazine->hot;
+  if (magazine->hot_free == NULL) {
+    if (slab_top_load(magazine) == magazine->bottom &&
+        !refill(magazine, want)) {
+      errno = ENOMEM;
+      return NULL;
+    }
+    slot = slab_top_load(magazine) - 1;
+    slab_top_store(magazine, slot);
   }
-  slab_slot_t *slot = slab_top_load(magazine) - 1;
+  magazine->hot_free = NULL;
   change_state(magazine, slot,
-               is_shared(magazine) ? SLAB_TAG_SHARED : magazine->live_state);
-  slab_top_store(magazine, slot);
+               is_shared(magazine) ? SLAB_TAG_SHARED
+                                   : slab_live_state(magazine->traits));
+  magazine->hot = *slot;
   slab_count(&magazine->num_allocs, 1);
-  return slot->object;
+  return magazine->hot.object;
 }
 
 // ---- freeing ----
@@ -476,9 +510,10 @@ static uint8_t *find_live(slab_cache_t *cache, void *ptr, const char *function,
                           const void *caller) {
   slab_entry_t *entry =
       slab_table_find(slab_table_of(&cache->fast), (uintptr_t)ptr);
-  uint8_t *state =
-      entry == NULL ? NULL : slab_state_in(&cache->fast, entry, (uintptr_t)ptr);
-  if (state == NULL || !slab_is_live(slab_state_load(state))) {
+  uint8_t *state;
+  if (entry == NULL ||
+      !slab_find_state(&cache->fast, entry, (uintptr_t)ptr, &state) ||
+      !slab_is_live(slab_state_load(state))) {
     slab_report_free(cache, ptr, function, caller);
   }
   return state;
@@ -521,8 +556,8 @@ void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
     if (slab_top_load(magazine) == magazine->limit) {
       make_room(magazine);
     }
-    if (slab_state_load(state) == magazine->live_state) {
-      slab_state_store(state, magazine->free_state);
+    if (slab_state_load(state) == slab_live_state(magazine->traits)) {
+      slab_state_store(state, slab_free_state(magazine->traits));
     } else {
       end_life(cache, object, state, cached_state(magazine), function, caller);
     }

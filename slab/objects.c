@@ -359,10 +359,13 @@ slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes) {
     chain = slab;
   }
   if (chain != NULL) {
-    // Slots above the tops of magazines may name objects of these slabs, and
-    // states that are about to go.
-    __atomic_store_n(&cache->fast.epoch, cache->fast.epoch + 1,
-                     __ATOMIC_RELAXED);
+    // Magazines may know states of these slabs, of objects that they gave out
+    // last. Never 0, the epoch of a magazine that is not in use.
+    uint64_t word = cache->fast.offset_and_epoch;
+    uint32_t epoch = (uint32_t)(word >> 32) + 1;
+    epoch += epoch == 0;
+    __atomic_store_n(&cache->fast.offset_and_epoch,
+                     (uint64_t)epoch << 32 | (uint32_t)word, __ATOMIC_RELAXED);
   }
   return chain;
 }

@@ -89,12 +89,27 @@ typedef struct census {
   const char *broken;
 } census_t;
 
+static void check_slot(census_t *census, const slab_slot_t *slot,
+                       uint8_t expected) {
+  uintptr_t address = (uintptr_t)slot->object;
+  slab_entry_t *entry = slab_table_find(census->cache->fast.table, address);
+  uint8_t *state;
+  if (entry == NULL ||
+      !slab_find_state(&census->cache->fast, entry, address, &state) ||
+      state != slot->state) {
+    census->broken = "magazine: a slot's state is not its object's";
+  } else if (slab_state_load(state) != expected) {
+    census->broken = "magazine: an object that is not in it by its state";
+  }
+  ++census->counts[expected];
+}
+
 static void check_magazine(void *context, slab_magazine_t *magazine) {
   census_t *census = context;
   slab_slot_t *top = slab_top_load(magazine);
-  bool is_shared = magazine->live_state == SLAB_TAG_NEVER;
-  uint8_t expected =
-      is_shared ? SLAB_STATE_CACHED + SLAB_TAG_SHARED : magazine->free_state;
+  bool is_shared = slab_live_state(magazine->traits) == SLAB_TAG_NEVER;
+  uint8_t expected = is_shared ? SLAB_STATE_CACHED + SLAB_TAG_SHARED
+                               : slab_free_state(magazine->traits);
   if (top < magazine->bottom || top > magazine->limit) {
     census->broken = "magazine: the top is outside";
     return;
@@ -103,17 +118,10 @@ static void check_magazine(void *context, slab_magazine_t *magazine) {
     census->broken = "magazine: two with one tag";
   }
   for (slab_slot_t *slot = magazine->bottom; slot < top; ++slot) {
-    uintptr_t address = (uintptr_t)slot->object;
-    slab_entry_t *entry = slab_table_find(census->cache->fast.table, address);
-    if (entry == NULL ||
-        slab_state_in(&census->cache->fast, entry, address) != slot->state) {
-      census->broken = "magazine: a slot's state is not its object's";
-      return;
-    }
-    if (slab_state_load(slot->state) != expected) {
-      census->broken = "magazine: an object that is not in it by its state";
-    }
-    ++census->counts[expected];
+    check_slot(census, slot, expected);
+  }
+  if (magazine->hot_free != NULL) {
+    check_slot(census, &magazine->hot, expected);
   }
 }
 

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "slab/slab_inline.h"
 #include "slab/slab_internal.h"
 
 enum {
@@ -58,6 +57,7 @@ static void set_layout(slab_cache_t *cache, const slab_options_t *options) {
     size_bytes = STRIDE_MIN;
   }
   cache->stride_bytes = slab_round_up(size_bytes, align_bytes);
+  cache->fast.offset_and_epoch = UINT64_C(1) << 32;
   cache->fast.reciprocal = UINT64_MAX / cache->stride_bytes + 1;
 }
 
@@ -248,7 +248,7 @@ int slab_cache_destroy(slab_cache_t *cache, unsigned flags) {
 // ---- one object ----
 
 void *slab_alloc_slow(slab_cache_t *cache) {
-  return slab_alloc_any(cache, 1, __builtin_return_address(0));
+  return slab_alloc_checked(cache, 1, __builtin_return_address(0));
 }
 
 void slab_free_slow(slab_cache_t *cache, void *object) {
@@ -268,8 +268,21 @@ void *slab_alloc_zeroed(slab_cache_t *cache) {
   return object == NULL ? NULL : memset(object, 0, cache->object_bytes);
 }
 
+// A function of its own, so that `slab_free` needs no registers saved.
+__attribute__((noinline)) static void free_any(slab_cache_t *cache,
+                                               void *object,
+                                               slab_magazine_t *magazine) {
+  if (!slab_free_any(&cache->fast, magazine, object)) {
+    slab_free_checked(cache, object, "slab_free", __builtin_return_address(0));
+  }
+}
+
 void slab_free(slab_cache_t *cache, void *object) {
-  slab_free_inline(cache, object);
+  uint64_t offset_and_epoch = slab_offset_and_epoch(&cache->fast);
+  slab_magazine_t *magazine = slab_magazine_at(offset_and_epoch);
+  if (SLAB_UNLIKELY(!slab_free_hot(magazine, offset_and_epoch, object))) {
+    free_any(cache, object, magazine);
+  }
 }
 
 // ---- many ----
@@ -285,8 +298,8 @@ static size_t pop_bulk(slab_magazine_t *magazine, size_t count,
   if (count == 0) {
     return 0;  // It may be the one that nobody writes.
   }
-  uint8_t free_state = magazine->free_state;
-  uint8_t live_state = magazine->live_state;
+  uint8_t free_state = slab_free_state(magazine->traits);
+  uint8_t live_state = slab_live_state(magazine->traits);
   size_t i = 0;
   for (; i < count; ++i) {
     uint8_t *state = top[-1].state;
@@ -311,7 +324,7 @@ int slab_alloc_bulk(slab_cache_t *cache, size_t count, void **out_objects) {
       return 0;
     }
     void *object =
-        slab_alloc_any(cache, count - done, __builtin_return_address(0));
+        slab_alloc_checked(cache, count - done, __builtin_return_address(0));
     if (object == NULL) {
       slab_free_bulk(cache, done, out_objects);
       return -ENOMEM;
@@ -325,7 +338,7 @@ int slab_alloc_bulk(slab_cache_t *cache, size_t count, void **out_objects) {
 static size_t push_bulk(slab_cache_t *cache, size_t count,
                         void *const *objects) {
   const slab_cache_fast_t *fast = &cache->fast;
-  slab_magazine_t *magazine = slab_magazine_of(fast);
+  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
   slab_slot_t *top = slab_top_load(magazine);
   slab_table_t *table = slab_table_of(fast);
   size_t room = (size_t)(magazine->limit - top);
@@ -335,14 +348,14 @@ static size_t push_bulk(slab_cache_t *cache, size_t count,
   if (count == 0) {
     return 0;  // It may be the one that nobody writes.
   }
-  uint8_t free_state = magazine->free_state;
-  uint8_t live_state = magazine->live_state;
+  uint8_t free_state = slab_free_state(magazine->traits);
+  uint8_t live_state = slab_live_state(magazine->traits);
   size_t i = 0;
   for (; i < count; ++i, ++top) {
     uintptr_t address = (uintptr_t)objects[i];
-    uint8_t *state =
-        slab_state_in(fast, slab_table_home(table, address), address);
-    if (SLAB_UNLIKELY(state == NULL) ||
+    uint8_t *state;
+    if (SLAB_UNLIKELY(!slab_find_state(fast, slab_table_home(table, address),
+                                       address, &state)) ||
         SLAB_UNLIKELY(slab_state_load(state) != live_state)) {
       break;
     }

@@ -31,31 +31,36 @@ enum {
 
 __extension__ typedef unsigned __int128 slab_uint128_t;
 
-// A free object, or, at and above the top, one that was popped from here.
+// A free object in a magazine.
 typedef struct slab_slot {
   void *object;
   uint8_t *state;
 } slab_slot_t;
 
-// What a thread has of a cache. All zero when it has nothing. One cache line.
-// Written by the owner only, but for `top` and `num_allocs` (relaxed, read by
-// others as numbers).
+// What a thread has of a cache. All zero when it has nothing. Written by the
+// owner only, but for what others read as numbers (relaxed): `top`,
+// `num_allocs`, and some of the second line.
 typedef struct __attribute__((aligned(64))) slab_magazine {
-  slab_slot_t *top;     // The next free slot.
+  slab_slot_t *top;     // The next free slot of the stack.
   slab_slot_t *bottom;  // The first slot.
   slab_slot_t *limit;   // Behind the last slot.
-  uint8_t live_state;   // Of objects that this thread allocated.
-  uint8_t free_state;   // Of objects in this magazine.
-  uint8_t batch_log2;   // As many objects the next refill asks for.
-  uint8_t reserved;
-  // Slots above the top are good if the cache's is the same.
-  uint32_t epoch;
+  // The object that this thread allocated last. Its state is good while the
+  // epoch is the cache's, and while the object is free here.
+  slab_slot_t hot;
+  void *hot_free;  // The same object if it is free again, otherwise NULL.
   uint64_t num_allocs;
-  slab_cache_t *cache;         // NULL: not in use.
-  uint32_t num_refills;        // Since the thread began to use the cache.
-  uint32_t num_flushes;        //
+  // To be read at once. Lowest byte: the state of objects that this thread
+  // allocated; the next one: of objects in this magazine. Upper half: the
+  // cache's epoch, as far as the hot object is concerned.
+  uint64_t traits;
+  // Not for the fast paths.
+  slab_cache_t *cache;   // NULL: not in use.
+  uint32_t num_refills;  // Since the thread began to use the cache.
+  uint32_t num_flushes;
   uint32_t refills_at_growth;  // num_refills when it last grew.
   uint32_t generation;         // The cache's when it last gave all up.
+  uint32_t batch_log2;         // As many objects the next refill asks for.
+  uint8_t no_state;            // Of no object.
 } slab_magazine_t;
 
 // What the table says of a granule. All zero: nothing.
@@ -77,20 +82,23 @@ typedef struct slab_table {
 
 // The first line of a cache: all that the fast paths read of it. Immutable but
 // for `table` (acquire; whoever has a live object sees a table that knows it)
-// and `epoch` (relaxed; whoever has an object of a slab that came later sees
+// and the epoch (relaxed; whoever has an object of a slab that came later sees
 // that it has changed).
 typedef struct __attribute__((aligned(64))) slab_cache_fast {
-  size_t magazine_offset;  // From the thread's base.
+  // Lower half: where the magazine is, from the thread's base. Upper half: the
+  // epoch, never 0, which changes before memory of slabs goes back.
+  uint64_t offset_and_epoch;
   slab_table_t *table;
   uint64_t reciprocal;  // ceil(2^64 / stride).
-  uint32_t epoch;       // Grows before memory of slabs goes back.
-  uint32_t reserved;
 } slab_cache_fast_t;
 
-// The thread's magazines; never NULL. Position-independent code would call a
-// function for it.
+// The thread's magazines; never NULL. Code for shared objects would call a
+// function for it; in slab itself, linked to a program, it is at a constant
+// distance from the thread pointer.
 #if defined(__PIC__) && !defined(__PIE__)
 #define SLAB_TLS_MODEL __attribute__((tls_model("initial-exec")))
+#elif defined(SLAB_TLS_IS_LOCAL)
+#define SLAB_TLS_MODEL __attribute__((tls_model("local-exec")))
 #else
 #define SLAB_TLS_MODEL
 #endif
@@ -128,8 +136,25 @@ SLAB_INLINE void slab_count(uint64_t *counter, uint64_t amount) {
 #endif
 }
 
+SLAB_INLINE slab_magazine_t *slab_magazine_at(uint64_t offset_and_epoch) {
+  return (slab_magazine_t *)(void *)(slab_thread_base +
+                                     (uint32_t)offset_and_epoch);
+}
+
+SLAB_INLINE uint64_t slab_offset_and_epoch(const slab_cache_fast_t *fast) {
+  return __atomic_load_n(&fast->offset_and_epoch, __ATOMIC_RELAXED);
+}
+
 SLAB_INLINE slab_magazine_t *slab_magazine_of(const slab_cache_fast_t *fast) {
-  return (slab_magazine_t *)(void *)(slab_thread_base + fast->magazine_offset);
+  return slab_magazine_at(slab_offset_and_epoch(fast));
+}
+
+SLAB_INLINE uint8_t slab_live_state(uint64_t traits) {
+  return (uint8_t)traits;
+}
+
+SLAB_INLINE uint8_t slab_free_state(uint64_t traits) {
+  return (uint8_t)(traits >> 8);
 }
 
 // Acquire: with the release in slab_table_replace.
@@ -145,72 +170,101 @@ SLAB_INLINE slab_entry_t *slab_table_home(slab_table_t *table,
   return (slab_entry_t *)(void *)((unsigned char *)(table + 1) + offset_bytes);
 }
 
-// Returns the state of the object that starts at `object`; NULL if the slab of
+// Finds the state of the object that starts at `object`; false if the slab of
 // `entry` has none there. Of an offset times the reciprocal, the upper half is
 // the index of the object, and the lower half is below the reciprocal exactly
 // when the offset is a multiple of the stride.
-SLAB_INLINE uint8_t *slab_state_in(const slab_cache_fast_t *fast,
-                                   const slab_entry_t *entry,
-                                   uintptr_t object) {
+SLAB_INLINE bool slab_find_state(const slab_cache_fast_t *fast,
+                                 const slab_entry_t *entry, uintptr_t object,
+                                 uint8_t **out_state) {
   uintptr_t offset = object - __atomic_load_n(&entry->base, __ATOMIC_RELAXED);
   slab_uint128_t product = (slab_uint128_t)offset * fast->reciprocal;
   if (SLAB_UNLIKELY(offset >=
                     __atomic_load_n(&entry->limit_bytes, __ATOMIC_RELAXED)) ||
       SLAB_UNLIKELY((uint64_t)product >= fast->reciprocal)) {
-    return NULL;
+    return false;
   }
-  return __atomic_load_n(&entry->states, __ATOMIC_RELAXED) +
-         (size_t)(product >> 64);
+  *out_state = __atomic_load_n(&entry->states, __ATOMIC_RELAXED) +
+               (size_t)(product >> 64);
+  return true;
 }
 
-SLAB_INLINE void *slab_alloc_inline(slab_cache_t *cache) {
-  slab_magazine_t *magazine =
-      slab_magazine_of((const slab_cache_fast_t *)(const void *)cache);
+// Takes the hot object, if it is free. NULL: not that case. Nothing is checked:
+// an object that its own thread freed here is nowhere else, as far as this
+// thread can know (magazine.c).
+SLAB_INLINE void *slab_alloc_hot(slab_magazine_t *magazine) {
+  void *object = magazine->hot_free;
+  if (object != NULL) {
+    magazine->hot_free = NULL;
+    slab_state_store(magazine->hot.state, slab_live_state(magazine->traits));
+    slab_count(&magazine->num_allocs, 1);
+  }
+  return object;
+}
+
+// Pops the stack. NULL: not the usual case.
+SLAB_INLINE void *slab_alloc_any(slab_magazine_t *magazine) {
   slab_slot_t *top = slab_top_load(magazine);
   if (SLAB_UNLIKELY(top == magazine->bottom)) {
-    return slab_alloc_slow(cache);
+    return NULL;
   }
+  uint64_t traits = magazine->traits;
   uint8_t *state = top[-1].state;
-  if (SLAB_UNLIKELY(slab_state_load(state) != magazine->free_state)) {
-    return slab_alloc_slow(cache);
+  if (SLAB_UNLIKELY(slab_state_load(state) != slab_free_state(traits))) {
+    return NULL;
   }
   void *object = top[-1].object;
   slab_top_store(magazine, top - 1);
-  slab_state_store(state, magazine->live_state);
+  slab_state_store(state, slab_live_state(traits));
+  magazine->hot.object = object;
+  magazine->hot.state = state;
   slab_count(&magazine->num_allocs, 1);
   return object;
 }
 
-// The object popped last is freed next: its slot is still there. False: not
-// that case.
-SLAB_INLINE bool slab_free_last(const slab_cache_fast_t *fast,
-                                slab_magazine_t *magazine, slab_slot_t *top,
-                                void *object) {
-  if (top->object != object ||
-      SLAB_UNLIKELY(__atomic_load_n(&fast->epoch, __ATOMIC_RELAXED) !=
-                    magazine->epoch)) {
+SLAB_INLINE void *slab_alloc_inline(slab_cache_t *cache) {
+  const slab_cache_fast_t *fast =
+      (const slab_cache_fast_t *)(const void *)cache;
+  slab_magazine_t *magazine = slab_magazine_of(fast);
+  void *object = slab_alloc_hot(magazine);
+  if (object != NULL) {
+    return object;
+  }
+  object = slab_alloc_any(magazine);
+  return SLAB_LIKELY(object != NULL) ? object : slab_alloc_slow(cache);
+}
+
+// Frees the object that was allocated last. False: not that case.
+SLAB_INLINE bool slab_free_hot(slab_magazine_t *magazine,
+                               uint64_t offset_and_epoch, void *object) {
+  if (SLAB_UNLIKELY(magazine->hot.object != object)) {
     return false;
   }
-  uint8_t *state = top->state;
-  if (SLAB_UNLIKELY(slab_state_load(state) != magazine->live_state)) {
+  uint64_t traits = magazine->traits;
+  uint8_t *state = magazine->hot.state;
+  if (SLAB_UNLIKELY((traits ^ offset_and_epoch) >> 32 != 0) ||
+      SLAB_UNLIKELY(slab_state_load(state) != slab_live_state(traits))) {
     return false;
   }
-  slab_state_store(state, magazine->free_state);
-  slab_top_store(magazine, top + 1);
+  slab_state_store(state, slab_free_state(traits));
+  magazine->hot_free = object;
   return true;
 }
 
+// Pushes an object on the stack. False: not the usual case.
 SLAB_INLINE bool slab_free_any(const slab_cache_fast_t *fast,
-                               slab_magazine_t *magazine, slab_slot_t *top,
-                               void *object) {
+                               slab_magazine_t *magazine, void *object) {
   slab_table_t *table = slab_table_of(fast);
   slab_entry_t *entry = slab_table_home(table, (uintptr_t)object);
-  uint8_t *state = slab_state_in(fast, entry, (uintptr_t)object);
-  if (SLAB_UNLIKELY(state == NULL) ||
-      SLAB_UNLIKELY(slab_state_load(state) != magazine->live_state)) {
+  slab_slot_t *top = slab_top_load(magazine);
+  uint64_t traits = magazine->traits;
+  uint8_t *state;
+  if (SLAB_UNLIKELY(!slab_find_state(fast, entry, (uintptr_t)object, &state)) ||
+      SLAB_UNLIKELY(slab_state_load(state) != slab_live_state(traits)) ||
+      SLAB_UNLIKELY(top == magazine->limit)) {
     return false;
   }
-  slab_state_store(state, magazine->free_state);
+  slab_state_store(state, slab_free_state(traits));
   top->object = object;
   top->state = state;
   slab_top_store(magazine, top + 1);
@@ -220,16 +274,10 @@ SLAB_INLINE bool slab_free_any(const slab_cache_fast_t *fast,
 SLAB_INLINE void slab_free_inline(slab_cache_t *cache, void *object) {
   const slab_cache_fast_t *fast =
       (const slab_cache_fast_t *)(const void *)cache;
-  slab_magazine_t *magazine = slab_magazine_of(fast);
-  slab_slot_t *top = slab_top_load(magazine);
-  if (SLAB_UNLIKELY(top == magazine->limit)) {
-    slab_free_slow(cache, object);
-    return;
-  }
-  if (slab_free_last(fast, magazine, top, object)) {
-    return;
-  }
-  if (!slab_free_any(fast, magazine, top, object)) {
+  uint64_t offset_and_epoch = slab_offset_and_epoch(fast);
+  slab_magazine_t *magazine = slab_magazine_at(offset_and_epoch);
+  if (!slab_free_hot(magazine, offset_and_epoch, object) &&
+      !slab_free_any(fast, magazine, object)) {
     slab_free_slow(cache, object);
   }
 }

@@ -21,6 +21,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define SLAB_TLS_IS_LOCAL
+
 #include "slab/slab.h"
 #include "slab/slab_inline.h"
 
@@ -167,6 +169,10 @@ struct slab_cache {
        : SLAB_DIE(__FILE__ ":" SLAB_STRING(__LINE__) ": broken: " #condition))
 #endif
 
+static inline uint32_t slab_epoch_of(const slab_cache_t *cache) {
+  return (uint32_t)(slab_offset_and_epoch(&cache->fast) >> 32);
+}
+
 // Is it the state of a live object?
 static inline bool slab_is_live(uint8_t state) {
   return state >= SLAB_STATE_LIVE_MIN && state <= SLAB_STATE_LIVE_MAX;
@@ -293,7 +299,7 @@ void slab_depot_trim(slab_cache_t *cache);
 // Process's lock held. The calling thread's, or that of one that does not run.
 void slab_magazine_drain(slab_magazine_t *magazine);
 // `slab_alloc` and `slab_free` in all cases.
-void *slab_alloc_any(slab_cache_t *cache, size_t want, const void *caller);
+void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller);
 void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
                        const void *caller);
 // Puts objects with state CACHED + SLAB_TAG_SHARED into their slabs.

@@ -4,14 +4,14 @@
 // The magazines of each thread, found by one addition, and the list of caches.
 //
 //   slab_thread_base --> | links | nothing | cache 1 | cache 2 | ... | 4095 |
-//                                  64 bytes each, touched when used
+//                                  128 bytes each, touched when used
 //
-// A cache's number times 64 is where its magazine is in every thread. Threads
+// A cache's number times 128 is where its magazine is in every thread. Threads
 // that have none yet share a region that is never written, in which every
 // magazine is empty and full at once, so the fast paths need no test for that;
 // number 0 is never given out and serves caches without magazines. The first
 // thread's region is static, so a program with one thread asks the kernel for
-// nothing here. Other regions are mapped: 256 KiB of addresses, of which only
+// nothing here. Other regions are mapped: 512 KiB of addresses, of which only
 // the pages with magazines in use become memory.
 //
 // A thread that exits gives all its objects to the slabs. If a destructor of
@@ -217,8 +217,8 @@ void slab_register(slab_cache_t *cache) {
     fork_handled = pthread_atfork(lock_all, unlock_all, reset_in_child) == 0;
   }
   cache->magazine_id = cache->max_slots == 0 ? 0 : take_id();
-  cache->fast.magazine_offset = offsetof(region_t, magazines) +
-                                cache->magazine_id * sizeof(slab_magazine_t);
+  cache->fast.offset_and_epoch += offsetof(region_t, magazines) +
+                                  cache->magazine_id * sizeof(slab_magazine_t);
   cache->prev = NULL;
   cache->next = caches;
   if (caches != NULL) {
