@@ -65,7 +65,7 @@ static bool has_red_zones(const slab_cache_t *cache,
 static slab_record_t *record_of(slab_cache_t *cache, const void *object) {
   uintptr_t address = (uintptr_t)object;
   slab_t *slab = slab_table_find(cache->fast.table, address)->slab;
-  return &slab->records[slab_index_of(cache, slab, address)];
+  return &slab_records(cache, slab)[slab_index_of(cache, slab, address)];
 }
 
 _Noreturn static void report(const slab_cache_t *cache, const void *object,
@@ -141,7 +141,7 @@ void slab_debug_free(slab_cache_t *cache, void *object, const char *function,
   }
   slab_t *slab = entry->slab;
   size_t index = slab_index_of(cache, slab, (uintptr_t)object);
-  slab_record_t *record = &slab->records[index];
+  slab_record_t *record = &slab_records(cache, slab)[index];
   if (!has_red_zones(cache, object)) {
     report(cache, object, record, SLAB_MISUSE_RED_ZONE, function, caller);
   }
@@ -162,7 +162,7 @@ const char *slab_debug_check(const slab_cache_t *cache, const slab_t *slab) {
       return "slab: written outside of an object";
     }
     if (slab_state_load(&slab->states[i]) == SLAB_STATE_FREE &&
-        slab->records[i].digest != digest_of(cache, object)) {
+        slab_records(cache, slab)[i].digest != digest_of(cache, object)) {
       return "slab: an object was written while it was free";
     }
   }

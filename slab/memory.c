@@ -7,8 +7,9 @@
 // Objects are asked for in slabs of 64 KiB and more and go back one by one.
 // Metadata is small and of all sizes. From the caller's functions it is asked
 // for as it is. From the kernel it comes in powers of two from 64 bytes to
-// 2 KiB, carved from blocks that all caches share and that are kept, and above
-// that in mappings of its own, which go back. In a buffer nothing goes back.
+// 512 bytes, carved from blocks that all caches share and that are kept, and
+// above that in mappings of its own, which go back. In a buffer nothing goes
+// back.
 //
 // Lock order: `metadata_lock` is the last one.
 
@@ -21,7 +22,7 @@
 enum {
   PAGE_BYTES = 4096,
   CLASS_MIN_SHIFT = 6,
-  CLASS_MAX_SHIFT = 11,
+  CLASS_MAX_SHIFT = 9,
   CLASS_COUNT = CLASS_MAX_SHIFT - CLASS_MIN_SHIFT + 1,
   BLOCK_BYTES = 1 << 16,
 };

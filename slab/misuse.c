@@ -203,9 +203,8 @@ _Noreturn void slab_report_free(slab_cache_t *cache, void *ptr,
   }
   size_t index = slab_index_of(cache, slab, (uintptr_t)ptr);
   report.object = slab_object_at(cache, slab, index);
-  if (slab->records != NULL) {
-    report.record = &slab->records[index];
-  }
+  slab_record_t *records = slab_records(cache, slab);
+  report.record = records == NULL ? NULL : &records[index];
   if (report.object != ptr) {
     report.misuse = SLAB_MISUSE_INTERIOR;
   } else if (slab_state_load(&slab->states[index]) == SLAB_STATE_UNUSED) {

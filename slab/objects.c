@@ -28,6 +28,10 @@
 // 3. No FREE state is before first_free.
 // 4. A slab is in the list that num_free says; the table knows its granules.
 //
+// Empty slabs are kept, up to 4 MiB and a quarter of what is in use; beyond
+// that the thread that emptied the last one gives them back. If they are wanted
+// again soon, twice as much is kept from then on; if not, half.
+//
 // Not done: moving objects, giving back part of a slab.
 
 #include "slab/slab_internal.h"
@@ -45,6 +49,7 @@ enum {
   COLORS_MAX = 8,
   WASTE_SHIFT = 6,
   WORD_BYTES = 8,
+  KEEP_BYTES_MIN = 4 << 20,
 };
 
 #define EACH_BYTE UINT64_C(0x0101010101010101)
@@ -64,7 +69,7 @@ size_t slab_index_of(const slab_cache_t *cache, const slab_t *slab,
 static void list_push(slab_cache_t *cache, slab_t *slab,
                       slab_list_kind_t kind) {
   slab_list_t *list = &cache->lists[kind];
-  slab->list = kind;
+  slab->list = (uint8_t)kind;
   slab->prev = NULL;
   slab->next = list->first;
   if (list->first != NULL) {
@@ -111,6 +116,14 @@ static void relist(slab_cache_t *cache, slab_t *slab) {
 
 // ---- making and destroying ----
 
+// What a slab in the making will be.
+typedef struct plan {
+  size_t bytes;
+  size_t offset_bytes;
+  size_t count;
+  bool is_huge;
+} plan_t;
+
 // How large the next slab is. Lock held.
 static size_t next_slab_bytes(const slab_cache_t *cache) {
   size_t bytes = SLAB_GRANULE_BYTES;
@@ -137,58 +150,58 @@ static size_t next_color_bytes(slab_cache_t *cache, size_t slab_bytes) {
   return cache->next_color++ % (count < COLORS_MAX ? count : COLORS_MAX) * step;
 }
 
-static size_t states_bytes(const slab_t *slab) {
-  return slab_round_up(slab->count, WORD_BYTES);
+// Bytes of the states and the records.
+static size_t states_bytes(const slab_cache_t *cache, const slab_t *slab) {
+  size_t bytes = slab_round_up(slab->count, WORD_BYTES);
+  if ((cache->flags & SLAB_DEBUG) != 0) {
+    bytes += slab->count * sizeof(slab_record_t);
+  }
+  return bytes;
 }
 
 static void free_parts(slab_cache_t *cache, slab_t *slab) {
-  slab_metadata_free(cache, slab->records,
-                     slab->count * sizeof(*slab->records));
-  slab_metadata_free(cache, slab->states, states_bytes(slab));
-  if (slab->memory != NULL) {
-    slab_memory_free(cache, slab->memory, slab->memory_bytes);
+  slab_metadata_free(cache, slab->states, states_bytes(cache, slab));
+  if (slab->base != NULL) {
+    slab_memory_free(cache, slab->base - slab->offset_bytes,
+                     slab->memory_bytes);
   }
   slab_metadata_free(cache, slab, sizeof(*slab));
 }
 
-static bool allocate_memory(slab_cache_t *cache, slab_t *slab, bool is_huge) {
+// Returns the memory of a slab, NULL if there is none.
+static unsigned char *alloc_memory(slab_cache_t *cache, const plan_t *plan) {
   // No two slabs share a granule; a buffer has one slab.
-  size_t least = cache->has_buffer ? LINE_BYTES : SLAB_GRANULE_BYTES;
-  size_t align_bytes = cache->align_bytes > least ? cache->align_bytes : least;
-  if (is_huge) {
-    align_bytes = HUGE_BYTES;
+  size_t align_bytes = cache->has_buffer ? LINE_BYTES : SLAB_GRANULE_BYTES;
+  if (align_bytes < cache->align_bytes) {
+    align_bytes = cache->align_bytes;
   }
-  slab->memory = slab_memory_alloc(cache, slab->memory_bytes, align_bytes);
-  if (slab->memory != NULL && is_huge) {
-    slab_kernel->advise_huge(slab->memory, slab->memory_bytes);
+  unsigned char *memory = slab_memory_alloc(
+      cache, plan->bytes, plan->is_huge ? HUGE_BYTES : align_bytes);
+  if (memory != NULL && plan->is_huge) {
+    slab_kernel->advise_huge(memory, plan->bytes);
   }
-  return slab->memory != NULL;
+  return memory;
 }
 
-// Allocates all of a slab of `memory_bytes` whose first object is
-// `offset_bytes` into it. NULL if there is no memory.
-static slab_t *slab_new(slab_cache_t *cache, size_t memory_bytes,
-                        size_t offset_bytes, size_t count, bool is_huge) {
+// Allocates all of a slab. NULL if there is no memory.
+static slab_t *slab_new(slab_cache_t *cache, const plan_t *plan) {
   slab_t *slab = slab_metadata_alloc(cache, sizeof(*slab));
   if (slab == NULL) {
     return NULL;
   }
-  slab->memory_bytes = memory_bytes;
-  slab->count = count;
-  slab->span_bytes = count * cache->stride_bytes;
-  slab->num_free = count;
-  slab->states = slab_metadata_alloc(cache, states_bytes(slab));
-  if ((cache->flags & SLAB_DEBUG) != 0) {
-    slab->records = slab_metadata_alloc(cache, count * sizeof(*slab->records));
-  }
-  if (slab->states == NULL ||
-      ((cache->flags & SLAB_DEBUG) != 0 && slab->records == NULL) ||
-      !allocate_memory(cache, slab, is_huge)) {
+  slab->memory_bytes = plan->bytes;
+  slab->offset_bytes = (uint32_t)plan->offset_bytes;
+  slab->count = (uint32_t)plan->count;
+  slab->num_free = slab->count;
+  slab->states = slab_metadata_alloc(cache, states_bytes(cache, slab));
+  unsigned char *memory =
+      slab->states == NULL ? NULL : alloc_memory(cache, plan);
+  if (memory == NULL) {
     free_parts(cache, slab);
     return NULL;
   }
-  slab->base = slab->memory + offset_bytes;
-  if (slab->records != NULL) {
+  slab->base = memory + plan->offset_bytes;
+  if ((cache->flags & SLAB_DEBUG) != 0) {
     slab_debug_init_slab(cache, slab);
   }
   return slab;
@@ -196,7 +209,7 @@ static slab_t *slab_new(slab_cache_t *cache, size_t memory_bytes,
 
 // Makes sure that the table has room for `slab`. False: no memory.
 static bool ensure_table(slab_cache_t *cache, const slab_t *slab) {
-  size_t num_granules = slab_granule_count(slab);
+  size_t num_granules = slab_granule_count(cache, slab);
   for (;;) {
     pthread_mutex_lock(&cache->lock);
     slab_table_t *table = cache->fast.table;
@@ -233,22 +246,29 @@ static bool ensure_table(slab_cache_t *cache, const slab_t *slab) {
 
 // Publishes `slab`; false if its table is full by now. Lock held.
 static bool link_slab(slab_cache_t *cache, slab_t *slab) {
-  if (!slab_table_has_room(cache->fast.table, slab_granule_count(slab))) {
+  if (!slab_table_has_room(cache->fast.table,
+                           slab_granule_count(cache, slab))) {
     return false;
   }
-  slab_table_insert(cache->fast.table, slab);
+  slab_table_insert(cache, cache->fast.table, slab);
   list_push(cache, slab, SLAB_LIST_EMPTY);
   ++cache->num_slabs;
   return true;
 }
 
-// What a slab in the making will be.
-typedef struct plan {
-  size_t bytes;
-  size_t offset_bytes;
-  size_t count;
-  bool is_huge;
-} plan_t;
+// A slab came from the source. If that makes up for most of what went back
+// last, it should not have gone. Lock held.
+static void learn_to_keep(slab_cache_t *cache, size_t bytes) {
+  if (cache->released_bytes == 0) {
+    return;
+  }
+  cache->regrown_bytes += bytes;
+  if (cache->regrown_bytes >= cache->released_bytes / 2) {
+    cache->keep_bytes *= 2;
+    cache->released_bytes = 0;
+    cache->regrown_bytes = 0;
+  }
+}
 
 // Plans the next slab and reserves its objects; false: the limit is reached.
 static bool plan_slab(slab_cache_t *cache, plan_t *out_plan) {
@@ -272,6 +292,7 @@ static bool plan_slab(slab_cache_t *cache, plan_t *out_plan) {
   if (count != 0) {
     cache->num_objects += count;
     cache->slab_bytes += bytes;
+    learn_to_keep(cache, bytes);
   }
   pthread_mutex_unlock(&cache->lock);
   return count != 0;
@@ -303,8 +324,7 @@ bool slab_grow(slab_cache_t *cache) {
   if (cache->has_buffer || !plan_slab(cache, &plan)) {
     return false;
   }
-  slab_t *slab =
-      slab_new(cache, plan.bytes, plan.offset_bytes, plan.count, plan.is_huge);
+  slab_t *slab = slab_new(cache, &plan);
   if (slab != NULL && publish(cache, slab)) {
     return true;
   }
@@ -333,14 +353,20 @@ bool slab_grow_in_buffer(slab_cache_t *cache) {
   if (count > cache->max_objects) {
     count = cache->max_objects;
   }
-  size_t memory_bytes = cache->front_bytes + count * cache->stride_bytes;
-  slab_t *slab =
-      slab_new(cache, memory_bytes, cache->front_bytes, count, false);
+  if (count > UINT32_MAX) {
+    count = UINT32_MAX;
+  }
+  plan_t plan = {
+      .bytes = cache->front_bytes + count * cache->stride_bytes,
+      .offset_bytes = cache->front_bytes,
+      .count = count,
+  };
+  slab_t *slab = slab_new(cache, &plan);
   if (slab == NULL || !link_slab(cache, slab)) {
     return false;
   }
   cache->num_objects = count;
-  cache->slab_bytes = memory_bytes;
+  cache->slab_bytes = plan.bytes;
   return true;
 }
 
@@ -350,7 +376,7 @@ slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes) {
   while (unlinked < bytes && cache->lists[SLAB_LIST_EMPTY].first != NULL) {
     slab_t *slab = cache->lists[SLAB_LIST_EMPTY].first;
     list_remove(cache, slab);
-    slab_table_remove(cache->fast.table, slab);
+    slab_table_remove(cache, slab);
     --cache->num_slabs;
     cache->num_objects -= slab->count;
     cache->slab_bytes -= slab->memory_bytes;
@@ -384,16 +410,28 @@ size_t slab_destroy_chain(slab_cache_t *cache, slab_t *first) {
   return bytes;
 }
 
-size_t slab_excess_bytes(const slab_cache_t *cache) {
+void slab_keep_least(slab_cache_t *cache) {
+  cache->keep_bytes = KEEP_BYTES_MIN;
+  cache->released_bytes = 0;
+  cache->regrown_bytes = 0;
+}
+
+size_t slab_excess_bytes(slab_cache_t *cache) {
   if (cache->has_buffer) {
     return 0;
   }
   size_t used_bytes = cache->slab_bytes - cache->empty_bytes;
-  size_t kept_bytes = 2 * (size_t)SLAB_BYTES_MAX + used_bytes / 4;
+  size_t kept_bytes = cache->keep_bytes + used_bytes / 4;
   if (cache->empty_bytes <= kept_bytes) {
     return 0;
   }
-  return cache->empty_bytes - kept_bytes / 2;
+  // What went back before is still gone: as much again was not needed.
+  if (cache->released_bytes != 0 && cache->keep_bytes > KEEP_BYTES_MIN) {
+    cache->keep_bytes /= 2;
+  }
+  size_t excess_bytes = cache->empty_bytes - kept_bytes / 2;
+  cache->released_bytes = excess_bytes;
+  return excess_bytes;
 }
 
 // ---- taking and putting ----
@@ -453,7 +491,7 @@ static size_t take_free(slab_cache_t *cache, slab_t *slab, uint8_t state,
     }
     take_one(cache, slab, index, state, &slots[i]);
   }
-  slab->first_free = count == num_free ? slab->num_used : index;
+  slab->first_free = count == num_free ? slab->num_used : (uint32_t)index;
   return count;
 }
 
@@ -486,7 +524,7 @@ void slab_put(slab_cache_t *cache, slab_t *slab, size_t index) {
   SLAB_ASSERT(slab->num_free < slab->count);
   ++slab->num_free;
   if (index < slab->first_free) {
-    slab->first_free = index;
+    slab->first_free = (uint32_t)index;
   }
   relist(cache, slab);
 }
@@ -508,7 +546,7 @@ static const char *check_slab(slab_cache_t *cache, slab_t *slab) {
   if (num_free != slab->num_free) {
     return "slab: number of free objects";
   }
-  uintptr_t last = (uintptr_t)slab->base + slab->span_bytes - 1;
+  uintptr_t last = (uintptr_t)slab->base + slab_span_bytes(cache, slab) - 1;
   for (uintptr_t at = (uintptr_t)slab->base; at <= last;
        at = (at | (SLAB_GRANULE_BYTES - 1)) + 1) {
     slab_entry_t *entry = slab_table_find(cache->fast.table, at);
@@ -517,7 +555,8 @@ static const char *check_slab(slab_cache_t *cache, slab_t *slab) {
       return "slab: not in the table as it is";
     }
   }
-  return slab->records == NULL ? NULL : slab_debug_check(cache, slab);
+  return (cache->flags & SLAB_DEBUG) == 0 ? NULL
+                                          : slab_debug_check(cache, slab);
 }
 
 const char *slab_check_layer(slab_cache_t *cache) {

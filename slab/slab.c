@@ -96,6 +96,7 @@ static void set_options(slab_cache_t *cache, const slab_options_t *options) {
   }
   set_layout(cache, options);
   cache->max_slots = max_slots(cache);
+  slab_keep_least(cache);
 }
 
 // Sets up what needs no memory but the cache's own.
@@ -393,12 +394,11 @@ size_t slab_reap(slab_cache_t *cache) {
   slab_depot_trim(cache);
   pthread_mutex_lock(&cache->lock);
   slab_t *chain = cache->has_buffer ? NULL : slab_unlink_empty(cache, SIZE_MAX);
+  slab_keep_least(cache);
   pthread_mutex_unlock(&cache->lock);
   size_t bytes = slab_destroy_chain(cache, chain);
   pthread_mutex_lock(&cache->lock);
-  if (!cache->has_buffer && !cache->has_source) {
-    slab_table_trim(cache);
-  }
+  slab_table_trim(cache);
   pthread_mutex_unlock(&cache->lock);
   errno = saved_errno;
   return bytes;

@@ -74,21 +74,21 @@ typedef struct slab_record {
   uint64_t digest;  // Of the object's bytes when it was freed.
 } slab_record_t;
 
-// Some objects. All fields: the cache's lock, but for those that do not change.
+// Some objects. In 64 bytes: there is one for each 64 KiB to 2 MiB. All
+// fields: the cache's lock, but for those that do not change.
 typedef struct slab {
   struct slab *next;
   struct slab *prev;
-  unsigned char *base;  // Of the first object. Immutable, as all to `states`.
-  unsigned char *memory;
+  unsigned char *base;  // Of the first object. Immutable, as all to `count`.
+  // `count`, rounded up to words; in the debug variant the records follow.
+  uint8_t *states;
   size_t memory_bytes;
-  size_t count;       // Objects.
-  size_t span_bytes;  // From the first object's start to the last one's end.
-  uint8_t *states;    // `count`, rounded up to words.
-  slab_record_t *records;  // Debug variant: one an object.
-  size_t num_free;    // Objects in the slab: those never used, and FREE ones.
-  size_t num_used;    // The first so many have been handed out before.
-  size_t first_free;  // No object before this one is FREE.
-  slab_list_kind_t list;
+  uint32_t offset_bytes;  // From the memory's start to `base`.
+  uint32_t count;         // Objects.
+  uint32_t num_free;    // Objects in the slab: those never used, and FREE ones.
+  uint32_t num_used;    // The first so many have been handed out before.
+  uint32_t first_free;  // No object before this one is FREE.
+  uint8_t list;         // slab_list_kind_t.
 } slab_t;
 
 typedef struct slab_list {
@@ -143,6 +143,9 @@ struct slab_cache {
   size_t num_objects;  // Of all slabs and of those being made.
   size_t slab_bytes;   // The same.
   size_t empty_bytes;  // Of slabs in the list of empty ones.
+  size_t keep_bytes;   // As much of these may stay, and a quarter of the rest.
+  size_t released_bytes;  // When more did not, last; 0 once that was wanted.
+  size_t regrown_bytes;   // Since then.
   size_t next_color;
   slab_slot_t *buffer_slots;  // The one magazine of a cache in a buffer.
   bool buffer_slots_taken;
@@ -180,6 +183,21 @@ static inline bool slab_is_live(uint8_t state) {
 
 static inline size_t slab_round_up(size_t value, size_t power_of_two) {
   return (value + power_of_two - 1) & ~(power_of_two - 1);
+}
+
+// From the first object's start to the last one's end.
+static inline size_t slab_span_bytes(const slab_cache_t *cache,
+                                     const slab_t *slab) {
+  return slab->count * cache->stride_bytes;
+}
+
+// Returns the records of the debug variant, one an object; otherwise NULL.
+static inline slab_record_t *slab_records(const slab_cache_t *cache,
+                                          const slab_t *slab) {
+  return (cache->flags & SLAB_DEBUG) == 0
+             ? NULL
+             : (slab_record_t *)(void *)(slab->states +
+                                         slab_round_up(slab->count, 8));
 }
 
 // ---- misuse.c: the process ends, with one line ----
@@ -245,11 +263,12 @@ size_t slab_table_log2(const slab_table_t *table);
 void slab_table_init(slab_table_t *table, size_t size_log2);
 // Returns an entry whose slab covers `address`, NULL if none. Takes no lock.
 slab_entry_t *slab_table_find(slab_table_t *table, uintptr_t address);
-size_t slab_granule_count(const slab_t *slab);
+size_t slab_granule_count(const slab_cache_t *cache, const slab_t *slab);
 bool slab_table_has_room(const slab_table_t *table, size_t num_granules);
 // Cache's lock held, for these.
-void slab_table_insert(slab_table_t *table, slab_t *slab);
-void slab_table_remove(slab_table_t *table, const slab_t *slab);
+void slab_table_insert(const slab_cache_t *cache, slab_table_t *table,
+                       slab_t *slab);
+void slab_table_remove(const slab_cache_t *cache, const slab_t *slab);
 // Makes `bigger`, which is empty, the table.
 void slab_table_replace(slab_cache_t *cache, slab_table_t *bigger);
 // Gives pages of tables from the kernel back that say nothing.
@@ -279,8 +298,10 @@ void *slab_object_at(const slab_cache_t *cache, const slab_t *slab,
 slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes);
 // Destroys a chain; returns its bytes. No lock held.
 size_t slab_destroy_chain(slab_cache_t *cache, slab_t *first);
-// How many bytes of empty slabs are too many. Lock held.
-size_t slab_excess_bytes(const slab_cache_t *cache);
+// How many bytes of empty slabs are too many and will be unlinked. Lock held.
+size_t slab_excess_bytes(slab_cache_t *cache);
+// Forgets what was learned about how many to keep. Lock held.
+void slab_keep_least(slab_cache_t *cache);
 const char *slab_check_layer(slab_cache_t *cache);
 
 // ---- depot.c: objects with state CACHED + SLAB_TAG_SHARED ----

@@ -90,21 +90,23 @@ static uintptr_t first_granule(const slab_t *slab) {
   return (uintptr_t)slab->base >> SLAB_GRANULE_SHIFT;
 }
 
-size_t slab_granule_count(const slab_t *slab) {
-  uintptr_t last = (uintptr_t)slab->base + slab->span_bytes - 1;
+size_t slab_granule_count(const slab_cache_t *cache, const slab_t *slab) {
+  uintptr_t last = (uintptr_t)slab->base + slab_span_bytes(cache, slab) - 1;
   return (last >> SLAB_GRANULE_SHIFT) - first_granule(slab) + 1;
 }
 
-static void fill(slab_entry_t *entry, slab_t *slab) {
+static void fill(const slab_cache_t *cache, slab_entry_t *entry, slab_t *slab) {
   __atomic_store_n(&entry->states, slab->states, __ATOMIC_RELAXED);
   entry->slab = slab;
   __atomic_store_n(&entry->base, (uintptr_t)slab->base, __ATOMIC_RELAXED);
-  __atomic_store_n(&entry->limit_bytes, slab->span_bytes, __ATOMIC_RELEASE);
+  __atomic_store_n(&entry->limit_bytes, slab_span_bytes(cache, slab),
+                   __ATOMIC_RELEASE);
 }
 
-void slab_table_insert(slab_table_t *table, slab_t *slab) {
+void slab_table_insert(const slab_cache_t *cache, slab_table_t *table,
+                       slab_t *slab) {
   uintptr_t granule = first_granule(slab);
-  for (size_t i = slab_granule_count(slab); i != 0; --i, ++granule) {
+  for (size_t i = slab_granule_count(cache, slab); i != 0; --i, ++granule) {
     slab_entry_t *home = slab_table_home(table, granule << SLAB_GRANULE_SHIFT);
     slab_entry_t *entry = home;
     while (entry->limit_bytes != 0) {
@@ -112,13 +114,14 @@ void slab_table_insert(slab_table_t *table, slab_t *slab) {
     }
     table->num_used += entry->base == 0;
     table->num_displaced += entry != home;
-    fill(entry, slab);
+    fill(cache, entry, slab);
   }
 }
 
-void slab_table_remove(slab_table_t *table, const slab_t *slab) {
+void slab_table_remove(const slab_cache_t *cache, const slab_t *slab) {
+  slab_table_t *table = cache->fast.table;
   uintptr_t granule = first_granule(slab);
-  for (size_t i = slab_granule_count(slab); i != 0; --i, ++granule) {
+  for (size_t i = slab_granule_count(cache, slab); i != 0; --i, ++granule) {
     // Its entries are as many as its granules, each at or behind its home.
     slab_entry_t *entry = slab_table_home(table, granule << SLAB_GRANULE_SHIFT);
     while (entry->limit_bytes == 0 || entry->slab != slab) {
@@ -128,16 +131,27 @@ void slab_table_remove(slab_table_t *table, const slab_t *slab) {
   }
 }
 
+// Gives the pages of a table back that was replaced. Whoever still reads it
+// finds it all zero: a table with one entry, which says nothing.
+static void retire(const slab_cache_t *cache, slab_table_t *table) {
+  size_t size_bytes = slab_table_bytes(slab_table_log2(table));
+  if (!cache->has_buffer && !cache->has_source && size_bytes >= PAGE_BYTES) {
+    madvise(table, size_bytes, MADV_DONTNEED);
+  }
+}
+
 void slab_table_replace(slab_cache_t *cache, slab_table_t *bigger) {
   for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {
     for (slab_t *slab = cache->lists[list].first; slab != NULL;
          slab = slab->next) {
-      slab_table_insert(bigger, slab);
+      slab_table_insert(cache, bigger, slab);
     }
   }
+  slab_table_t *old = cache->fast.table;
   cache->tables[slab_table_log2(bigger)] = bigger;
-  // Release: readers depend on the pointer for what is behind it.
+  // Release: with slab_table_of.
   __atomic_store_n(&cache->fast.table, bigger, __ATOMIC_RELEASE);
+  retire(cache, old);
 }
 
 // Gives the pages of `table` back in which no entry is live.
@@ -160,19 +174,12 @@ static void trim_pages(slab_table_t *table, size_t size_bytes) {
 }
 
 void slab_table_trim(slab_cache_t *cache) {
-  slab_table_t *current = cache->fast.table;
-  for (size_t i = 0; i < SLAB_TABLE_SIZES; ++i) {
-    slab_table_t *table = cache->tables[i];
-    size_t size_bytes = slab_table_bytes(i);
-    if (table == NULL || size_bytes < PAGE_BYTES) {
-      continue;
-    }
-    if (table != current) {
-      // All zero, it is a table with one entry that says nothing.
-      madvise(table, size_bytes, MADV_DONTNEED);
-    } else if (table->num_displaced == 0) {
-      // Otherwise a search may go through any entry that was used.
-      trim_pages(table, size_bytes);
-    }
+  slab_table_t *table = cache->fast.table;
+  size_t size_bytes = slab_table_bytes(slab_table_log2(table));
+  // If an entry is not at home, the search for it may go through any that was
+  // used.
+  if (!cache->has_buffer && !cache->has_source && size_bytes >= PAGE_BYTES &&
+      table->num_displaced == 0) {
+    trim_pages(table, size_bytes);
   }
 }
