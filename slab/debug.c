@@ -86,13 +86,13 @@ void slab_debug_init_slab(const slab_cache_t *cache, slab_t *slab) {
   }
 }
 
-// Takes an object from a slab, its state SHARED. NULL: no memory.
+// Takes an object from a slab, its state LIVE. NULL: no memory.
 static void *take(slab_cache_t *cache, bool *out_is_unused) {
   slab_slot_t slot = {NULL, NULL};
   size_t num_unused = 0;
   do {
     pthread_mutex_lock(&cache->lock);
-    slab_take(cache, SLAB_TAG_SHARED, &slot, 1, &num_unused);
+    slab_take(cache, SLAB_STATE_LIVE, &slot, 1, &num_unused);
     if (slot.object != NULL) {
       ++cache->num_allocs_before;
       ++cache->num_refills_before;
@@ -135,7 +135,7 @@ void slab_debug_free(slab_cache_t *cache, void *object, const char *function,
   uint8_t *state;
   if (entry == NULL ||
       !slab_find_state(&cache->fast, entry, (uintptr_t)object, &state) ||
-      !slab_is_live(slab_state_load(state))) {
+      slab_state_load(state) != SLAB_STATE_LIVE) {
     pthread_mutex_unlock(&cache->lock);
     slab_report_free(cache, object, function, caller);
   }

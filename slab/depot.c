@@ -6,9 +6,9 @@
 // Magazines exchange many objects at once with it, under a lock that is held
 // for one copy of pointers; so threads that pass objects to each other do not
 // go through the slabs, whose lock is held longer. It holds at most 1 MiB of
-// objects (and 8,192 of them), and what is above goes to the slabs, where it
+// objects (and 16,384 of them), and what is above goes to the slabs, where it
 // can become memory again. Its objects are constructed and have the state
-// CACHED + SLAB_TAG_SHARED, which the magazine sets before it puts them here
+// SHARED, which the magazine sets before it puts them here
 // and verifies when it takes them out.
 //
 // The stack's memory appears with the first object and goes back when a reap
@@ -19,7 +19,7 @@
 #include <string.h>
 
 enum {
-  OBJECTS_MAX = 8192,
+  OBJECTS_MAX = 16384,
 };
 
 static size_t stack_bytes(const slab_depot_t *depot) {

@@ -7,7 +7,7 @@
 // A magazine is a thread's stack of free objects of one cache. Pop and push
 // are the whole of alloc and free (slab_inline.h); this unit fills a magazine
 // that is empty, from the depot or from slabs, and empties one that is full.
-// It starts with 4 slots. Full, it doubles up to 128 slots, and above that
+// It starts with 4 slots. Full, it doubles up to 512 slots, and above that
 // only if it was also empty since it last grew: a thread that frees what others
 // allocate gains nothing by more, one that does both keeps all of its working
 // set, up to 1 MiB of objects. A refill asks for 1, 2, 4... objects, so a
@@ -23,29 +23,32 @@
 // its slab if others free it and the slab is given back; the cache's epoch,
 // which changes with every slab that goes, tells.
 //
-// The hard problem is a free by two threads at once. The state of an object
-// says who may change it without asking:
+// The hard problem is a free by two threads at once, without an atomic
+// instruction in every free. A cached object's state says in which magazine it
+// is: each has a tag of its own.
 //
-//    LIVE t    allocated by the thread whose magazine has the tag t
-//    CACHED t  free, in that magazine
+//   t and r, free X            t, alloc
+//   F1 load: LIVE?             A1 pop X; load: CACHED t?
+//   F2 store CACHED t (or r)   A2 store LIVE
+//   F3 push X
 //
-//   thread t, free        t, alloc              another thread r, free
-//   F1 load: LIVE t?      A1 load: CACHED t?    R1 compare and swap
-//   F2 store CACHED t     A2 store LIVE t          LIVE x -> CACHED r
-//   F3 push               (popped before)       R2 push
+// If both load LIVE before either stores, both push X. But only one state was
+// stored last, say CACHED t. Whatever r does with its slot, alloc or flush, it
+// expects CACHED r there, and dies. Between the two only a legal free by r
+// could put that back, and then r has X in two slots, of which the second one
+// finds LIVE, or t's state. So the mistake is found before X is in two hands,
+// and at thread exit and destroy at the latest, since these flush.
+// state_model_test.cc tries all interleavings.
+// (A thread may also be held up between F1 and F2 for so long that X was freed
+// and handed out again. Its F2 is then a free of a live object, which no
+// allocator can tell from a right one.)
 //
-// Two other threads are told apart by R1. If R1 falls between F1 and F2, both
-// t and r have pushed the object, and the state is CACHED t. Whatever r does
-// with its slot, alloc or flush, it expects CACHED r there and dies; only a
-// later legal free by r could have put that back, and then it is t, or r with
-// its other slot, that finds a state which is not its own. So the mistake is
-// found when an object would be in two hands, if not before. All that a cache
-// does when it is destroyed, and at thread exit, is such a use.
-// (state_model_test.cc tries all interleavings.)
+// The hot object is taken without A1: it was not out of this thread's hands
+// since F2, so a wrong slot is the other thread's.
 //
-// Objects in the depot have the tag SHARED, and so do those of magazines that
-// came when all 125 tags of the cache were taken: there the fast paths never
-// apply and each step is a compare and swap.
+// Objects in the depot have the state SHARED, and so do those of magazines that
+// came when all 126 tags of the cache were taken: their states change by
+// compare and swap, and their fast paths expect a state that no object has.
 //
 // Without a magazine (no memory for one, more than 4,095 caches, a buffer's
 // second thread, SLAB_NO_MAGAZINES) each call goes to the slabs.
@@ -57,28 +60,29 @@
 #include <string.h>
 
 enum {
-  EAGER_SLOTS = 128,
-  BATCH_MAX_LOG2 = 6,
+  EAGER_SLOTS = 512,
+  BATCH_MAX_LOG2 = 7,
   CHUNK_MAX = SLAB_FLUSH_MAX,
 };
 
 static_assert(offsetof(slab_magazine_t, cache) == 64, "a line for fast paths");
 static_assert(SLAB_MAGAZINE_MIN_SLOTS * sizeof(slab_slot_t) == 64,
               "the first slots are the smallest piece of metadata");
-static_assert(SLAB_TAG_SHARED == SLAB_STATE_LIVE_MAX, "tags are live states");
+static_assert(SLAB_STATE_CACHED + SLAB_TAG_MAX < SLAB_STATE_SHARED,
+              "tags have states of their own");
 
 static size_t min_size(size_t a, size_t b) {
   return a < b ? a : b;
 }
 
 static bool is_shared(const slab_magazine_t *magazine) {
-  return slab_live_state(magazine->traits) == SLAB_TAG_NEVER;
+  return slab_live_state(magazine->traits) == SLAB_STATE_NEVER;
 }
 
 // The state of objects in `magazine`; what the fast path expects is another
 // one if the tag is shared.
 static uint8_t cached_state(const slab_magazine_t *magazine) {
-  return is_shared(magazine) ? SLAB_STATE_CACHED + SLAB_TAG_SHARED
+  return is_shared(magazine) ? SLAB_STATE_SHARED
                              : slab_free_state(magazine->traits);
 }
 
@@ -86,9 +90,9 @@ static size_t num_slots(const slab_magazine_t *magazine) {
   return (size_t)(magazine->limit - magazine->bottom);
 }
 
-static void set_traits(slab_magazine_t *magazine, uint8_t tag, uint32_t epoch) {
-  uint64_t free_state = (uint64_t)(SLAB_STATE_CACHED + tag);
-  magazine->traits = (uint64_t)epoch << 32 | free_state << 8 | tag;
+static void set_traits(slab_magazine_t *magazine, uint64_t live_state,
+                       uint64_t free_state, uint32_t epoch) {
+  magazine->traits = (uint64_t)epoch << 32 | free_state << 8 | live_state;
 }
 
 // The hot object is one that no caller can name, with a state that no object
@@ -190,7 +194,8 @@ static void sync(slab_magazine_t *magazine) {
     if (magazine->hot_free == NULL) {
       forget_hot(magazine);
     }
-    set_traits(magazine, slab_live_state(magazine->traits), epoch);
+    set_traits(magazine, slab_live_state(magazine->traits),
+               slab_free_state(magazine->traits), epoch);
   }
 }
 
@@ -205,7 +210,7 @@ static uint8_t take_tag(slab_cache_t *cache) {
       return tag;
     }
   }
-  return SLAB_TAG_NEVER;
+  return SLAB_TAG_NONE;
 }
 
 static bool set_up(slab_cache_t *cache, slab_magazine_t *magazine) {
@@ -218,7 +223,13 @@ static bool set_up(slab_cache_t *cache, slab_magazine_t *magazine) {
   }
   slab_process_lock();
   uint8_t tag = take_tag(cache);
-  set_traits(magazine, tag, slab_epoch_of(cache));
+  if (tag == SLAB_TAG_NONE) {
+    set_traits(magazine, SLAB_STATE_NEVER, SLAB_STATE_NEVER,
+               slab_epoch_of(cache));
+  } else {
+    set_traits(magazine, SLAB_STATE_LIVE, (uint8_t)(SLAB_STATE_CACHED + tag),
+               slab_epoch_of(cache));
+  }
   magazine->cache = cache;
   forget_hot(magazine);
   set_slots(magazine, slots, count, 0);
@@ -270,13 +281,19 @@ void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count) {
 // Gives up `count` objects, to the depot if it may, otherwise to the slabs.
 static void flush(slab_magazine_t *magazine, size_t count, bool to_depot) {
   slab_cache_t *cache = magazine->cache;
+  bool is_plain = !is_shared(magazine);
+  uint8_t from = cached_state(magazine);
   while (count != 0) {
     void *objects[CHUNK_MAX];
     size_t chunk = min_size(count, CHUNK_MAX);
     slab_slot_t *top = slab_top_load(magazine);
     for (size_t i = 0; i < chunk; ++i) {
       --top;
-      change_state(magazine, top, SLAB_STATE_CACHED + SLAB_TAG_SHARED);
+      if (is_plain && slab_state_load(top->state) == from) {
+        slab_state_store(top->state, SLAB_STATE_SHARED);
+      } else {
+        change_state(magazine, top, SLAB_STATE_SHARED);
+      }
       objects[i] = top->object;
     }
     slab_top_store(magazine, top);
@@ -334,7 +351,8 @@ void slab_magazine_drain(slab_magazine_t *magazine) {
   slab_cache_t *cache = magazine->cache;
   flush_all(magazine);
   if (!is_shared(magazine)) {
-    uint8_t tag = slab_live_state(magazine->traits);
+    uint8_t tag =
+        (uint8_t)(slab_free_state(magazine->traits) - SLAB_STATE_CACHED);
     cache->tags[tag / 64] &= ~(UINT64_C(1) << (tag % 64));
   }
   pthread_mutex_lock(&cache->lock);
@@ -391,21 +409,25 @@ static size_t take_from_depot(slab_magazine_t *magazine, size_t count) {
   void *objects[CHUNK_MAX];
   count = slab_depot_take(cache, objects, min_size(count, CHUNK_MAX));
   slab_slot_t *top = slab_top_load(magazine);
-  uint8_t to = cached_state(magazine);
-  for (size_t i = 0; i < count; ++i, ++top) {
+  // First all lines of states are asked for, to be written: another thread
+  // wrote them last.
+  for (size_t i = 0; i < count; ++i) {
     uintptr_t address = (uintptr_t)objects[i];
     slab_entry_t *entry = slab_table_find(slab_table_of(&cache->fast), address);
-    uint8_t *state = NULL;
-    slab_find_state(&cache->fast, entry, address, &state);
-    SLAB_ASSERT(state != NULL);
-    if (slab_state_load(state) != SLAB_STATE_CACHED + SLAB_TAG_SHARED) {
-      die_twice(cache, objects[i], NULL);
-    }
-    slab_state_store(state, to);
-    top->object = objects[i];
-    top->state = state;
+    top[i].object = objects[i];
+    top[i].state = NULL;
+    slab_find_state(&cache->fast, entry, address, &top[i].state);
+    SLAB_ASSERT(top[i].state != NULL);
+    __builtin_prefetch(top[i].state, 1);
   }
-  slab_top_store(magazine, top);
+  uint8_t to = cached_state(magazine);
+  for (size_t i = 0; i < count; ++i) {
+    if (slab_state_load(top[i].state) != SLAB_STATE_SHARED) {
+      die_twice(cache, top[i].object, NULL);
+    }
+    slab_state_store(top[i].state, to);
+  }
+  slab_top_store(magazine, top + count);
   return count;
 }
 
@@ -465,7 +487,7 @@ static bool refill(slab_magazine_t *magazine, size_t want) {
 // Allocates without a magazine.
 static void *alloc_directly(slab_cache_t *cache) {
   slab_slot_t slot;
-  if (take_from_slabs(cache, SLAB_TAG_SHARED, &slot, 1) == 0) {
+  if (take_from_slabs(cache, SLAB_STATE_LIVE, &slot, 1) == 0) {
     errno = ENOMEM;
     return NULL;
   }
@@ -495,9 +517,7 @@ void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
     slab_top_store(magazine, slot);
   }
   magazine->hot_free = NULL;
-  change_state(magazine, slot,
-               is_shared(magazine) ? SLAB_TAG_SHARED
-                                   : slab_live_state(magazine->traits));
+  change_state(magazine, slot, SLAB_STATE_LIVE);
   magazine->hot = *slot;
   slab_count(&magazine->num_allocs, 1);
   return magazine->hot.object;
@@ -513,19 +533,17 @@ static uint8_t *find_live(slab_cache_t *cache, void *ptr, const char *function,
   uint8_t *state;
   if (entry == NULL ||
       !slab_find_state(&cache->fast, entry, (uintptr_t)ptr, &state) ||
-      !slab_is_live(slab_state_load(state))) {
+      slab_state_load(state) != SLAB_STATE_LIVE) {
     slab_report_free(cache, ptr, function, caller);
   }
   return state;
 }
 
-// Makes a live object `to`; dies if it is not live or another thread does the
-// same. The calling thread's own objects need no compare and swap.
+// Makes a live object `to`; dies if another thread did so just before.
 static void end_life(slab_cache_t *cache, void *ptr, uint8_t *state, uint8_t to,
                      const char *function, const void *caller) {
-  uint8_t from = slab_state_load(state);
-  if (!slab_is_live(from) ||
-      !__atomic_compare_exchange_n(state, &from, to, false, __ATOMIC_RELAXED,
+  uint8_t from = SLAB_STATE_LIVE;
+  if (!__atomic_compare_exchange_n(state, &from, to, false, __ATOMIC_RELAXED,
                                    __ATOMIC_RELAXED)) {
     slab_report_free(cache, ptr, function, caller);
   }
@@ -534,8 +552,7 @@ static void end_life(slab_cache_t *cache, void *ptr, uint8_t *state, uint8_t to,
 static void free_directly(slab_cache_t *cache, void *object,
                           const char *function, const void *caller) {
   uint8_t *state = find_live(cache, object, function, caller);
-  end_life(cache, object, state, SLAB_STATE_CACHED + SLAB_TAG_SHARED, function,
-           caller);
+  end_life(cache, object, state, SLAB_STATE_SHARED, function, caller);
   slab_put_all(cache, &object, 1);
   release_excess(cache);
 }
@@ -556,11 +573,7 @@ void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
     if (slab_top_load(magazine) == magazine->limit) {
       make_room(magazine);
     }
-    if (slab_state_load(state) == slab_live_state(magazine->traits)) {
-      slab_state_store(state, slab_free_state(magazine->traits));
-    } else {
-      end_life(cache, object, state, cached_state(magazine), function, caller);
-    }
+    end_life(cache, object, state, cached_state(magazine), function, caller);
     slab_slot_t *top = slab_top_load(magazine);
     top->object = object;
     top->state = state;

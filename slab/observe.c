@@ -16,7 +16,7 @@ bool slab_walk(slab_cache_t *cache, slab_visit_t visit, void *context) {
     for (slab_t *slab = cache->lists[list].first; slab != NULL && go_on;
          slab = slab->next) {
       for (size_t i = 0; i < slab->num_used && go_on; ++i) {
-        if (slab_is_live(slab_state_load(&slab->states[i]))) {
+        if (slab_state_load(&slab->states[i]) == SLAB_STATE_LIVE) {
           go_on = visit(context, slab_object_at(cache, slab, i));
         }
       }
@@ -34,7 +34,7 @@ static void count_objects(slab_cache_t *cache, slab_stats_t *stats) {
          slab = slab->next) {
       for (size_t i = 0; i < slab->num_used; ++i) {
         uint8_t state = slab_state_load(&slab->states[i]);
-        stats->num_live += slab_is_live(state);
+        stats->num_live += state == SLAB_STATE_LIVE;
         stats->num_cached += state > SLAB_STATE_FREE;
       }
       ++stats->num_slabs;
@@ -107,9 +107,9 @@ static void check_slot(census_t *census, const slab_slot_t *slot,
 static void check_magazine(void *context, slab_magazine_t *magazine) {
   census_t *census = context;
   slab_slot_t *top = slab_top_load(magazine);
-  bool is_shared = slab_live_state(magazine->traits) == SLAB_TAG_NEVER;
-  uint8_t expected = is_shared ? SLAB_STATE_CACHED + SLAB_TAG_SHARED
-                               : slab_free_state(magazine->traits);
+  bool is_shared = slab_live_state(magazine->traits) == SLAB_STATE_NEVER;
+  uint8_t expected =
+      is_shared ? SLAB_STATE_SHARED : slab_free_state(magazine->traits);
   if (top < magazine->bottom || top > magazine->limit) {
     census->broken = "magazine: the top is outside";
     return;
@@ -128,7 +128,7 @@ static void check_magazine(void *context, slab_magazine_t *magazine) {
 static void take_census(slab_cache_t *cache, census_t *census) {
   slab_for_each_magazine(cache, check_magazine, census);
   pthread_mutex_lock(&cache->depot.lock);
-  census->counts[SLAB_STATE_CACHED + SLAB_TAG_SHARED] += cache->depot.count;
+  census->counts[SLAB_STATE_SHARED] += cache->depot.count;
   if (cache->depot.count > cache->depot.capacity) {
     census->broken = "depot: too full";
   }

@@ -256,6 +256,15 @@ void slab_free_slow(slab_cache_t *cache, void *object) {
   slab_free_checked(cache, object, "slab_free", __builtin_return_address(0));
 }
 
+// A function of its own, so that `slab_free` needs no registers saved.
+__attribute__((noinline)) static void free_any(slab_cache_t *cache,
+                                               void *object,
+                                               slab_magazine_t *magazine) {
+  if (!slab_free_any(&cache->fast, magazine, object)) {
+    slab_free_checked(cache, object, "slab_free", __builtin_return_address(0));
+  }
+}
+
 void *slab_alloc(slab_cache_t *cache) {
   return slab_alloc_inline(cache);
 }
@@ -267,15 +276,6 @@ void *slab_alloc_zeroed(slab_cache_t *cache) {
   }
   void *object = slab_alloc_inline(cache);
   return object == NULL ? NULL : memset(object, 0, cache->object_bytes);
-}
-
-// A function of its own, so that `slab_free` needs no registers saved.
-__attribute__((noinline)) static void free_any(slab_cache_t *cache,
-                                               void *object,
-                                               slab_magazine_t *magazine) {
-  if (!slab_free_any(&cache->fast, magazine, object)) {
-    slab_free_checked(cache, object, "slab_free", __builtin_return_address(0));
-  }
 }
 
 void slab_free(slab_cache_t *cache, void *object) {
@@ -346,21 +346,20 @@ static size_t push_bulk(slab_cache_t *cache, size_t count,
   if (count > room) {
     count = room;
   }
+  uint64_t traits = magazine->traits;
   if (count == 0) {
     return 0;  // It may be the one that nobody writes.
   }
-  uint8_t free_state = slab_free_state(magazine->traits);
-  uint8_t live_state = slab_live_state(magazine->traits);
   size_t i = 0;
   for (; i < count; ++i, ++top) {
     uintptr_t address = (uintptr_t)objects[i];
     uint8_t *state;
     if (SLAB_UNLIKELY(!slab_find_state(fast, slab_table_home(table, address),
                                        address, &state)) ||
-        SLAB_UNLIKELY(slab_state_load(state) != live_state)) {
+        SLAB_UNLIKELY(slab_state_load(state) != slab_live_state(traits))) {
       break;
     }
-    slab_state_store(state, free_state);
+    slab_state_store(state, slab_free_state(traits));
     top->object = objects[i];
     top->state = state;
   }

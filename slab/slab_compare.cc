@@ -3,7 +3,7 @@
 
 // What does an object of 64 bytes cost from a cache, and what from others?
 //
-//   bazel run //slab:slab_compare [-- SECTION...] [--rounds=N]
+//   bazel run //slab:slab_compare [-- SECTION... --rounds=N]
 //
 // Sections: time, large, remote, bulk, memory. All contenders run in one
 // process, one after the other in each round, so that whatever else the
@@ -15,10 +15,13 @@
 //   pair          alloc, free; again and again
 //   batch         1,000 allocs, then 1,000 frees in the same order
 //   random        10,000 allocs, then 10,000 frees in random order
-//   1M replace    of 1,000,000 live objects, a random one is freed and another
-//                 allocated; untouched, or its first word written and read
+//   1M replace    of 1,000,000 live objects, 100 random ones are freed and as
+//                 many allocated, again and again; untouched, or the first
+//                 word of each read before the free and written after alloc
 //   1M all        1,000,000 allocs, then as many frees in random order
-//   remote        one thread allocates 10,000, another frees them
+//   remote        pipeline: one thread allocates, another frees what it is
+//                 sent, both at once, wall time an object; in turn: one thread
+//                 allocates 10,000, then another frees them
 //   bulk          64 at once against 64 single calls
 //   memory        resident memory for 10,000,000 objects and after, and of
 //                 1,000 caches used by 64 threads
@@ -88,6 +91,7 @@ slab_cache_t *MakeCache(size_t object_bytes = kObjectBytes) {
 }
 
 struct List {
+  static constexpr bool kManyThreads = false;
   static constexpr const char *kName = "intrusive list";
   intrusive_list_t list = {nullptr, nullptr, nullptr, kObjectBytes};
   void *Alloc() {
@@ -99,6 +103,7 @@ struct List {
 };
 
 struct Slab {
+  static constexpr bool kManyThreads = true;
   static constexpr const char *kName = "slab";
   slab_cache_t *cache = MakeCache();
   void *Alloc() {
@@ -110,6 +115,7 @@ struct Slab {
 };
 
 struct SlabInline {
+  static constexpr bool kManyThreads = true;
   static constexpr const char *kName = "slab inline";
   slab_cache_t *cache = MakeCache();
   void *Alloc() {
@@ -122,6 +128,7 @@ struct SlabInline {
 
 #if HAS_BOOST_POOL
 struct BoostPool {
+  static constexpr bool kManyThreads = false;
   static constexpr const char *kName = "boost::pool (inline)";
   boost::pool<> pool{kObjectBytes};
   void *Alloc() {
@@ -134,6 +141,7 @@ struct BoostPool {
 #endif
 
 struct Glibc {
+  static constexpr bool kManyThreads = true;
   static constexpr const char *kName = "glibc malloc";
   void *Alloc() {
     return std::malloc(kObjectBytes);
@@ -144,6 +152,7 @@ struct Glibc {
 };
 
 struct Heap {
+  static constexpr bool kManyThreads = true;
   static constexpr const char *kName = "heap";
   void *Alloc() {
     return heap_alloc(kObjectBytes);
@@ -186,6 +195,7 @@ void Load() {
 }
 
 struct Jemalloc {
+  static constexpr bool kManyThreads = true;
   static constexpr const char *kName = "jemalloc";
   void *Alloc() {
     return loaded.je_malloc(kObjectBytes);
@@ -196,6 +206,7 @@ struct Jemalloc {
 };
 
 struct Mimalloc {
+  static constexpr bool kManyThreads = true;
   static constexpr const char *kName = "mi_heap_malloc_small";
   static thread_local void *heap;
   void *Alloc() {
@@ -211,6 +222,7 @@ struct Mimalloc {
 thread_local void *Mimalloc::heap = nullptr;
 
 struct GSlice {
+  static constexpr bool kManyThreads = true;
   static constexpr const char *kName = "GSlice";
   void *Alloc() {
     return loaded.g_slice_alloc(kObjectBytes);
@@ -230,9 +242,14 @@ struct Table {
   std::vector<std::vector<std::vector<double>>> samples;
 };
 
-double Median(std::vector<double> values) {
+// Which of the rounds' figures is printed: the median. A tenth, say, is closer
+// to what a machine without other work would show.
+double quantile = 0.5;
+
+double Quantile(std::vector<double> values) {
   std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
+  return values[static_cast<size_t>(static_cast<double>(values.size()) *
+                                    quantile)];
 }
 
 void Print(const char *title, const Table &table) {
@@ -244,12 +261,12 @@ void Print(const char *title, const Table &table) {
   for (size_t i = 0; i < table.names.size(); ++i) {
     std::printf("%-24s", table.names[i].c_str());
     for (size_t j = 0; j < table.columns.size(); ++j) {
-      const double median = Median(table.samples[i][j]);
+      const double median = Quantile(table.samples[i][j]);
       std::vector<double> ratios;
       for (size_t k = 0; k < table.samples[i][j].size(); ++k) {
         ratios.push_back(table.samples[i][j][k] / table.samples[0][j][k]);
       }
-      std::printf(" %8.2f (%5.2f)", median, Median(ratios));
+      std::printf(" %8.2f (%5.2f)", median, Quantile(ratios));
     }
     std::printf("\n");
   }
@@ -394,23 +411,29 @@ struct LargeBench {
     }
   }
 
+  // Frees 100 random ones, then allocates as many, again and again.
   double Replace(bool touch) {
-    constexpr size_t kCount = 200000;
+    constexpr size_t kBurst = 100;
+    constexpr size_t kBursts = 3000;
+    void **holes[kBurst];
     const double start = NowNs();
-    for (size_t i = 0; i < kCount; ++i) {
-      void *&object = objects[order[at]];
-      at = at + 1 == kLive ? 0 : at + 1;
-      if (touch) {
-        ++*static_cast<uint64_t *>(object);
+    for (size_t i = 0; i < kBursts; ++i) {
+      for (void **&hole : holes) {
+        hole = &objects[order[at]];
+        at = at + 1 == kLive ? 0 : at + 1;
+        if (touch) {
+          ++*static_cast<uint64_t *>(*hole);
+        }
+        contender.Free(*hole);
       }
-      contender.Free(object);
-      object = contender.Alloc();
-      Escape(object);
-      if (touch) {
-        *static_cast<uint64_t *>(object) = i;
+      for (void **hole : holes) {
+        Escape(*hole = contender.Alloc());
+        if (touch) {
+          *static_cast<uint64_t *>(*hole) = i;
+        }
       }
     }
-    return (NowNs() - start) / kCount;
+    return (NowNs() - start) / (kBurst * kBursts);
   }
 
   double FreeAll() {
@@ -451,29 +474,74 @@ class Baton {
   std::atomic<int> turn_{0};
 };
 
+// Pointers on their way from one thread to another, some at a time.
+class Ring {
+ public:
+  void Put(void *ptr) {
+    if (head_ - tail_seen_ == kSlots) {
+      while (head_ - (tail_seen_ = tail_.load(std::memory_order_acquire)) ==
+             kSlots) {
+        std::this_thread::yield();
+      }
+    }
+    slots_[head_ % kSlots] = ptr;
+    if (++head_ % kStep == 0) {
+      published_.store(head_, std::memory_order_release);
+    }
+  }
+
+  void *Take() {
+    if (next_ == head_seen_) {
+      tail_.store(next_, std::memory_order_release);
+      while ((head_seen_ = published_.load(std::memory_order_acquire)) ==
+             next_) {
+        std::this_thread::yield();
+      }
+    }
+    return slots_[next_++ % kSlots];
+  }
+
+ private:
+  static constexpr size_t kSlots = 2048;
+  static constexpr size_t kStep = 64;
+  void *slots_[kSlots];
+  // Of the producer.
+  alignas(64) size_t head_ = 0;
+  size_t tail_seen_ = 0;
+  alignas(64) std::atomic<size_t> published_{0};
+  // Of the consumer.
+  alignas(64) size_t next_ = 0;
+  size_t head_seen_ = 0;
+  alignas(64) std::atomic<size_t> tail_{0};
+};
+
 template <typename T>
 struct RemoteBench {
-  static constexpr bool kFits = !std::is_same<T, List>::value
-#if HAS_BOOST_POOL
-                                && !std::is_same<T, BoostPool>::value
-#endif
-      ;
+  static constexpr bool kFits = T::kManyThreads;
+  static constexpr size_t kPiped = 64 * 3000;
   T contender;
   std::vector<void *> objects = std::vector<void *>(10000);
-  double alloc_ns = 0;
   double free_ns = 0;
+  bool is_piped = false;
   Baton baton;
+  Ring ring;
   std::thread other{[this] {
     for (;;) {
       baton.Wait(1);
       if (objects.empty()) {
         return;
       }
-      const double start = NowNs();
-      for (void *object : objects) {
-        contender.Free(object);
+      if (is_piped) {
+        for (size_t i = 0; i < kPiped; ++i) {
+          contender.Free(ring.Take());
+        }
+      } else {
+        const double start = NowNs();
+        for (void *object : objects) {
+          contender.Free(object);
+        }
+        free_ns = (NowNs() - start) / static_cast<double>(objects.size());
       }
-      free_ns = (NowNs() - start) / static_cast<double>(objects.size());
       baton.Pass(0);
     }
   }};
@@ -484,6 +552,24 @@ struct RemoteBench {
     other.join();
   }
 
+  void *AllocAndWrite() {
+    void *object = contender.Alloc();
+    *static_cast<uint64_t *>(object) = 1;
+    return object;
+  }
+
+  double Piped() {
+    is_piped = true;
+    const double start = NowNs();
+    baton.Pass(1);
+    for (size_t i = 0; i < kPiped; ++i) {
+      ring.Put(AllocAndWrite());
+    }
+    baton.Wait(0);
+    is_piped = false;
+    return (NowNs() - start) / kPiped;
+  }
+
   std::vector<double> Run() {
     double alloc = 0;
     double free = 0;
@@ -491,15 +577,14 @@ struct RemoteBench {
     for (int i = 0; i < kTimes; ++i) {
       const double start = NowNs();
       for (void *&object : objects) {
-        object = contender.Alloc();
-        *static_cast<uint64_t *>(object) = 1;
+        object = AllocAndWrite();
       }
       alloc += (NowNs() - start) / static_cast<double>(objects.size());
       baton.Pass(1);
       baton.Wait(0);
       free += free_ns;
     }
-    return {free / kTimes, alloc / kTimes, (free + alloc) / kTimes};
+    return {Piped(), free / kTimes, alloc / kTimes};
   }
 };
 
@@ -650,14 +735,27 @@ void ReportMemory(bool is_quick) {
   InChild([=] { ReportManyCaches(is_quick ? 10 : 1000, is_quick ? 4 : 64); });
 }
 
+// jemalloc wants more static TLS than a program has left for what it loads
+// late; glibc takes orders from the environment only.
+void EnsureStaticTls(char **argv) {
+  constexpr const char *kName = "GLIBC_TUNABLES";
+  if (std::getenv(kName) == nullptr) {
+    setenv(kName, "glibc.rtld.optional_static_tls=16384", 1);
+    execv("/proc/self/exe", argv);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
+  EnsureStaticTls(argv);
   int rounds = 41;
   std::string sections;
   for (int i = 1; i < argc; ++i) {
     if (std::strncmp(argv[i], "--rounds=", 9) == 0) {
       rounds = std::atoi(argv[i] + 9);
+    } else if (std::strncmp(argv[i], "--quantile=", 11) == 0) {
+      quantile = std::atof(argv[i] + 11);
     } else {
       sections += std::string(" ") + argv[i];
     }
@@ -680,7 +778,8 @@ int main(int argc, char **argv) {
   }
   if (wanted("remote")) {
     Compare("Freed by another thread, ns an object (ratio to the first line)",
-            {"free", "alloc", "both"}, All<RemoteBench>(), rounds);
+            {"pipeline", "free in turn", "alloc in turn"}, All<RemoteBench>(),
+            rounds);
   }
   if (wanted("large")) {
     Compare("A million live objects, ns a pair (ratio to the first line)",

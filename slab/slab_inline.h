@@ -49,8 +49,8 @@ typedef struct __attribute__((aligned(64))) slab_magazine {
   slab_slot_t hot;
   void *hot_free;  // The same object if it is free again, otherwise NULL.
   uint64_t num_allocs;
-  // To be read at once. Lowest byte: the state of objects that this thread
-  // allocated; the next one: of objects in this magazine. Upper half: the
+  // To be read at once. Lowest byte: the state of live objects; the next one:
+  // of objects in this magazine. Upper half: the
   // cache's epoch, as far as the hot object is concerned.
   uint64_t traits;
   // Not for the fast paths.

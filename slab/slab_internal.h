@@ -32,19 +32,20 @@ extern "C" {
 
 // The state of an object, one byte.
 enum {
-  SLAB_STATE_UNUSED = 0,  // Never handed out, not constructed.
-  // Live, and the tag of the magazine it came from.
-  SLAB_STATE_LIVE_MIN = 1,
-  SLAB_STATE_LIVE_MAX = 127,
+  SLAB_STATE_UNUSED = 0,    // Never handed out, not constructed.
+  SLAB_STATE_LIVE = 1,      // Handed out.
+  SLAB_STATE_NEVER = 2,     // Of no object: what sharers' fast paths expect.
   SLAB_STATE_FREE = 128,    // In its slab, constructed.
   SLAB_STATE_CACHED = 128,  // + tag: in the magazine with that tag.
-  // Tags. Magazines beyond the 125 that have one of their own share one; its
-  // states change by compare and swap only. So do those of objects in the
-  // depot and of caches without magazines.
+  // Of magazines that came when all other tags were taken, of the depot, and
+  // of whatever else changes states by compare and swap only.
+  SLAB_STATE_SHARED = 255,
+};
+
+enum {
   SLAB_TAG_MIN = 1,
-  SLAB_TAG_MAX = 125,
-  SLAB_TAG_NEVER = 126,  // Of no object: the fast paths of a sharer fail.
-  SLAB_TAG_SHARED = 127,
+  SLAB_TAG_MAX = 126,
+  SLAB_TAG_NONE = 0,  // A sharer's.
 };
 
 enum {
@@ -52,8 +53,7 @@ enum {
   SLAB_GRANULE_BYTES = 1 << SLAB_GRANULE_SHIFT,
   SLAB_MAGAZINE_MIN_SLOTS = 4,
   SLAB_MAGAZINE_MAX_SLOTS = 16384,
-  SLAB_BATCH_MAX = 64,   // A magazine asks for so many, unless it is large.
-  SLAB_FLUSH_MAX = 512,  // It gives up so many at a time.
+  SLAB_FLUSH_MAX = 512,             // It gives up so many at a time.
   SLAB_CACHED_BYTES_MAX = 1 << 20,  // Of objects, a magazine or depot.
   SLAB_RED_ZONE_BYTES = 16,
   SLAB_TABLE_MIN_LOG2 = 2,
@@ -174,11 +174,6 @@ struct slab_cache {
 
 static inline uint32_t slab_epoch_of(const slab_cache_t *cache) {
   return (uint32_t)(slab_offset_and_epoch(&cache->fast) >> 32);
-}
-
-// Is it the state of a live object?
-static inline bool slab_is_live(uint8_t state) {
-  return state >= SLAB_STATE_LIVE_MIN && state <= SLAB_STATE_LIVE_MAX;
 }
 
 static inline size_t slab_round_up(size_t value, size_t power_of_two) {
@@ -304,7 +299,7 @@ size_t slab_excess_bytes(slab_cache_t *cache);
 void slab_keep_least(slab_cache_t *cache);
 const char *slab_check_layer(slab_cache_t *cache);
 
-// ---- depot.c: objects with state CACHED + SLAB_TAG_SHARED ----
+// ---- depot.c: objects with the state SHARED ----
 
 int slab_depot_init(slab_cache_t *cache);
 size_t slab_depot_put(slab_cache_t *cache, void *const *objects, size_t count);
@@ -323,7 +318,7 @@ void slab_magazine_drain(slab_magazine_t *magazine);
 void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller);
 void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
                        const void *caller);
-// Puts objects with state CACHED + SLAB_TAG_SHARED into their slabs.
+// Puts objects with the state SHARED into their slabs.
 void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count);
 // In the child of fork, while it has one thread: puts into the slabs what other
 // threads had in hand. Process's lock held.
