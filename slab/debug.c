@@ -68,16 +68,17 @@ static slab_record_t *record_of(slab_cache_t *cache, const void *object) {
   return &slab_records(cache, slab)[slab_index_of(cache, slab, address)];
 }
 
-_Noreturn static void report(const slab_cache_t *cache, const void *object,
-                             const slab_record_t *record, slab_misuse_t misuse,
-                             const char *function, const void *caller) {
-  slab_report(&(slab_report_t){.misuse = misuse,
-                               .function = function,
-                               .cache = cache,
-                               .ptr = object,
-                               .object = object,
-                               .record = record,
-                               .caller = caller});
+SLAB_NORETURN static void report(const slab_cache_t *cache, const void *object,
+                                 const slab_record_t *record,
+                                 slab_misuse_t misuse, const char *function,
+                                 const void *caller) {
+  slab_report_misuse(&(slab_report_t){.misuse = misuse,
+                                      .function = function,
+                                      .cache = cache,
+                                      .ptr = object,
+                                      .object = object,
+                                      .record = record,
+                                      .caller = caller});
 }
 
 void slab_debug_init_slab(const slab_cache_t *cache, slab_t *slab) {

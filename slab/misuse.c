@@ -60,7 +60,7 @@ static void write_line(line_t *line) {
   }
 }
 
-_Noreturn void slab_die(const char *message) {
+SLAB_NORETURN void slab_die(const char *message) {
   line_t line = {.length = 0};
   add(&line, message);
   if (line.length != 0 && line.bytes[line.length - 1] == '\n') {
@@ -105,7 +105,7 @@ static void add_site(line_t *line, const char *text, const void *site) {
   }
 }
 
-_Noreturn void slab_report(const slab_report_t *report) {
+SLAB_NORETURN void slab_report_misuse(const slab_report_t *report) {
   line_t line = {.length = 0};
   add(&line, "slab: ");
   add(&line, report->function);
@@ -187,8 +187,8 @@ static bool find_other(slab_cache_t *cache, const void *ptr,
   return found;
 }
 
-_Noreturn void slab_report_free(slab_cache_t *cache, void *ptr,
-                                const char *function, const void *caller) {
+SLAB_NORETURN void slab_report_free(slab_cache_t *cache, void *ptr,
+                                    const char *function, const void *caller) {
   slab_report_t report = {
       .misuse = SLAB_MISUSE_FOREIGN,
       .function = function,
@@ -199,7 +199,7 @@ _Noreturn void slab_report_free(slab_cache_t *cache, void *ptr,
   slab_t *slab = find_slab(cache, ptr);
   if (slab == NULL) {
     find_other(cache, ptr, &report);
-    slab_report(&report);
+    slab_report_misuse(&report);
   }
   size_t index = slab_index_of(cache, slab, (uintptr_t)ptr);
   report.object = slab_object_at(cache, slab, index);
@@ -212,5 +212,5 @@ _Noreturn void slab_report_free(slab_cache_t *cache, void *ptr,
   } else {
     report.misuse = SLAB_MISUSE_FREED;
   }
-  slab_report(&report);
+  slab_report_misuse(&report);
 }

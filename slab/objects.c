@@ -485,9 +485,9 @@ static size_t take_free(slab_cache_t *cache, slab_t *slab, uint8_t state,
     index = find_free(slab, index);
     if (index == slab->num_used) {
       // Counted as free, but a thread has it as well.
-      slab_report(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
-                                   .function = "slab_alloc",
-                                   .cache = cache});
+      slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
+                                          .function = "slab_alloc",
+                                          .cache = cache});
     }
     take_one(cache, slab, index, state, &slots[i]);
   }

@@ -32,8 +32,8 @@ extern "C" {
 
 // The state of an object, one byte.
 enum {
-  SLAB_STATE_UNUSED = 0,    // Never handed out, not constructed.
-  SLAB_STATE_LIVE = 1,      // Handed out.
+  SLAB_STATE_UNUSED = 0,  // Never handed out, not constructed.
+  // SLAB_STATE_LIVE = 1 (slab_inline.h).
   SLAB_STATE_NEVER = 2,     // Of no object: what sharers' fast paths expect.
   SLAB_STATE_FREE = 128,    // In its slab, constructed.
   SLAB_STATE_CACHED = 128,  // + tag: in the magazine with that tag.
@@ -158,6 +158,7 @@ struct slab_cache {
   slab_depot_t depot;
 };
 
+#define SLAB_NORETURN __attribute__((noreturn))
 #define SLAB_STRING_(x) #x
 #define SLAB_STRING(x) SLAB_STRING_(x)
 #define SLAB_DIE(text) slab_die("slab: " text "\n")
@@ -219,14 +220,14 @@ typedef struct slab_report {
   const void *caller;           // NULL: not known.
 } slab_report_t;
 
-_Noreturn void slab_die(const char *message);
-_Noreturn void slab_report(const slab_report_t *report);
+SLAB_NORETURN void slab_die(const char *message);
+SLAB_NORETURN void slab_report_misuse(const slab_report_t *report);
 // Names `count` live objects at `slab_cache_destroy`.
 void slab_report_leaks(const slab_cache_t *cache, size_t count,
                        void *const *first, size_t num_first);
 // Finds out what is wrong with freeing `ptr` and reports it.
-_Noreturn void slab_report_free(slab_cache_t *cache, void *ptr,
-                                const char *function, const void *caller);
+SLAB_NORETURN void slab_report_free(slab_cache_t *cache, void *ptr,
+                                    const char *function, const void *caller);
 
 // ---- memory.c: memory of the source; no lock of a cache held ----
 
