@@ -188,7 +188,7 @@ static bool grow(slab_magazine_t *magazine, size_t count) {
 }
 
 // Forgets the hot object's state if it may be stale.
-static void sync(slab_magazine_t *magazine) {
+void slab_magazine_sync(slab_magazine_t *magazine) {
   uint32_t epoch = slab_epoch_of(magazine->cache);
   if (magazine->traits >> 32 != epoch) {
     if (magazine->hot_free == NULL) {
@@ -335,7 +335,7 @@ static void note(uint32_t *number) {
 // Makes room for an object more.
 static void make_room(slab_magazine_t *magazine) {
   heed_reap(magazine);
-  sync(magazine);
+  slab_magazine_sync(magazine);
   size_t count = num_slots(magazine);
   bool was_empty = magazine->num_refills != magazine->refills_at_growth;
   if (slab_top_load(magazine) != magazine->limit ||
@@ -465,7 +465,7 @@ static size_t next_batch(slab_magazine_t *magazine, size_t want) {
 static bool refill(slab_magazine_t *magazine, size_t want) {
   slab_cache_t *cache = magazine->cache;
   heed_reap(magazine);
-  sync(magazine);
+  slab_magazine_sync(magazine);
   size_t count = next_batch(magazine, want);
   if (count > num_slots(magazine)) {
     grow(magazine, 2 * count + 1);

@@ -262,6 +262,8 @@ __attribute__((noinline)) static void free_any(slab_cache_t *cache,
                                                slab_magazine_t *magazine) {
   if (!slab_free_any(&cache->fast, magazine, object)) {
     slab_free_checked(cache, object, "slab_free", __builtin_return_address(0));
+  } else if (SLAB_UNLIKELY(magazine->hot.object == object)) {
+    slab_magazine_sync(magazine);  // Or the next hot one comes here as well.
   }
 }
 

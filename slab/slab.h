@@ -60,9 +60,8 @@ extern "C" {
 
 typedef struct slab_cache slab_cache_t;
 
-// Where a cache gets its memory. The cache calls both from any thread, one or
-// several at a time, and never while it holds a lock of its own that an
-// allocation needs; they must not use the same cache.
+// Where a cache gets its memory. Both are called from any thread, several at a
+// time, `free` also at thread exit; they must not use slab themselves.
 typedef struct slab_source {
   // Returns `size_bytes` at a multiple of `align_bytes` (a power of two), or
   // NULL. The contents do not matter.
@@ -145,8 +144,7 @@ SLAB_API int slab_cache_destroy(slab_cache_t *cache, unsigned flags);
 
 // Returns an object, its contents those of its constructor or of its last use,
 // or NULL with `errno` ENOMEM.
-SLAB_API void *slab_alloc(slab_cache_t *cache) SLAB_MUST_USE
-    __attribute__((malloc));
+SLAB_API void *slab_alloc(slab_cache_t *cache) SLAB_MUST_USE;
 
 // The same, all of it zero. For caches without a constructor; with one, NULL
 // and EINVAL.

@@ -69,7 +69,7 @@ typedef struct slab_entry {
   uintptr_t base;      // Address of the slab's first object.
   size_t limit_bytes;  // From there to the last object's end; 0: none.
   uint8_t *states;     // One byte an object.
-  struct slab *slab;
+  struct slab_piece *slab;
 } slab_entry_t;
 
 // From a granule to its slab; its entries follow it. Replaced as a whole when

@@ -76,9 +76,9 @@ typedef struct slab_record {
 
 // Some objects. In 64 bytes: there is one for each 64 KiB to 2 MiB. All
 // fields: the cache's lock, but for those that do not change.
-typedef struct slab {
-  struct slab *next;
-  struct slab *prev;
+typedef struct slab_piece {
+  struct slab_piece *next;
+  struct slab_piece *prev;
   unsigned char *base;  // Of the first object. Immutable, as all to `count`.
   // `count`, rounded up to words; in the debug variant the records follow.
   uint8_t *states;
@@ -311,6 +311,9 @@ void slab_depot_drain(slab_cache_t *cache);
 void slab_depot_trim(slab_cache_t *cache);
 
 // ---- magazine.c ----
+
+// Forgets the hot object if its state may be stale. The calling thread's.
+void slab_magazine_sync(slab_magazine_t *magazine);
 
 // Gives all up, slots and all, to the slabs; the magazine is all zero then.
 // Process's lock held. The calling thread's, or that of one that does not run.
