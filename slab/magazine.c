@@ -38,10 +38,7 @@
 // could put that back, and then r has X in two slots, of which the second one
 // finds LIVE, or t's state. So the mistake is found before X is in two hands,
 // and at thread exit and destroy at the latest, since these flush.
-// The hot object is taken without A1, which would cost a third of the usual
-// pair. If one of the two frees was of a hot object, X may so get into two
-// hands; then it is found when the second one frees it, or as above.
-// state_model_test.cc tries all interleavings of both.
+// state_model_test.cc tries all interleavings.
 // (A thread may also be held up between F1 and F2 for so long that X was freed
 // and handed out again. Its F2 is then a free of a live object, which no
 // allocator can tell from a right one.)
@@ -68,6 +65,9 @@ enum {
 static_assert(offsetof(slab_magazine_t, cache) == 64, "a line for fast paths");
 static_assert(SLAB_MAGAZINE_MIN_SLOTS * sizeof(slab_slot_t) == 64,
               "the first slots are the smallest piece of metadata");
+static_assert(sizeof(slab_traits_t) == 8 &&
+                  __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+              "read at once, the epoch in the upper half");
 static_assert(SLAB_STATE_CACHED + SLAB_TAG_MAX < SLAB_STATE_SHARED,
               "tags have states of their own");
 
@@ -75,31 +75,24 @@ static size_t min_size(size_t a, size_t b) {
   return a < b ? a : b;
 }
 
-static bool is_shared(const slab_magazine_t *magazine) {
-  return slab_live_state(magazine->traits) == SLAB_STATE_NEVER;
+bool slab_magazine_is_shared(const slab_magazine_t *magazine) {
+  return magazine->traits.live_state == SLAB_STATE_NEVER;
 }
 
-// The state of objects in `magazine`; what the fast path expects is another
-// one if the tag is shared.
-static uint8_t cached_state(const slab_magazine_t *magazine) {
-  return is_shared(magazine) ? SLAB_STATE_SHARED
-                             : slab_free_state(magazine->traits);
+uint8_t slab_magazine_state(const slab_magazine_t *magazine) {
+  return slab_magazine_is_shared(magazine) ? SLAB_STATE_SHARED
+                                           : magazine->traits.free_state;
 }
 
 static size_t num_slots(const slab_magazine_t *magazine) {
   return (size_t)(magazine->limit - magazine->bottom);
 }
 
-static void set_traits(slab_magazine_t *magazine, uint64_t live_state,
-                       uint64_t free_state, uint32_t epoch) {
-  magazine->traits = (uint64_t)epoch << 32 | live_state << 8 | free_state;
-}
-
 // The hot object is one that no caller can name, with a state that no object
 // has.
 static void forget_hot(slab_magazine_t *magazine) {
   magazine->hot.object = magazine;
-  magazine->hot.state = &magazine->no_state;
+  magazine->hot.state = &magazine->traits.no_state;
 }
 
 SLAB_NORETURN static void die_twice(const slab_cache_t *cache,
@@ -112,11 +105,10 @@ SLAB_NORETURN static void die_twice(const slab_cache_t *cache,
                                       .caller = caller});
 }
 
-// Changes the state of an object that `magazine` holds, exactly as it can.
-static void change_state(const slab_magazine_t *magazine,
-                         const slab_slot_t *slot, uint8_t to) {
-  uint8_t from = cached_state(magazine);
-  if (is_shared(magazine)) {
+void slab_magazine_change(const slab_magazine_t *magazine,
+                          const slab_slot_t *slot, uint8_t to) {
+  uint8_t from = slab_magazine_state(magazine);
+  if (slab_magazine_is_shared(magazine)) {
     if (!__atomic_compare_exchange_n(slot->state, &from, to, false,
                                      __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
       die_twice(magazine->cache, slot->object, NULL);
@@ -190,12 +182,11 @@ static bool grow(slab_magazine_t *magazine, size_t count) {
 // Forgets the hot object's state if it may be stale.
 void slab_magazine_sync(slab_magazine_t *magazine) {
   uint32_t epoch = slab_epoch_of(magazine->cache);
-  if (magazine->traits >> 32 != epoch) {
+  if (magazine->traits.epoch != epoch) {
     if (magazine->hot_free == NULL) {
       forget_hot(magazine);
     }
-    set_traits(magazine, slab_live_state(magazine->traits),
-               slab_free_state(magazine->traits), epoch);
+    magazine->traits.epoch = epoch;
   }
 }
 
@@ -223,13 +214,13 @@ static bool set_up(slab_cache_t *cache, slab_magazine_t *magazine) {
   }
   slab_process_lock();
   uint8_t tag = take_tag(cache);
-  if (tag == SLAB_TAG_NONE) {
-    set_traits(magazine, SLAB_STATE_NEVER, SLAB_STATE_NEVER,
-               slab_epoch_of(cache));
-  } else {
-    set_traits(magazine, SLAB_STATE_LIVE, (uint8_t)(SLAB_STATE_CACHED + tag),
-               slab_epoch_of(cache));
+  magazine->traits.live_state = SLAB_STATE_NEVER;
+  magazine->traits.free_state = SLAB_STATE_NEVER;
+  if (tag != SLAB_TAG_NONE) {
+    magazine->traits.live_state = SLAB_STATE_LIVE;
+    magazine->traits.free_state = (uint8_t)(SLAB_STATE_CACHED + tag);
   }
+  magazine->traits.epoch = slab_epoch_of(cache);
   magazine->cache = cache;
   forget_hot(magazine);
   set_slots(magazine, slots, count, 0);
@@ -238,9 +229,7 @@ static bool set_up(slab_cache_t *cache, slab_magazine_t *magazine) {
   return true;
 }
 
-// Returns the calling thread's magazine of `cache`, set up; NULL if it has
-// none and gets none.
-static slab_magazine_t *get_magazine(slab_cache_t *cache) {
+slab_magazine_t *slab_magazine_get(slab_cache_t *cache) {
   if (cache->magazine_id == 0 ||
       (!slab_thread_exists() && !slab_thread_create())) {
     return NULL;
@@ -255,34 +244,11 @@ static slab_magazine_t *get_magazine(slab_cache_t *cache) {
 
 // ---- giving up objects ----
 
-// Gives memory of empty slabs back if there is too much. No lock held.
-static void release_excess(slab_cache_t *cache) {
-  pthread_mutex_lock(&cache->lock);
-  size_t excess = slab_excess_bytes(cache);
-  slab_t *chain = excess == 0 ? NULL : slab_unlink_empty(cache, excess);
-  pthread_mutex_unlock(&cache->lock);
-  if (chain != NULL) {
-    slab_destroy_chain(cache, chain);
-  }
-}
-
-void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count) {
-  pthread_mutex_lock(&cache->lock);
-  for (size_t i = 0; i < count; ++i) {
-    uintptr_t address = (uintptr_t)objects[i];
-    slab_t *slab = slab_table_find(cache->fast.table, address)->slab;
-    size_t index = slab_index_of(cache, slab, address);
-    slab_state_store(&slab->states[index], SLAB_STATE_FREE);
-    slab_put(cache, slab, index);
-  }
-  pthread_mutex_unlock(&cache->lock);
-}
-
 // Gives up `count` objects, to the depot if it may, otherwise to the slabs.
 static void flush(slab_magazine_t *magazine, size_t count, bool to_depot) {
   slab_cache_t *cache = magazine->cache;
-  bool is_plain = !is_shared(magazine);
-  uint8_t from = cached_state(magazine);
+  bool is_plain = !slab_magazine_is_shared(magazine);
+  uint8_t from = slab_magazine_state(magazine);
   while (count != 0) {
     void *objects[CHUNK_MAX];
     size_t chunk = min_size(count, CHUNK_MAX);
@@ -292,7 +258,7 @@ static void flush(slab_magazine_t *magazine, size_t count, bool to_depot) {
       if (is_plain && slab_state_load(top->state) == from) {
         slab_state_store(top->state, SLAB_STATE_SHARED);
       } else {
-        change_state(magazine, top, SLAB_STATE_SHARED);
+        slab_magazine_change(magazine, top, SLAB_STATE_SHARED);
       }
       objects[i] = top->object;
     }
@@ -324,7 +290,7 @@ static void heed_reap(slab_magazine_t *magazine) {
   if (magazine->generation != generation) {
     magazine->generation = generation;
     flush_all(magazine);
-    release_excess(magazine->cache);
+    slab_release_excess(magazine->cache);
   }
 }
 
@@ -332,8 +298,7 @@ static void note(uint32_t *number) {
   __atomic_store_n(number, *number + 1, __ATOMIC_RELAXED);
 }
 
-// Makes room for an object more.
-static void make_room(slab_magazine_t *magazine) {
+void slab_magazine_make_room(slab_magazine_t *magazine) {
   heed_reap(magazine);
   slab_magazine_sync(magazine);
   size_t count = num_slots(magazine);
@@ -344,15 +309,14 @@ static void make_room(slab_magazine_t *magazine) {
   }
   flush(magazine, min_size(count - count / 2, SLAB_FLUSH_MAX), true);
   note(&magazine->num_flushes);
-  release_excess(magazine->cache);
+  slab_release_excess(magazine->cache);
 }
 
 void slab_magazine_drain(slab_magazine_t *magazine) {
   slab_cache_t *cache = magazine->cache;
   flush_all(magazine);
-  if (!is_shared(magazine)) {
-    uint8_t tag =
-        (uint8_t)(slab_free_state(magazine->traits) - SLAB_STATE_CACHED);
+  if (!slab_magazine_is_shared(magazine)) {
+    uint8_t tag = (uint8_t)(magazine->traits.free_state - SLAB_STATE_CACHED);
     cache->tags[tag / 64] &= ~(UINT64_C(1) << (tag % 64));
   }
   pthread_mutex_lock(&cache->lock);
@@ -362,44 +326,6 @@ void slab_magazine_drain(slab_magazine_t *magazine) {
   pthread_mutex_unlock(&cache->lock);
   slots_free(cache, magazine->bottom, num_slots(magazine));
   memset(magazine, 0, sizeof(*magazine));
-}
-
-// Are there states of cached objects in the word?
-static bool has_cached(uint64_t word) {
-  uint64_t low_bits = UINT64_C(0x7f7f7f7f7f7f7f7f);
-  return (((word & low_bits) + low_bits) & word & ~low_bits) != 0;
-}
-
-static void collect_in_slab(slab_cache_t *cache, slab_t *slab, uint8_t own) {
-  for (size_t i = 0; i < slab->num_used; ++i) {
-    uint64_t word;
-    memcpy(&word, slab->states + i / 8 * 8, sizeof(word));
-    if (!has_cached(word)) {
-      i |= 7;
-    } else if (slab->states[i] > SLAB_STATE_FREE && slab->states[i] != own) {
-      slab->states[i] = SLAB_STATE_FREE;
-      slab_put(cache, slab, i);
-    }
-  }
-}
-
-void slab_collect_orphans(slab_cache_t *cache) {
-  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
-  if (magazine->cache != NULL && is_shared(magazine)) {
-    slab_magazine_drain(magazine);
-  }
-  slab_depot_drain(cache);
-  // What is cached now is in this thread's magazine, or was in the hands of
-  // another one.
-  pthread_mutex_lock(&cache->lock);
-  for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {
-    slab_t *next;
-    for (slab_t *slab = cache->lists[list].first; slab != NULL; slab = next) {
-      next = slab->next;
-      collect_in_slab(cache, slab, slab_free_state(magazine->traits));
-    }
-  }
-  pthread_mutex_unlock(&cache->lock);
 }
 
 // ---- getting objects ----
@@ -420,7 +346,7 @@ static size_t take_from_depot(slab_magazine_t *magazine, size_t count) {
     SLAB_ASSERT(top[i].state != NULL);
     __builtin_prefetch(top[i].state, 1);
   }
-  uint8_t to = cached_state(magazine);
+  uint8_t to = slab_magazine_state(magazine);
   for (size_t i = 0; i < count; ++i) {
     if (slab_state_load(top[i].state) != SLAB_STATE_SHARED) {
       die_twice(cache, top[i].object, NULL);
@@ -431,38 +357,18 @@ static size_t take_from_depot(slab_magazine_t *magazine, size_t count) {
   return count;
 }
 
-// Takes 1 to `count` objects from slabs, making one if need be, and constructs
-// them. 0: no memory.
-static size_t take_from_slabs(slab_cache_t *cache, uint8_t state,
-                              slab_slot_t *slots, size_t count) {
-  size_t taken;
-  size_t num_unused;
-  do {
-    pthread_mutex_lock(&cache->lock);
-    taken = slab_take(cache, state, slots, count, &num_unused);
-    pthread_mutex_unlock(&cache->lock);
-  } while (taken == 0 && slab_grow(cache));
-  for (size_t i = taken - num_unused; cache->construct != NULL && i < taken;
-       ++i) {
-    cache->construct(slots[i].object, cache->context);
-  }
-  return taken;
-}
-
 // Returns how many objects a refill asks for.
 static size_t next_batch(slab_magazine_t *magazine, size_t want) {
-  size_t count = (size_t)1 << magazine->batch_log2;
-  if (magazine->batch_log2 < BATCH_MAX_LOG2) {
-    ++magazine->batch_log2;
+  size_t count = (size_t)1 << magazine->traits.batch_log2;
+  if (magazine->traits.batch_log2 < BATCH_MAX_LOG2) {
+    ++magazine->traits.batch_log2;
   }
   size_t share = min_size(num_slots(magazine) / 4, SLAB_FLUSH_MAX);
   count = count > share ? count : share;
   return count > want ? count : want;
 }
 
-// Makes sure that an object can be popped (`want` of them, if it can be);
-// false if there is no memory.
-static bool refill(slab_magazine_t *magazine, size_t want) {
+bool slab_magazine_refill(slab_magazine_t *magazine, size_t want) {
   slab_cache_t *cache = magazine->cache;
   heed_reap(magazine);
   slab_magazine_sync(magazine);
@@ -474,7 +380,8 @@ static bool refill(slab_magazine_t *magazine, size_t want) {
   count = min_size(count, (size_t)(magazine->limit - top));
   size_t taken = take_from_depot(magazine, count);
   if (taken == 0) {
-    taken = take_from_slabs(cache, cached_state(magazine), top, count);
+    taken =
+        slab_take_constructed(cache, slab_magazine_state(magazine), top, count);
     slab_top_store(magazine, top + taken);
   }
   if (taken == 0) {
@@ -482,104 +389,4 @@ static bool refill(slab_magazine_t *magazine, size_t want) {
   }
   note(&magazine->num_refills);
   return true;
-}
-
-// Allocates without a magazine.
-static void *alloc_directly(slab_cache_t *cache) {
-  slab_slot_t slot;
-  if (take_from_slabs(cache, SLAB_STATE_LIVE, &slot, 1) == 0) {
-    errno = ENOMEM;
-    return NULL;
-  }
-  pthread_mutex_lock(&cache->lock);
-  ++cache->num_allocs_before;
-  ++cache->num_refills_before;
-  pthread_mutex_unlock(&cache->lock);
-  return slot.object;
-}
-
-void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
-  if ((cache->flags & SLAB_DEBUG) != 0) {
-    return slab_debug_alloc(cache, caller);
-  }
-  slab_magazine_t *magazine = get_magazine(cache);
-  if (magazine == NULL) {
-    return alloc_directly(cache);
-  }
-  slab_slot_t *slot = &magazine->hot;
-  if (magazine->hot_free == NULL) {
-    if (slab_top_load(magazine) == magazine->bottom &&
-        !refill(magazine, want)) {
-      errno = ENOMEM;
-      return NULL;
-    }
-    slot = slab_top_load(magazine) - 1;
-    slab_top_store(magazine, slot);
-  }
-  magazine->hot_free = NULL;
-  change_state(magazine, slot, SLAB_STATE_LIVE);
-  slab_count(&magazine->num_allocs, 1);
-  if (!is_shared(magazine)) {
-    magazine->hot = *slot;
-  }
-  return slot->object;
-}
-
-// ---- freeing ----
-
-// Returns the state of the live object at `ptr`; dies if there is none.
-static uint8_t *find_live(slab_cache_t *cache, void *ptr, const char *function,
-                          const void *caller) {
-  slab_entry_t *entry =
-      slab_table_find(slab_table_of(&cache->fast), (uintptr_t)ptr);
-  uint8_t *state;
-  if (entry == NULL ||
-      !slab_find_state(&cache->fast, entry, (uintptr_t)ptr, &state) ||
-      slab_state_load(state) != SLAB_STATE_LIVE) {
-    slab_report_free(cache, ptr, function, caller);
-  }
-  return state;
-}
-
-// Makes a live object `to`; dies if another thread did so just before.
-static void end_life(slab_cache_t *cache, void *ptr, uint8_t *state, uint8_t to,
-                     const char *function, const void *caller) {
-  uint8_t from = SLAB_STATE_LIVE;
-  if (!__atomic_compare_exchange_n(state, &from, to, false, __ATOMIC_RELAXED,
-                                   __ATOMIC_RELAXED)) {
-    slab_report_free(cache, ptr, function, caller);
-  }
-}
-
-static void free_directly(slab_cache_t *cache, void *object,
-                          const char *function, const void *caller) {
-  uint8_t *state = find_live(cache, object, function, caller);
-  end_life(cache, object, state, SLAB_STATE_SHARED, function, caller);
-  slab_put_all(cache, &object, 1);
-  release_excess(cache);
-}
-
-void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
-                       const void *caller) {
-  if (object == NULL) {
-    return;
-  }
-  int saved_errno = errno;
-  slab_magazine_t *magazine = NULL;
-  if ((cache->flags & SLAB_DEBUG) != 0) {
-    slab_debug_free(cache, object, function, caller);
-  } else if ((magazine = get_magazine(cache)) == NULL) {
-    free_directly(cache, object, function, caller);
-  } else {
-    uint8_t *state = find_live(cache, object, function, caller);
-    if (slab_top_load(magazine) == magazine->limit) {
-      make_room(magazine);
-    }
-    end_life(cache, object, state, cached_state(magazine), function, caller);
-    slab_slot_t *top = slab_top_load(magazine);
-    top->object = object;
-    top->state = state;
-    slab_top_store(magazine, top + 1);
-  }
-  errno = saved_errno;
 }

@@ -107,9 +107,9 @@ static void check_slot(census_t *census, const slab_slot_t *slot,
 static void check_magazine(void *context, slab_magazine_t *magazine) {
   census_t *census = context;
   slab_slot_t *top = slab_top_load(magazine);
-  bool is_shared = slab_live_state(magazine->traits) == SLAB_STATE_NEVER;
+  bool is_shared = magazine->traits.live_state == SLAB_STATE_NEVER;
   uint8_t expected =
-      is_shared ? SLAB_STATE_SHARED : slab_free_state(magazine->traits);
+      is_shared ? SLAB_STATE_SHARED : magazine->traits.free_state;
   if (top < magazine->bottom || top > magazine->limit) {
     census->broken = "magazine: the top is outside";
     return;

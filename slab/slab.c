@@ -17,9 +17,12 @@ enum {
   STRIDE_MIN = 2,  // The reciprocal of 1 does not fit.
   LEAKS_NAMED = 8,
   LIMIT_SHARE = 64,  // Of max_objects, what a magazine may have.
+  PAGE_BYTES = 4096,
+  LINE_BYTES = 64,
 };
 
 static_assert(offsetof(slab_cache_t, fast) == 0, "the inline paths cast");
+static_assert(sizeof(slab_cache_t) <= PAGE_BYTES / 2, "room to differ");
 static_assert(sizeof(void *) == 8, "reciprocals are of 64 bits");
 
 // ---- create ----
@@ -146,6 +149,37 @@ static void free_tables(slab_cache_t *cache) {
   }
 }
 
+// Caches have a page each, of which they take less than half: where in it,
+// and where the first slab's objects start, differs from cache to cache. If
+// their first lines, or a cache's and its first states, were all at the start
+// of a page, they would compete for few sets of the processor's cache, and
+// loads of the one would wait for stores to the other.
+static slab_cache_t *cache_alloc(slab_cache_t *draft) {
+  static size_t num_caches;  // Atomic, relaxed.
+  size_t number = __atomic_fetch_add(&num_caches, 1, __ATOMIC_RELAXED);
+  draft->next_color = number;
+  draft->own_bytes = sizeof(*draft);
+  size_t offset_bytes = 0;
+  if (!draft->has_buffer && !draft->has_source) {
+    draft->own_bytes = PAGE_BYTES;
+    offset_bytes = (1 + number % ((PAGE_BYTES - sizeof(*draft)) / LINE_BYTES)) *
+                   LINE_BYTES;
+  }
+  unsigned char *memory = slab_metadata_alloc(draft, draft->own_bytes);
+  if (memory == NULL) {
+    return NULL;
+  }
+  slab_cache_t *cache = (slab_cache_t *)(void *)(memory + offset_bytes);
+  draft->own_memory = memory;
+  *cache = *draft;
+  return cache;
+}
+
+static void cache_free(slab_cache_t *cache) {
+  slab_cache_t last = *cache;
+  slab_metadata_free(&last, last.own_memory, last.own_bytes);
+}
+
 slab_cache_t *slab_cache_create(const slab_options_t *options) {
   slab_cache_t draft;
   memset(&draft, 0, sizeof(draft));
@@ -155,11 +189,10 @@ slab_cache_t *slab_cache_create(const slab_options_t *options) {
   }
   set_options(&draft, options);
   error = options->buffer != NULL ? EINVAL : ENOMEM;
-  slab_cache_t *cache = slab_metadata_alloc(&draft, sizeof(*cache));
+  slab_cache_t *cache = cache_alloc(&draft);
   if (cache == NULL) {
     goto fail;
   }
-  *cache = draft;
   if (init_locks(cache) != 0 || !init_table(cache)) {
     goto fail_cache;
   }
@@ -174,8 +207,7 @@ slab_cache_t *slab_cache_create(const slab_options_t *options) {
 fail_table:
   free_tables(cache);
 fail_cache:
-  draft = *cache;
-  slab_metadata_free(&draft, cache, sizeof(*cache));
+  cache_free(cache);
 fail:
   errno = error;
   return NULL;
@@ -240,8 +272,7 @@ int slab_cache_destroy(slab_cache_t *cache, unsigned flags) {
   free_tables(cache);
   pthread_mutex_destroy(&cache->depot.lock);
   pthread_mutex_destroy(&cache->lock);
-  slab_cache_t last = *cache;
-  slab_metadata_free(&last, cache, sizeof(*cache));
+  cache_free(cache);
   errno = saved_errno;
   return 0;
 }
@@ -301,8 +332,8 @@ static size_t pop_bulk(slab_magazine_t *magazine, size_t count,
   if (count == 0) {
     return 0;  // It may be the one that nobody writes.
   }
-  uint8_t free_state = slab_free_state(magazine->traits);
-  uint8_t live_state = slab_live_state(magazine->traits);
+  uint8_t free_state = magazine->traits.free_state;
+  uint8_t live_state = magazine->traits.live_state;
   size_t i = 0;
   for (; i < count; ++i) {
     uint8_t *state = top[-1].state;
@@ -348,20 +379,21 @@ static size_t push_bulk(slab_cache_t *cache, size_t count,
   if (count > room) {
     count = room;
   }
-  uint64_t traits = magazine->traits;
   if (count == 0) {
     return 0;  // It may be the one that nobody writes.
   }
+  uint8_t free_state = magazine->traits.free_state;
+  uint8_t live_state = magazine->traits.live_state;
   size_t i = 0;
   for (; i < count; ++i, ++top) {
     uintptr_t address = (uintptr_t)objects[i];
     uint8_t *state;
     if (SLAB_UNLIKELY(!slab_find_state(fast, slab_table_home(table, address),
                                        address, &state)) ||
-        SLAB_UNLIKELY(slab_state_load(state) != slab_live_state(traits))) {
+        SLAB_UNLIKELY(slab_state_load(state) != live_state)) {
       break;
     }
-    slab_state_store(state, slab_free_state(traits));
+    slab_state_store(state, free_state);
     top->object = objects[i];
     top->state = state;
   }

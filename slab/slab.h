@@ -33,9 +33,9 @@
 // Threads: every function may be called from any thread at any time but for
 // `slab_cache_destroy`; an object may be freed by another thread than the one
 // that got it. If two threads free one object within the same few
-// instructions, both calls may return; the mistake is then reported when a
-// thread next allocates that object, frees it, or exits, and by
-// `slab_cache_destroy` at the latest.
+// instructions, both calls may return; the mistake is then reported before the
+// object is handed out twice, when a thread exits, or by `slab_cache_destroy`,
+// whichever comes first.
 // Signals: not from a signal handler, as with malloc.
 // fork: the child may use every cache; what other threads of the parent had
 // cached goes back to the slabs, their live objects stay live.

@@ -38,6 +38,15 @@ typedef struct slab_slot {
   uint8_t *state;
 } slab_slot_t;
 
+// Eight bytes that a free of the hot object reads at once.
+typedef struct slab_traits {
+  uint8_t live_state;  // The state of live objects.
+  uint8_t free_state;  // Of objects in the magazine.
+  uint8_t batch_log2;  // As many objects the next refill asks for.
+  uint8_t no_state;    // Of no object.
+  uint32_t epoch;      // The cache's, as far as the hot object is concerned.
+} slab_traits_t;
+
 // What a thread has of a cache. All zero when it has nothing. Written by the
 // owner only, but for what others read as numbers (relaxed): `top`,
 // `num_allocs`, and some of the second line.
@@ -50,18 +59,13 @@ typedef struct __attribute__((aligned(64))) slab_magazine {
   slab_slot_t hot;
   void *hot_free;  // The same object if it is free again, otherwise NULL.
   uint64_t num_allocs;
-  // To be read at once. Lowest byte: the state of live objects; the next one:
-  // of objects in this magazine. Upper half: the
-  // cache's epoch, as far as the hot object is concerned.
-  uint64_t traits;
+  slab_traits_t traits;
   // Not for the fast paths.
   slab_cache_t *cache;   // NULL: not in use.
   uint32_t num_refills;  // Since the thread began to use the cache.
   uint32_t num_flushes;
   uint32_t refills_at_growth;  // num_refills when it last grew.
   uint32_t generation;         // The cache's when it last gave all up.
-  uint32_t batch_log2;         // As many objects the next refill asks for.
-  uint8_t no_state;            // Of no object.
 } slab_magazine_t;
 
 // What the table says of a granule. All zero: nothing.
@@ -150,14 +154,6 @@ SLAB_INLINE slab_magazine_t *slab_magazine_of(const slab_cache_fast_t *fast) {
   return slab_magazine_at(slab_offset_and_epoch(fast));
 }
 
-SLAB_INLINE uint8_t slab_free_state(uint64_t traits) {
-  return (uint8_t)traits;
-}
-
-SLAB_INLINE uint8_t slab_live_state(uint64_t traits) {
-  return (uint8_t)(traits >> 8);
-}
-
 // Acquire: with the release in slab_table_replace.
 SLAB_INLINE slab_table_t *slab_table_of(const slab_cache_fast_t *fast) {
   return __atomic_load_n(&fast->table, __ATOMIC_ACQUIRE);
@@ -180,9 +176,9 @@ SLAB_INLINE bool slab_find_state(const slab_cache_fast_t *fast,
                                  uint8_t **out_state) {
   uintptr_t offset = object - __atomic_load_n(&entry->base, __ATOMIC_RELAXED);
   slab_uint128_t product = (slab_uint128_t)offset * fast->reciprocal;
-  if (SLAB_UNLIKELY(offset >=
-                    __atomic_load_n(&entry->limit_bytes, __ATOMIC_RELAXED)) ||
-      SLAB_UNLIKELY((uint64_t)product >= fast->reciprocal)) {
+  if (SLAB_UNLIKELY((uint64_t)product >= fast->reciprocal) ||
+      SLAB_UNLIKELY(offset >=
+                    __atomic_load_n(&entry->limit_bytes, __ATOMIC_RELAXED))) {
     return false;
   }
   *out_state = __atomic_load_n(&entry->states, __ATOMIC_RELAXED) +
@@ -190,12 +186,22 @@ SLAB_INLINE bool slab_find_state(const slab_cache_fast_t *fast,
   return true;
 }
 
-// Takes the hot object, which is free. Its state is not looked at: a load of
-// the byte that the free has just stored would be a third of the time.
-SLAB_INLINE void slab_alloc_hot(slab_magazine_t *magazine) {
+SLAB_INLINE uint64_t slab_traits_load(const slab_magazine_t *magazine) {
+  uint64_t traits;
+  __builtin_memcpy(&traits, &magazine->traits, sizeof(traits));
+  return traits;
+}
+
+// Takes the hot object, which is free. False: not the usual case.
+SLAB_INLINE bool slab_alloc_hot(slab_magazine_t *magazine) {
+  uint8_t *state = magazine->hot.state;
+  if (SLAB_UNLIKELY(slab_state_load(state) != magazine->traits.free_state)) {
+    return false;
+  }
   magazine->hot_free = NULL;
-  slab_state_store(magazine->hot.state, SLAB_STATE_LIVE);
+  slab_state_store(state, SLAB_STATE_LIVE);
   slab_count(&magazine->num_allocs, 1);
+  return true;
 }
 
 // Pops the stack. NULL: not the usual case.
@@ -205,15 +211,18 @@ SLAB_INLINE void *slab_alloc_any(slab_magazine_t *magazine) {
     return NULL;
   }
   uint8_t *state = top[-1].state;
-  if (SLAB_UNLIKELY(slab_state_load(state) !=
-                    slab_free_state(magazine->traits))) {
+  if (SLAB_UNLIKELY(slab_state_load(state) != magazine->traits.free_state)) {
     return NULL;
   }
   void *object = top[-1].object;
+  if (object == NULL) {
+    __builtin_unreachable();
+  }
   slab_top_store(magazine, top - 1);
   slab_state_store(state, SLAB_STATE_LIVE);
-  magazine->hot.object = object;
-  magazine->hot.state = state;
+  // Atomic lest the compiler make one store of two by way of vector registers.
+  __atomic_store_n(&magazine->hot.object, object, __ATOMIC_RELAXED);
+  __atomic_store_n(&magazine->hot.state, state, __ATOMIC_RELAXED);
   slab_count(&magazine->num_allocs, 1);
   return object;
 }
@@ -224,8 +233,8 @@ SLAB_INLINE void *slab_alloc_inline(slab_cache_t *cache) {
   slab_magazine_t *magazine = slab_magazine_of(fast);
   void *object = magazine->hot_free;
   if (object != NULL) {
-    slab_alloc_hot(magazine);
-    return object;
+    return SLAB_LIKELY(slab_alloc_hot(magazine)) ? object
+                                                 : slab_alloc_slow(cache);
   }
   object = slab_alloc_any(magazine);
   return SLAB_LIKELY(object != NULL) ? object : slab_alloc_slow(cache);
@@ -237,13 +246,13 @@ SLAB_INLINE bool slab_free_hot(slab_magazine_t *magazine,
   if (SLAB_UNLIKELY(magazine->hot.object != object)) {
     return false;
   }
-  uint64_t traits = magazine->traits;
+  uint64_t traits = slab_traits_load(magazine);
   uint8_t *state = magazine->hot.state;
   if (SLAB_UNLIKELY((traits ^ offset_and_epoch) >> 32 != 0) ||
-      SLAB_UNLIKELY(slab_state_load(state) != SLAB_STATE_LIVE)) {
+      SLAB_UNLIKELY(slab_state_load(state) != (uint8_t)traits)) {
     return false;
   }
-  slab_state_store(state, slab_free_state(traits));
+  slab_state_store(state, (uint8_t)(traits >> 8));
   magazine->hot_free = object;
   return true;
 }
@@ -253,15 +262,16 @@ SLAB_INLINE bool slab_free_any(const slab_cache_fast_t *fast,
                                slab_magazine_t *magazine, void *object) {
   slab_table_t *table = slab_table_of(fast);
   slab_entry_t *entry = slab_table_home(table, (uintptr_t)object);
-  slab_slot_t *top = slab_top_load(magazine);
-  uint64_t traits = magazine->traits;
   uint8_t *state;
   if (SLAB_UNLIKELY(!slab_find_state(fast, entry, (uintptr_t)object, &state)) ||
-      SLAB_UNLIKELY(slab_state_load(state) != slab_live_state(traits)) ||
-      SLAB_UNLIKELY(top == magazine->limit)) {
+      SLAB_UNLIKELY(slab_state_load(state) != magazine->traits.live_state)) {
     return false;
   }
-  slab_state_store(state, slab_free_state(traits));
+  slab_slot_t *top = slab_top_load(magazine);
+  if (SLAB_UNLIKELY(top == magazine->limit)) {
+    return false;
+  }
+  slab_state_store(state, magazine->traits.free_state);
   top->object = object;
   top->state = state;
   slab_top_store(magazine, top + 1);

@@ -3,15 +3,14 @@
 
 // What the units of slab share: the cache, its slabs, and who calls whom.
 //
-//   slab.c ---> magazine.c ---> depot.c       the depot, a stack of objects
-//     |             |    |
-//     |             |    +----> objects.c     objects in slabs
-//     |             v              |
-//     +-------> thread_base.c      +-> table.c, memory.c
+//   slab.c ---> slow_path.c ---> magazine.c ---> depot.c
+//     |                            |      |
+//     v                            v      v
+//   thread_base.c             growth.c -> objects.c -> table.c, memory.c
 //
 // Locks, in this order: the process's (thread_base.c), a cache's, its depot's,
 // the metadata's (memory.c). Constructors, destructors and the source run
-// under none of them.
+// under none of them, but for the source's `free` of a magazine's slots.
 
 #ifndef MY_ALLOC_SLAB_SLAB_INTERNAL_H_
 #define MY_ALLOC_SLAB_SLAB_INTERNAL_H_
@@ -126,9 +125,11 @@ struct slab_cache {
   bool has_buffer;
   bool has_source;  // Not the kernel.
   slab_source_t source;
-  size_t max_objects;    // SIZE_MAX: no limit.
-  size_t max_slots;      // Of a magazine; 0: none.
-  size_t magazine_id;    // 0: none.
+  size_t max_objects;  // SIZE_MAX: no limit.
+  size_t max_slots;    // Of a magazine; 0: none.
+  size_t magazine_id;  // 0: none.
+  void *own_memory;    // What the cache itself lies in.
+  size_t own_bytes;
   slab_buffer_t buffer;  // to here.
   // Process's lock.
   slab_cache_t *next;
@@ -270,35 +271,48 @@ void slab_table_replace(slab_cache_t *cache, slab_table_t *bigger);
 // Gives pages of tables from the kernel back that say nothing.
 void slab_table_trim(slab_cache_t *cache);
 
-// ---- objects.c: slabs; the cache's lock held where it says so ----
+// ---- objects.c: objects in slabs; the cache's lock held but where it says
+// ----
 
-// Makes a slab more; false if there is no memory or no room under the limit.
-// No lock held.
-bool slab_grow(slab_cache_t *cache);
-// Makes the rest of the buffer one slab, of any length. False: no room for an
-// object.
-bool slab_grow_in_buffer(slab_cache_t *cache);
-// Takes up to `count` objects out of slabs (lock held); their states become
-// `state`. Fills `slots`; the last `*out_num_unused` of them are not
-// constructed yet. Returns how many.
-size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
-                 size_t count, size_t *out_num_unused);
-// Puts an object whose state is `FREE` already back into its slab. Lock held.
-void slab_put(slab_cache_t *cache, slab_t *slab, size_t index);
 // Index of the object at or around `address`.
 size_t slab_index_of(const slab_cache_t *cache, const slab_t *slab,
                      uintptr_t address);
 void *slab_object_at(const slab_cache_t *cache, const slab_t *slab,
                      size_t index);
-// Unlinks empty slabs of at least `bytes` altogether (lock held) into a chain.
-slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes);
-// Destroys a chain; returns its bytes. No lock held.
-size_t slab_destroy_chain(slab_cache_t *cache, slab_t *first);
-// How many bytes of empty slabs are too many and will be unlinked. Lock held.
-size_t slab_excess_bytes(slab_cache_t *cache);
-// Forgets what was learned about how many to keep. Lock held.
-void slab_keep_least(slab_cache_t *cache);
+// Makes a slab one of the cache's; and no more.
+void slab_list_add(slab_cache_t *cache, slab_t *slab);
+void slab_list_drop(slab_cache_t *cache, slab_t *slab);
+// Takes up to `count` objects out of slabs; their states become `state`. Fills
+// `slots`; the last `*out_num_unused` of them are not constructed yet. Returns
+// how many.
+size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
+                 size_t count, size_t *out_num_unused);
+// Puts an object whose state is `FREE` already back into its slab.
+void slab_put(slab_cache_t *cache, slab_t *slab, size_t index);
+// Puts objects with the state SHARED into their slabs. No lock held.
+void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count);
 const char *slab_check_layer(slab_cache_t *cache);
+
+// ---- growth.c: slabs come and go; no lock held but where it says so ----
+
+// Makes a slab more; false if there is no memory or no room under the limit.
+bool slab_grow(slab_cache_t *cache);
+// Makes the rest of the buffer one slab, of any length. False: no room for an
+// object. While the cache is created.
+bool slab_grow_in_buffer(slab_cache_t *cache);
+// Takes 1 to `count` objects from slabs, making one if need be, and constructs
+// them. 0: no memory.
+size_t slab_take_constructed(slab_cache_t *cache, uint8_t state,
+                             slab_slot_t *slots, size_t count);
+// Unlinks empty slabs of at least `bytes` altogether into a chain. Cache's lock
+// held.
+slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes);
+// Destroys a chain; returns its bytes.
+size_t slab_destroy_chain(slab_cache_t *cache, slab_t *first);
+// Gives memory of empty slabs back if there is too much.
+void slab_release_excess(slab_cache_t *cache);
+// Forgets what was learned about how many to keep. Cache's lock held.
+void slab_keep_least(slab_cache_t *cache);
 
 // ---- depot.c: objects with the state SHARED ----
 
@@ -310,23 +324,37 @@ void slab_depot_drain(slab_cache_t *cache);
 // Gives the stack's memory back if it is empty.
 void slab_depot_trim(slab_cache_t *cache);
 
-// ---- magazine.c ----
+// ---- magazine.c: the calling thread's, but where it says so ----
 
-// Forgets the hot object if its state may be stale. The calling thread's.
+// Returns the calling thread's magazine of `cache`, set up; NULL if it has none
+// and gets none.
+slab_magazine_t *slab_magazine_get(slab_cache_t *cache);
+// Makes sure that an object can be popped (`want` of them, if it can be); false
+// if there is no memory.
+bool slab_magazine_refill(slab_magazine_t *magazine, size_t want);
+// Makes room for an object more.
+void slab_magazine_make_room(slab_magazine_t *magazine);
+// Forgets the hot object if its state may be stale.
 void slab_magazine_sync(slab_magazine_t *magazine);
-
 // Gives all up, slots and all, to the slabs; the magazine is all zero then.
-// Process's lock held. The calling thread's, or that of one that does not run.
+// Process's lock held. Also that of a thread that does not run.
 void slab_magazine_drain(slab_magazine_t *magazine);
-// `slab_alloc` and `slab_free` in all cases.
+// Has it no tag of its own?
+bool slab_magazine_is_shared(const slab_magazine_t *magazine);
+// The state of objects in it. What its fast paths expect is another one if it
+// has no tag of its own.
+uint8_t slab_magazine_state(const slab_magazine_t *magazine);
+// Changes the state of an object that it holds; dies if that is not what it
+// should be.
+void slab_magazine_change(const slab_magazine_t *magazine,
+                          const slab_slot_t *slot, uint8_t to);
+
+// ---- slow_path.c: `slab_alloc` and `slab_free` in all cases ----
+
+// Allocates one; a magazine that is empty is refilled for `want`.
 void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller);
 void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
                        const void *caller);
-// Puts objects with the state SHARED into their slabs.
-void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count);
-// In the child of fork, while it has one thread: puts into the slabs what other
-// threads had in hand. Process's lock held.
-void slab_collect_orphans(slab_cache_t *cache);
 
 // ---- debug.c: the debug variant ----
 

@@ -179,6 +179,45 @@ static void unlock_all(void) {
   slab_process_unlock();
 }
 
+// Are there states of cached objects in the word?
+static bool has_cached(uint64_t word) {
+  uint64_t low_bits = UINT64_C(0x7f7f7f7f7f7f7f7f);
+  return (((word & low_bits) + low_bits) & word & ~low_bits) != 0;
+}
+
+static void collect_in_slab(slab_cache_t *cache, slab_t *slab, uint8_t own) {
+  for (size_t i = 0; i < slab->num_used; ++i) {
+    uint64_t word;
+    memcpy(&word, slab->states + i / 8 * 8, sizeof(word));
+    if (!has_cached(word)) {
+      i |= 7;
+    } else if (slab->states[i] > SLAB_STATE_FREE && slab->states[i] != own) {
+      slab->states[i] = SLAB_STATE_FREE;
+      slab_put(cache, slab, i);
+    }
+  }
+}
+
+// Puts into the slabs what other threads had in hand. Process's lock held.
+static void collect_orphans(slab_cache_t *cache) {
+  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
+  if (magazine->cache != NULL && slab_magazine_is_shared(magazine)) {
+    slab_magazine_drain(magazine);
+  }
+  slab_depot_drain(cache);
+  // What is cached now is in this thread's magazine, or was in the hands of
+  // another one.
+  pthread_mutex_lock(&cache->lock);
+  for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {
+    slab_t *next;
+    for (slab_t *slab = cache->lists[list].first; slab != NULL; slab = next) {
+      next = slab->next;
+      collect_in_slab(cache, slab, magazine->traits.free_state);
+    }
+  }
+  pthread_mutex_unlock(&cache->lock);
+}
+
 static void reset_in_child(void) {
   unlock_all();
   slab_process_lock();
@@ -194,7 +233,7 @@ static void reset_in_child(void) {
   }
   for (slab_cache_t *cache = caches; cache != NULL && had_others;
        cache = cache->next) {
-    slab_collect_orphans(cache);
+    collect_orphans(cache);
   }
   slab_process_unlock();
 }
