@@ -58,7 +58,7 @@
 
 enum {
   EAGER_SLOTS = 512,
-  BATCH_MAX_LOG2 = 7,
+  BATCH_MAX_LOG2 = 8,
   CHUNK_MAX = SLAB_FLUSH_MAX,
 };
 

@@ -42,7 +42,9 @@ void *slab_object_at(const slab_cache_t *cache, const slab_t *slab,
 
 size_t slab_index_of(const slab_cache_t *cache, const slab_t *slab,
                      uintptr_t address) {
-  return (address - (uintptr_t)slab->base) / cache->stride_bytes;
+  // As slab_find_state does it; also right for addresses inside of objects.
+  uintptr_t offset = address - (uintptr_t)slab->base;
+  return (size_t)(((slab_uint128_t)offset * cache->fast.reciprocal) >> 64);
 }
 
 static void list_push(slab_cache_t *cache, slab_t *slab,

@@ -91,7 +91,7 @@ std::vector<Operation> Operations() {
        }},
       {"more than fits the table",
        [](CacheModel *model) {
-         return model->AllocBulk(20000) && model->AllocBulk(20000);
+         return model->AllocBulk(6000) && model->AllocBulk(6000);
        }},
       {"frees of another thread's",
        [](CacheModel *model) {
