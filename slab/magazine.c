@@ -1,0 +1,392 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What a thread does by itself: magazines, and the states that make every free
+// exact without an atomic instruction in the usual case.
+//
+// A magazine is a thread's stack of free objects of one cache. Pop and push
+// are the whole of alloc and free (slab_inline.h); this unit fills a magazine
+// that is empty, from the depot or from slabs, and empties one that is full.
+// It starts with 4 slots. Full, it doubles up to 512 slots, and above that
+// only if it was also empty since it last grew: a thread that frees what others
+// allocate gains nothing by more, one that does both keeps all of its working
+// set, up to 1 MiB of objects. A refill asks for 1, 2, 4... objects, so a
+// thread that needs one has one.
+//
+//   | object, state | object, state | ... |          |          |
+//   ^ bottom                              ^ top                 ^ limit
+//
+// Beside the stack there is the hot object, the one that the thread allocated
+// last: programs often free it next. Then it stays hot and becomes free, and
+// the next alloc takes it; both know its state without a search, and neither
+// moves the top, on which they would wait for each other. Its state goes with
+// its slab if others free it and the slab is given back; the cache's epoch,
+// which changes with every slab that goes, tells.
+//
+// The hard problem is a free by two threads at once, without an atomic
+// instruction in every free. A cached object's state says in which magazine it
+// is: each has a tag of its own.
+//
+//   t and r, free X            t, alloc
+//   F1 load: LIVE?             A1 pop X; load: CACHED t?
+//   F2 store CACHED t (or r)   A2 store LIVE
+//   F3 push X
+//
+// If both load LIVE before either stores, both push X. But only one state was
+// stored last, say CACHED t. Whatever r does with its slot, alloc or flush, it
+// expects CACHED r there, and dies. Between the two only a legal free by r
+// could put that back, and then r has X in two slots, of which the second one
+// finds LIVE, or t's state. So the mistake is found before X is in two hands,
+// and at thread exit and destroy at the latest, since these flush.
+// state_model_test.cc tries all interleavings.
+// (A thread may also be held up between F1 and F2 for so long that X was freed
+// and handed out again. Its F2 is then a free of a live object, which no
+// allocator can tell from a right one.)
+//
+// Objects in the depot have the state SHARED, and so do those of magazines that
+// came when all 126 tags of the cache were taken: their states change by
+// compare and swap, and their fast paths expect a state that no object has.
+//
+// Without a magazine (no memory for one, more than 4,095 caches, a buffer's
+// second thread, SLAB_NO_MAGAZINES) each call goes to the slabs.
+
+#include "slab/slab_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+enum {
+  EAGER_SLOTS = 512,
+  BATCH_MAX_LOG2 = 8,
+  CHUNK_MAX = SLAB_FLUSH_MAX,
+};
+
+static_assert(offsetof(slab_magazine_t, cache) == 64, "a line for fast paths");
+static_assert(SLAB_MAGAZINE_MIN_SLOTS * sizeof(slab_slot_t) == 64,
+              "the first slots are the smallest piece of metadata");
+static_assert(sizeof(slab_traits_t) == 8 &&
+                  __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+              "read at once, the epoch in the upper half");
+static_assert(SLAB_STATE_CACHED + SLAB_TAG_MAX < SLAB_STATE_SHARED,
+              "tags have states of their own");
+
+static size_t min_size(size_t a, size_t b) {
+  return a < b ? a : b;
+}
+
+bool slab_magazine_is_shared(const slab_magazine_t *magazine) {
+  return magazine->traits.live_state == SLAB_STATE_NEVER;
+}
+
+uint8_t slab_magazine_state(const slab_magazine_t *magazine) {
+  return slab_magazine_is_shared(magazine) ? SLAB_STATE_SHARED
+                                           : magazine->traits.free_state;
+}
+
+static size_t num_slots(const slab_magazine_t *magazine) {
+  return (size_t)(magazine->limit - magazine->bottom);
+}
+
+// The hot object is one that no caller can name, with a state that no object
+// has.
+static void forget_hot(slab_magazine_t *magazine) {
+  magazine->hot.object = magazine;
+  magazine->hot.state = &magazine->traits.no_state;
+}
+
+SLAB_NORETURN static void die_twice(const slab_cache_t *cache,
+                                    const void *object, const void *caller) {
+  slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
+                                      .function = "slab_free",
+                                      .cache = cache,
+                                      .ptr = object,
+                                      .object = object,
+                                      .caller = caller});
+}
+
+void slab_magazine_change(const slab_magazine_t *magazine,
+                          const slab_slot_t *slot, uint8_t to) {
+  uint8_t from = slab_magazine_state(magazine);
+  if (slab_magazine_is_shared(magazine)) {
+    if (!__atomic_compare_exchange_n(slot->state, &from, to, false,
+                                     __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+      die_twice(magazine->cache, slot->object, NULL);
+    }
+    return;
+  }
+  if (slab_state_load(slot->state) != from) {
+    die_twice(magazine->cache, slot->object, NULL);
+  }
+  slab_state_store(slot->state, to);
+}
+
+// ---- slots ----
+
+static slab_slot_t *slots_alloc(slab_cache_t *cache, size_t count) {
+  slab_slot_t *slots;
+  if (cache->has_buffer) {
+    pthread_mutex_lock(&cache->lock);
+    slots = cache->buffer_slots_taken ? NULL : cache->buffer_slots;
+    cache->buffer_slots_taken = true;
+    pthread_mutex_unlock(&cache->lock);
+  } else {
+    slots = slab_metadata_alloc(cache, count * sizeof(*slots));
+  }
+  return slots;
+}
+
+static void slots_free(slab_cache_t *cache, slab_slot_t *slots, size_t count) {
+  if (!cache->has_buffer) {
+    slab_metadata_free(cache, slots, count * sizeof(*slots));
+    return;
+  }
+  memset(slots - 1, 0, count * sizeof(*slots));
+  pthread_mutex_lock(&cache->lock);
+  cache->buffer_slots_taken = false;
+  pthread_mutex_unlock(&cache->lock);
+}
+
+static void set_slots(slab_magazine_t *magazine, slab_slot_t *slots,
+                      size_t count, size_t used) {
+  // Together under the lock, so that fork finds them whole.
+  pthread_mutex_lock(&magazine->cache->lock);
+  magazine->bottom = slots;
+  magazine->limit = slots + count;
+  slab_top_store(magazine, slots + used);
+  pthread_mutex_unlock(&magazine->cache->lock);
+}
+
+// Makes the magazine `count` slots large; false: no memory, or no smaller than
+// that.
+static bool grow(slab_magazine_t *magazine, size_t count) {
+  slab_cache_t *cache = magazine->cache;
+  size_t old_count = num_slots(magazine);
+  count = min_size(count, cache->max_slots);
+  if (cache->has_buffer || count <= old_count) {
+    return false;
+  }
+  slab_slot_t *slots = slots_alloc(cache, count);
+  if (slots == NULL) {
+    return false;
+  }
+  slab_slot_t *old = magazine->bottom;
+  size_t used = (size_t)(slab_top_load(magazine) - old);
+  memcpy(slots, old, used * sizeof(*slots));
+  set_slots(magazine, slots, count, used);
+  slots_free(cache, old, old_count);
+  magazine->refills_at_growth = magazine->num_refills;
+  return true;
+}
+
+// Forgets the hot object's state if it may be stale.
+void slab_magazine_sync(slab_magazine_t *magazine) {
+  uint32_t epoch = slab_epoch_of(magazine->cache);
+  if (magazine->traits.epoch != epoch) {
+    if (magazine->hot_free == NULL) {
+      forget_hot(magazine);
+    }
+    magazine->traits.epoch = epoch;
+  }
+}
+
+// ---- setting up ----
+
+// Process's lock held.
+static uint8_t take_tag(slab_cache_t *cache) {
+  for (uint8_t tag = SLAB_TAG_MIN; tag <= SLAB_TAG_MAX; ++tag) {
+    uint64_t bit = UINT64_C(1) << (tag % 64);
+    if ((cache->tags[tag / 64] & bit) == 0) {
+      cache->tags[tag / 64] |= bit;
+      return tag;
+    }
+  }
+  return SLAB_TAG_NONE;
+}
+
+static bool set_up(slab_cache_t *cache, slab_magazine_t *magazine) {
+  size_t count = cache->has_buffer
+                     ? cache->max_slots
+                     : min_size(SLAB_MAGAZINE_MIN_SLOTS, cache->max_slots);
+  slab_slot_t *slots = slots_alloc(cache, count);
+  if (slots == NULL) {
+    return false;
+  }
+  slab_process_lock();
+  uint8_t tag = take_tag(cache);
+  magazine->traits.live_state = SLAB_STATE_NEVER;
+  magazine->traits.free_state = SLAB_STATE_NEVER;
+  if (tag != SLAB_TAG_NONE) {
+    magazine->traits.live_state = SLAB_STATE_LIVE;
+    magazine->traits.free_state = (uint8_t)(SLAB_STATE_CACHED + tag);
+  }
+  magazine->traits.epoch = slab_epoch_of(cache);
+  magazine->cache = cache;
+  forget_hot(magazine);
+  set_slots(magazine, slots, count, 0);
+  magazine->generation = __atomic_load_n(&cache->generation, __ATOMIC_RELAXED);
+  slab_process_unlock();
+  return true;
+}
+
+slab_magazine_t *slab_magazine_get(slab_cache_t *cache) {
+  if (cache->magazine_id == 0 ||
+      (!slab_thread_exists() && !slab_thread_create())) {
+    return NULL;
+  }
+  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
+  if (magazine->cache == NULL && !set_up(cache, magazine)) {
+    return NULL;
+  }
+  SLAB_ASSERT(magazine->cache == cache);
+  return magazine;
+}
+
+// ---- giving up objects ----
+
+// Gives up `count` objects, to the depot if it may, otherwise to the slabs.
+static void flush(slab_magazine_t *magazine, size_t count, bool to_depot) {
+  slab_cache_t *cache = magazine->cache;
+  bool is_plain = !slab_magazine_is_shared(magazine);
+  uint8_t from = slab_magazine_state(magazine);
+  while (count != 0) {
+    void *objects[CHUNK_MAX];
+    size_t chunk = min_size(count, CHUNK_MAX);
+    slab_slot_t *top = slab_top_load(magazine);
+    for (size_t i = 0; i < chunk; ++i) {
+      --top;
+      if (is_plain && slab_state_load(top->state) == from) {
+        slab_state_store(top->state, SLAB_STATE_SHARED);
+      } else {
+        slab_magazine_change(magazine, top, SLAB_STATE_SHARED);
+      }
+      objects[i] = top->object;
+    }
+    slab_top_store(magazine, top);
+    size_t put = to_depot ? slab_depot_put(cache, objects, chunk) : 0;
+    if (put != chunk) {
+      slab_put_all(cache, objects + put, chunk - put);
+    }
+    count -= chunk;
+  }
+}
+
+// Gives up all objects.
+static void flush_all(slab_magazine_t *magazine) {
+  flush(magazine, (size_t)(slab_top_load(magazine) - magazine->bottom), false);
+  if (magazine->hot_free != NULL) {
+    *magazine->bottom = magazine->hot;
+    slab_top_store(magazine, magazine->bottom + 1);
+    magazine->hot_free = NULL;
+    flush(magazine, 1, false);
+  }
+  forget_hot(magazine);
+}
+
+// Gives all up if a reap asked for it.
+static void heed_reap(slab_magazine_t *magazine) {
+  uint32_t generation =
+      __atomic_load_n(&magazine->cache->generation, __ATOMIC_RELAXED);
+  if (magazine->generation != generation) {
+    magazine->generation = generation;
+    flush_all(magazine);
+    slab_release_excess(magazine->cache);
+  }
+}
+
+static void note(uint32_t *number) {
+  __atomic_store_n(number, *number + 1, __ATOMIC_RELAXED);
+}
+
+void slab_magazine_make_room(slab_magazine_t *magazine) {
+  heed_reap(magazine);
+  slab_magazine_sync(magazine);
+  size_t count = num_slots(magazine);
+  bool was_empty = magazine->num_refills != magazine->refills_at_growth;
+  if (slab_top_load(magazine) != magazine->limit ||
+      ((count < EAGER_SLOTS || was_empty) && grow(magazine, 2 * count + 1))) {
+    return;
+  }
+  flush(magazine, min_size(count - count / 2, SLAB_FLUSH_MAX), true);
+  note(&magazine->num_flushes);
+  slab_release_excess(magazine->cache);
+}
+
+void slab_magazine_drain(slab_magazine_t *magazine) {
+  slab_cache_t *cache = magazine->cache;
+  flush_all(magazine);
+  if (!slab_magazine_is_shared(magazine)) {
+    uint8_t tag = (uint8_t)(magazine->traits.free_state - SLAB_STATE_CACHED);
+    cache->tags[tag / 64] &= ~(UINT64_C(1) << (tag % 64));
+  }
+  pthread_mutex_lock(&cache->lock);
+  cache->num_allocs_before += magazine->num_allocs;
+  cache->num_refills_before += magazine->num_refills;
+  cache->num_flushes_before += magazine->num_flushes;
+  pthread_mutex_unlock(&cache->lock);
+  slots_free(cache, magazine->bottom, num_slots(magazine));
+  memset(magazine, 0, sizeof(*magazine));
+}
+
+// ---- getting objects ----
+
+static size_t take_from_depot(slab_magazine_t *magazine, size_t count) {
+  slab_cache_t *cache = magazine->cache;
+  void *objects[CHUNK_MAX];
+  count = slab_depot_take(cache, objects, min_size(count, CHUNK_MAX));
+  slab_slot_t *top = slab_top_load(magazine);
+  // First all lines of states are asked for, to be written: another thread
+  // wrote them last.
+  for (size_t i = 0; i < count; ++i) {
+    uintptr_t address = (uintptr_t)objects[i];
+    slab_entry_t *entry = slab_table_find(slab_table_of(&cache->fast), address);
+    top[i].object = objects[i];
+    top[i].state = NULL;
+    slab_find_state(&cache->fast, entry, address, &top[i].state);
+    SLAB_ASSERT(top[i].state != NULL);
+    __builtin_prefetch(top[i].state, 1);
+  }
+  uint8_t to = slab_magazine_state(magazine);
+  for (size_t i = 0; i < count; ++i) {
+    if (slab_state_load(top[i].state) != SLAB_STATE_SHARED) {
+      die_twice(cache, top[i].object, NULL);
+    }
+    slab_state_store(top[i].state, to);
+  }
+  slab_top_store(magazine, top + count);
+  return count;
+}
+
+// Returns how many objects a refill asks for.
+static size_t next_batch(slab_magazine_t *magazine, size_t want) {
+  size_t count = (size_t)1 << magazine->traits.batch_log2;
+  if (magazine->traits.batch_log2 < BATCH_MAX_LOG2) {
+    ++magazine->traits.batch_log2;
+  }
+  size_t share = min_size(num_slots(magazine) / 4, SLAB_FLUSH_MAX);
+  count = count > share ? count : share;
+  return count > want ? count : want;
+}
+
+bool slab_magazine_refill(slab_magazine_t *magazine, size_t want) {
+  slab_cache_t *cache = magazine->cache;
+  heed_reap(magazine);
+  slab_magazine_sync(magazine);
+  size_t count = next_batch(magazine, want);
+  if (count > num_slots(magazine)) {
+    grow(magazine, 2 * count + 1);
+  }
+  slab_slot_t *top = slab_top_load(magazine);
+  count = min_size(count, (size_t)(magazine->limit - top));
+  size_t taken = take_from_depot(magazine, count);
+  if (taken == 0) {
+    taken =
+        slab_take_constructed(cache, slab_magazine_state(magazine), top, count);
+    slab_top_store(magazine, top + taken);
+  }
+  if (taken == 0) {
+    return false;
+  }
+  note(&magazine->num_refills);
+  return true;
+}

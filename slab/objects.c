@@ -1,0 +1,276 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Slabs: objects of one cache next to each other, and which of them are free.
+//
+//   memory                                                       memory_bytes
+//   | color | front | object 0 | object 1 | ... | object n-1 | waste |
+//                   ^ base
+//   states, elsewhere:  one byte an object
+//
+// A free object in a slab is one of two kinds. The first `num_used` objects
+// have been out before: those of them that are back have the state FREE and
+// are constructed. The others were never touched, nor were their pages; they
+// go out in order of address, and only when no FREE one is left. There is no
+// list of free objects: `slab_take` looks for the state FREE, eight objects at
+// a time, from `first_free` on, and gets them in order of address.
+//
+// Invariants (slab_check_layer):
+// 1. num_free = number of FREE states + (count - num_used).
+// 2. States at num_used and above are UNUSED, others are not.
+// 3. No FREE state is before first_free.
+// 4. A slab is in the list that num_free says; the table knows its granules.
+//
+// Not done: moving objects, giving back part of a slab.
+
+#include "slab/slab_internal.h"
+
+#include <assert.h>
+
+enum {
+  WORD_BYTES = 8,
+};
+
+#define EACH_BYTE UINT64_C(0x0101010101010101)
+
+static_assert(SLAB_STATE_FREE == 0x80, "free_in_word looks for it");
+
+void *slab_object_at(const slab_cache_t *cache, const slab_t *slab,
+                     size_t index) {
+  return slab->base + index * cache->stride_bytes;
+}
+
+size_t slab_index_of(const slab_cache_t *cache, const slab_t *slab,
+                     uintptr_t address) {
+  // As slab_find_state does it; also right for addresses inside of objects.
+  uintptr_t offset = address - (uintptr_t)slab->base;
+  return (size_t)(((slab_uint128_t)offset * cache->fast.reciprocal) >> 64);
+}
+
+static void list_push(slab_cache_t *cache, slab_t *slab,
+                      slab_list_kind_t kind) {
+  slab_list_t *list = &cache->lists[kind];
+  slab->list = (uint8_t)kind;
+  slab->prev = NULL;
+  slab->next = list->first;
+  if (list->first != NULL) {
+    list->first->prev = slab;
+  }
+  list->first = slab;
+  ++list->count;
+  if (kind == SLAB_LIST_EMPTY) {
+    cache->empty_bytes += slab->memory_bytes;
+  }
+}
+
+static void list_remove(slab_cache_t *cache, slab_t *slab) {
+  slab_list_t *list = &cache->lists[slab->list];
+  if (slab->prev == NULL) {
+    list->first = slab->next;
+  } else {
+    slab->prev->next = slab->next;
+  }
+  if (slab->next != NULL) {
+    slab->next->prev = slab->prev;
+  }
+  --list->count;
+  if (slab->list == SLAB_LIST_EMPTY) {
+    cache->empty_bytes -= slab->memory_bytes;
+  }
+}
+
+static slab_list_kind_t list_for(const slab_t *slab) {
+  if (slab->num_free == 0) {
+    return SLAB_LIST_FULL;
+  }
+  return slab->num_free == slab->count ? SLAB_LIST_EMPTY : SLAB_LIST_PARTIAL;
+}
+
+// Moves a slab to the list where it belongs.
+static void relist(slab_cache_t *cache, slab_t *slab) {
+  slab_list_kind_t kind = list_for(slab);
+  if (kind != slab->list) {
+    list_remove(cache, slab);
+    list_push(cache, slab, kind);
+  }
+}
+
+void slab_list_add(slab_cache_t *cache, slab_t *slab) {
+  list_push(cache, slab, list_for(slab));
+  ++cache->num_slabs;
+}
+
+void slab_list_drop(slab_cache_t *cache, slab_t *slab) {
+  list_remove(cache, slab);
+  --cache->num_slabs;
+}
+
+// ---- taking and putting ----
+
+static uint64_t load_word(const slab_t *slab, size_t index) {
+  return __atomic_load_n((const uint64_t *)(const void *)(slab->states + index),
+                         __ATOMIC_RELAXED);
+}
+
+// Returns a word with the top bit set of the lowest byte that is FREE, and
+// possibly of bytes above; 0 if none is.
+static uint64_t free_in_word(uint64_t word) {
+  uint64_t differs = word ^ EACH_BYTE * SLAB_STATE_FREE;
+  return (differs - EACH_BYTE) & ~differs & EACH_BYTE * 0x80;
+}
+
+// Returns the index of the first FREE object at or after `index`, `num_used`
+// if there is none.
+static size_t find_free(const slab_t *slab, size_t index) {
+  while (index < slab->num_used) {
+    size_t word_index = index & ~(size_t)(WORD_BYTES - 1);
+    // Bytes before `index` become UNUSED.
+    uint64_t word = load_word(slab, word_index) >>
+                    8 * (index - word_index) << 8 * (index - word_index);
+    uint64_t found = free_in_word(word);
+    if (found != 0) {
+      return word_index + (size_t)__builtin_ctzll(found) / 8;
+    }
+    index = word_index + WORD_BYTES;
+  }
+  return slab->num_used;
+}
+
+static void take_one(slab_cache_t *cache, slab_t *slab, size_t index,
+                     uint8_t state, slab_slot_t *slot) {
+  slot->object = slab_object_at(cache, slab, index);
+  slot->state = slab->states + index;
+  slab_state_store(slot->state, state);
+  --slab->num_free;
+}
+
+// Takes up to `count` FREE objects of `slab`.
+static size_t take_free(slab_cache_t *cache, slab_t *slab, uint8_t state,
+                        slab_slot_t *slots, size_t count) {
+  size_t num_free = slab->num_free - (slab->count - slab->num_used);
+  if (count > num_free) {
+    count = num_free;
+  }
+  size_t index = slab->first_free;
+  for (size_t i = 0; i < count; ++i, ++index) {
+    index = find_free(slab, index);
+    if (index == slab->num_used) {
+      // Counted as free, but a thread has it as well.
+      slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
+                                          .function = "slab_alloc",
+                                          .cache = cache});
+    }
+    take_one(cache, slab, index, state, &slots[i]);
+  }
+  slab->first_free = count == num_free ? slab->num_used : (uint32_t)index;
+  return count;
+}
+
+size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
+                 size_t count, size_t *out_num_unused) {
+  size_t taken = 0;
+  *out_num_unused = 0;
+  while (taken < count && *out_num_unused == 0) {
+    slab_t *slab = cache->lists[SLAB_LIST_PARTIAL].first;
+    if (slab == NULL) {
+      slab = cache->lists[SLAB_LIST_EMPTY].first;
+    }
+    if (slab == NULL) {
+      break;
+    }
+    taken += take_free(cache, slab, state, slots + taken, count - taken);
+    while (taken < count && slab->num_used < slab->count) {
+      if (slab->first_free == slab->num_used) {
+        ++slab->first_free;
+      }
+      take_one(cache, slab, slab->num_used++, state, &slots[taken++]);
+      ++*out_num_unused;
+    }
+    relist(cache, slab);
+  }
+  return taken;
+}
+
+void slab_put(slab_cache_t *cache, slab_t *slab, size_t index) {
+  SLAB_ASSERT(slab->num_free < slab->count);
+  ++slab->num_free;
+  if (index < slab->first_free) {
+    slab->first_free = (uint32_t)index;
+  }
+  relist(cache, slab);
+}
+
+void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count) {
+  pthread_mutex_lock(&cache->lock);
+  for (size_t i = 0; i < count; ++i) {
+    uintptr_t address = (uintptr_t)objects[i];
+    slab_t *slab = slab_table_find(cache->fast.table, address)->slab;
+    size_t index = slab_index_of(cache, slab, address);
+    slab_state_store(&slab->states[index], SLAB_STATE_FREE);
+    slab_put(cache, slab, index);
+  }
+  pthread_mutex_unlock(&cache->lock);
+}
+
+// ---- checking ----
+
+static const char *check_slab(slab_cache_t *cache, slab_t *slab) {
+  size_t num_free = slab->count - slab->num_used;
+  for (size_t i = 0; i < slab->count; ++i) {
+    uint8_t state = slab_state_load(&slab->states[i]);
+    if ((state == SLAB_STATE_UNUSED) != (i >= slab->num_used)) {
+      return "slab: an object was used, or not, against its state";
+    }
+    num_free += state == SLAB_STATE_FREE;
+    if (state == SLAB_STATE_FREE && i < slab->first_free) {
+      return "slab: a free object before the first free one";
+    }
+  }
+  if (num_free != slab->num_free) {
+    return "slab: number of free objects";
+  }
+  uintptr_t last = (uintptr_t)slab->base + slab_span_bytes(cache, slab) - 1;
+  for (uintptr_t at = (uintptr_t)slab->base; at <= last;
+       at = (at | (SLAB_GRANULE_BYTES - 1)) + 1) {
+    slab_entry_t *entry = slab_table_find(cache->fast.table, at);
+    if (entry == NULL || entry->slab != slab ||
+        entry->base != (uintptr_t)slab->base || entry->states != slab->states) {
+      return "slab: not in the table as it is";
+    }
+  }
+  return (cache->flags & SLAB_DEBUG) == 0 ? NULL
+                                          : slab_debug_check(cache, slab);
+}
+
+const char *slab_check_layer(slab_cache_t *cache) {
+  size_t num_slabs = 0;
+  size_t num_objects = 0;
+  size_t bytes = 0;
+  for (size_t kind = 0; kind < SLAB_LIST_COUNT; ++kind) {
+    size_t count = 0;
+    slab_t *prev = NULL;
+    for (slab_t *slab = cache->lists[kind].first; slab != NULL;
+         prev = slab, slab = slab->next) {
+      if (slab->list != kind || slab->list != list_for(slab) ||
+          slab->prev != prev) {
+        return "slab: in a list that is not its own";
+      }
+      const char *broken = check_slab(cache, slab);
+      if (broken != NULL) {
+        return broken;
+      }
+      ++count;
+      num_objects += slab->count;
+      bytes += slab->memory_bytes;
+    }
+    if (count != cache->lists[kind].count) {
+      return "slab: length of a list";
+    }
+    num_slabs += count;
+  }
+  if (num_slabs != cache->num_slabs || num_objects != cache->num_objects ||
+      bytes != cache->slab_bytes) {
+    return "slab: number of slabs, objects or bytes";
+  }
+  return NULL;
+}

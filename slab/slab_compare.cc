@@ -1,0 +1,827 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What does an object of 64 bytes cost from a cache, and what from others?
+//
+//   bazel run //slab:slab_compare [-- SECTION... --rounds=N]
+//
+// Sections: time, large, remote, bulk, memory. All contenders run in one
+// process, one after the other in each round, so that whatever else the
+// machine does hits all of them; what is printed is the median of the rounds
+// and its ratio to the first contender's. Peers that are not installed are
+// left out: libjemalloc2, libmimalloc2.0, libglib2.0-0 are looked for at run
+// time, Boost.Pool when this is compiled.
+//
+//   pair          alloc, free; again and again
+//   batch         1,000 allocs, then 1,000 frees in the same order
+//   random        10,000 allocs, then 10,000 frees in random order
+//   1M replace    of 1,000,000 live objects, 100 random ones are freed and as
+//                 many allocated, again and again; untouched, or the first
+//                 word of each read before the free and written after alloc
+//   1M all        1,000,000 allocs, then as many frees in random order
+//   remote        pipeline: one thread allocates, another frees what it is
+//                 sent, both at once, wall time an object; in turn: one thread
+//                 allocates 10,000, then another frees them
+//   bulk          64 at once against 64 single calls
+//   memory        resident memory for 10,000,000 objects and after, and of
+//                 1,000 caches used by 64 threads
+//
+// A figure is nanoseconds for an alloc and a free together, but for remote,
+// where they stand apart.
+//
+// Cache misses of a pair with a million live objects, where the processor does
+// not count them: the difference of two runs that simulate its caches,
+//
+//   valgrind --tool=cachegrind --cache-sim=yes --D1=49152,12,64
+//     --LL=2097152,16,64 bazel-bin/slab/slab_compare --only=slab --bursts=N
+//
+// with N = 1000 and N = 11000 (a burst is 100 pairs), by a million.
+
+#include <dlfcn.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#if __has_include(<boost/pool/pool.hpp>)
+#include <boost/pool/pool.hpp>
+#define HAS_BOOST_POOL 1
+#else
+#define HAS_BOOST_POOL 0
+#endif
+
+#include "heap/heap.h"
+#include "slab/intrusive_list.h"
+#include "slab/slab.h"
+#include "slab/slab_inline.h"
+
+namespace {
+
+constexpr size_t kObjectBytes = 64;
+
+double NowNs() {
+  return std::chrono::duration<double, std::nano>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+// Stops the compiler from seeing through a pointer.
+void Escape(void *ptr) {
+  __asm__ volatile("" : : "r"(ptr) : "memory");
+}
+
+// ---- contenders: a type with Alloc and Free ----
+
+slab_cache_t *MakeCache(size_t object_bytes = kObjectBytes) {
+  slab_options_t options = {};
+  options.name = "compare";
+  options.object_bytes = object_bytes;
+  slab_cache_t *cache = slab_cache_create(&options);
+  if (cache == nullptr) {
+    std::perror("slab_cache_create");
+    std::exit(1);
+  }
+  return cache;
+}
+
+struct List {
+  static constexpr bool kManyThreads = false;
+  static constexpr const char *kName = "intrusive list";
+  intrusive_list_t list = {nullptr, nullptr, nullptr, kObjectBytes};
+  void *Alloc() {
+    return intrusive_list_alloc(&list);
+  }
+  void Free(void *object) {
+    intrusive_list_free(&list, object);
+  }
+};
+
+struct Slab {
+  static constexpr bool kManyThreads = true;
+  static constexpr const char *kName = "slab";
+  slab_cache_t *cache = MakeCache();
+  void *Alloc() {
+    return slab_alloc(cache);
+  }
+  void Free(void *object) {
+    slab_free(cache, object);
+  }
+};
+
+struct SlabInline {
+  static constexpr bool kManyThreads = true;
+  static constexpr const char *kName = "slab inline";
+  slab_cache_t *cache = MakeCache();
+  void *Alloc() {
+    return slab_alloc_inline(cache);
+  }
+  void Free(void *object) {
+    slab_free_inline(cache, object);
+  }
+};
+
+#if HAS_BOOST_POOL
+struct BoostPool {
+  static constexpr bool kManyThreads = false;
+  static constexpr const char *kName = "boost::pool (inline)";
+  boost::pool<> pool{kObjectBytes};
+  void *Alloc() {
+    return pool.malloc();
+  }
+  void Free(void *object) {
+    pool.free(object);
+  }
+};
+#endif
+
+struct Glibc {
+  static constexpr bool kManyThreads = true;
+  static constexpr const char *kName = "glibc malloc";
+  void *Alloc() {
+    return std::malloc(kObjectBytes);
+  }
+  void Free(void *object) {
+    std::free(object);
+  }
+};
+
+struct Heap {
+  static constexpr bool kManyThreads = true;
+  static constexpr const char *kName = "heap";
+  void *Alloc() {
+    return heap_alloc(kObjectBytes);
+  }
+  void Free(void *object) {
+    heap_free(object);
+  }
+};
+
+// Functions of shared objects, NULL where they are not installed.
+struct Loaded {
+  void *(*je_malloc)(size_t) = nullptr;
+  void (*je_free)(void *) = nullptr;
+  void *(*mi_heap_malloc_small)(void *, size_t) = nullptr;
+  void *(*mi_heap_get_default)() = nullptr;
+  void (*mi_free)(void *) = nullptr;
+  void *(*g_slice_alloc)(size_t) = nullptr;
+  void (*g_slice_free1)(size_t, void *) = nullptr;
+};
+
+Loaded loaded;
+
+template <typename Function>
+void Find(void *library, const char *name, Function *out_function) {
+  void *symbol = library == nullptr ? nullptr : dlsym(library, name);
+  std::memcpy(out_function, &symbol, sizeof(symbol));
+}
+
+void Load() {
+  void *jemalloc = dlopen("libjemalloc.so.2", RTLD_NOW | RTLD_LOCAL);
+  Find(jemalloc, "malloc", &loaded.je_malloc);
+  Find(jemalloc, "free", &loaded.je_free);
+  void *mimalloc = dlopen("libmimalloc.so.2", RTLD_NOW | RTLD_LOCAL);
+  Find(mimalloc, "mi_heap_malloc_small", &loaded.mi_heap_malloc_small);
+  Find(mimalloc, "mi_heap_get_default", &loaded.mi_heap_get_default);
+  Find(mimalloc, "mi_free", &loaded.mi_free);
+  void *glib = dlopen("libglib-2.0.so.0", RTLD_NOW | RTLD_LOCAL);
+  Find(glib, "g_slice_alloc", &loaded.g_slice_alloc);
+  Find(glib, "g_slice_free1", &loaded.g_slice_free1);
+}
+
+struct Jemalloc {
+  static constexpr bool kManyThreads = true;
+  static constexpr const char *kName = "jemalloc";
+  void *Alloc() {
+    return loaded.je_malloc(kObjectBytes);
+  }
+  void Free(void *object) {
+    loaded.je_free(object);
+  }
+};
+
+struct Mimalloc {
+  static constexpr bool kManyThreads = true;
+  static constexpr const char *kName = "mi_heap_malloc_small";
+  static thread_local void *heap;
+  void *Alloc() {
+    if (heap == nullptr) {
+      heap = loaded.mi_heap_get_default();
+    }
+    return loaded.mi_heap_malloc_small(heap, kObjectBytes);
+  }
+  void Free(void *object) {
+    loaded.mi_free(object);
+  }
+};
+thread_local void *Mimalloc::heap = nullptr;
+
+struct GSlice {
+  static constexpr bool kManyThreads = true;
+  static constexpr const char *kName = "GSlice";
+  void *Alloc() {
+    return loaded.g_slice_alloc(kObjectBytes);
+  }
+  void Free(void *object) {
+    loaded.g_slice_free1(kObjectBytes, object);
+  }
+};
+
+// ---- measuring ----
+
+// A column of a table: one number a round and contender.
+struct Table {
+  std::vector<std::string> names;
+  std::vector<std::string> columns;
+  // [contender][column][round]
+  std::vector<std::vector<std::vector<double>>> samples;
+};
+
+// Which of the rounds' figures is printed: the median. A tenth, say, is closer
+// to what a machine without other work would show.
+double quantile = 0.5;
+
+double Quantile(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[static_cast<size_t>(static_cast<double>(values.size()) *
+                                    quantile)];
+}
+
+void Print(const char *title, const Table &table) {
+  std::printf("\n%s\n%-24s", title, "");
+  for (const std::string &column : table.columns) {
+    std::printf(" %16s", column.c_str());
+  }
+  std::printf("\n");
+  for (size_t i = 0; i < table.names.size(); ++i) {
+    std::printf("%-24s", table.names[i].c_str());
+    for (size_t j = 0; j < table.columns.size(); ++j) {
+      const double median = Quantile(table.samples[i][j]);
+      std::vector<double> ratios;
+      for (size_t k = 0; k < table.samples[i][j].size(); ++k) {
+        ratios.push_back(table.samples[i][j][k] / table.samples[0][j][k]);
+      }
+      std::printf(" %8.2f (%5.2f)", median, Quantile(ratios));
+    }
+    std::printf("\n");
+  }
+}
+
+using Measure = std::function<std::vector<double>()>;
+struct Contender {
+  std::string name;
+  Measure measure;  // One round: a number a column.
+};
+
+void Compare(const char *title, const std::vector<std::string> &columns,
+             const std::vector<Contender> &contenders, int rounds) {
+  Table table;
+  table.columns = columns;
+  for (const Contender &contender : contenders) {
+    table.names.push_back(contender.name);
+  }
+  table.samples.assign(contenders.size(),
+                       std::vector<std::vector<double>>(columns.size()));
+  // The first rounds warm up.
+  const int warm_up = rounds > 4 ? 3 : 0;
+  for (int round = 0; round < rounds + warm_up; ++round) {
+    for (size_t i = 0; i < contenders.size(); ++i) {
+      const std::vector<double> numbers = contenders[i].measure();
+      for (size_t j = 0; j < numbers.size() && round >= warm_up; ++j) {
+        table.samples[i][j].push_back(numbers[j]);
+      }
+    }
+  }
+  Print(title, table);
+}
+
+// All contenders, measured by `Bench<T>`.
+template <template <typename> class Bench>
+std::vector<Contender> All() {
+  std::vector<Contender> contenders;
+  auto add = [&](auto instance, bool is_there) {
+    using T = typename decltype(instance)::element_type;
+    if constexpr (Bench<T>::kFits) {
+      if (is_there) {
+        auto bench = std::make_shared<Bench<T>>();
+        contenders.push_back({T::kName, [bench] {
+                                return bench->Run();
+                              }});
+      }
+    }
+  };
+  add(std::shared_ptr<List>(), true);
+  add(std::shared_ptr<Slab>(), true);
+  add(std::shared_ptr<SlabInline>(), true);
+#if HAS_BOOST_POOL
+  add(std::shared_ptr<BoostPool>(), true);
+#endif
+  add(std::shared_ptr<Heap>(), true);
+  add(std::shared_ptr<Glibc>(), true);
+  add(std::shared_ptr<Jemalloc>(), loaded.je_free != nullptr);
+  add(std::shared_ptr<Mimalloc>(), loaded.mi_free != nullptr);
+  add(std::shared_ptr<GSlice>(), loaded.g_slice_free1 != nullptr);
+  return contenders;
+}
+
+std::vector<uint32_t> Shuffled(size_t count) {
+  std::vector<uint32_t> order(count);
+  for (size_t i = 0; i < count; ++i) {
+    order[i] = static_cast<uint32_t>(i);
+  }
+  std::mt19937 random(1);
+  std::shuffle(order.begin(), order.end(), random);
+  return order;
+}
+
+// ---- time: a working set that fits the cache ----
+
+template <typename T>
+struct SmallBench {
+  static constexpr bool kFits = true;
+  T pair, batch, random;
+  std::vector<void *> objects = std::vector<void *>(10000);
+  std::vector<uint32_t> order = Shuffled(10000);
+
+  double Pair() {
+    constexpr int kCount = 20000;
+    const double start = NowNs();
+    for (int i = 0; i < kCount; ++i) {
+      void *object = pair.Alloc();
+      Escape(object);
+      pair.Free(object);
+    }
+    return (NowNs() - start) / kCount;
+  }
+
+  double Batch() {
+    constexpr int kCount = 1000;
+    constexpr int kTimes = 20;
+    const double start = NowNs();
+    for (int time = 0; time < kTimes; ++time) {
+      for (int i = 0; i < kCount; ++i) {
+        Escape(objects[i] = batch.Alloc());
+      }
+      for (int i = 0; i < kCount; ++i) {
+        batch.Free(objects[i]);
+      }
+    }
+    return (NowNs() - start) / kCount / kTimes;
+  }
+
+  double Random() {
+    constexpr int kTimes = 4;
+    const double start = NowNs();
+    for (int time = 0; time < kTimes; ++time) {
+      for (void *&object : objects) {
+        Escape(object = random.Alloc());
+      }
+      for (uint32_t i : order) {
+        random.Free(objects[i]);
+      }
+    }
+    return (NowNs() - start) / static_cast<double>(objects.size()) / kTimes;
+  }
+
+  std::vector<double> Run() {
+    return {Pair(), Batch(), Random()};
+  }
+};
+
+// ---- large: a million live objects ----
+
+template <typename T>
+struct LargeBench {
+  static constexpr bool kFits = true;
+  static constexpr size_t kLive = 1000000;
+  T contender;
+  std::vector<void *> objects = std::vector<void *>(kLive);
+  std::vector<uint32_t> order = Shuffled(kLive);
+  size_t at = 0;
+
+  void Fill() {
+    for (void *&object : objects) {
+      object = contender.Alloc();
+      *static_cast<uint64_t *>(object) = 1;
+    }
+  }
+
+  // Frees 100 random ones, then allocates as many, again and again.
+  double Replace(bool touch, size_t bursts = 3000) {
+    constexpr size_t kBurst = 100;
+    void **holes[kBurst];
+    const double start = NowNs();
+    for (size_t i = 0; i < bursts; ++i) {
+      for (void **&hole : holes) {
+        hole = &objects[order[at]];
+        at = at + 1 == kLive ? 0 : at + 1;
+        if (touch) {
+          ++*static_cast<uint64_t *>(*hole);
+        }
+        contender.Free(*hole);
+      }
+      for (void **hole : holes) {
+        Escape(*hole = contender.Alloc());
+        if (touch) {
+          *static_cast<uint64_t *>(*hole) = i;
+        }
+      }
+    }
+    return (NowNs() - start) / static_cast<double>(kBurst * bursts);
+  }
+
+  double FreeAll() {
+    const double start = NowNs();
+    for (uint32_t i : order) {
+      contender.Free(objects[i]);
+    }
+    return (NowNs() - start) / kLive;
+  }
+
+  std::vector<double> Run() {
+    Fill();  // From now on pages are there.
+    FreeAll();
+    const double start = NowNs();
+    Fill();
+    const double fill = (NowNs() - start) / kLive;
+    const double replace = Replace(false);
+    const double touched = Replace(true);
+    return {replace, touched, fill + FreeAll()};
+  }
+};
+
+// ---- remote: freed by another thread ----
+
+class Baton {
+ public:
+  // Returns when it is `turn`'s turn.
+  void Wait(int turn) {
+    while (turn_.load(std::memory_order_acquire) != turn) {
+      std::this_thread::yield();
+    }
+  }
+  void Pass(int turn) {
+    turn_.store(turn, std::memory_order_release);
+  }
+
+ private:
+  std::atomic<int> turn_{0};
+};
+
+// Pointers on their way from one thread to another, some at a time.
+class Ring {
+ public:
+  void Put(void *ptr) {
+    if (head_ - tail_seen_ == kSlots) {
+      while (head_ - (tail_seen_ = tail_.load(std::memory_order_acquire)) ==
+             kSlots) {
+        std::this_thread::yield();
+      }
+    }
+    slots_[head_ % kSlots] = ptr;
+    if (++head_ % kStep == 0) {
+      published_.store(head_, std::memory_order_release);
+    }
+  }
+
+  void *Take() {
+    if (next_ == head_seen_) {
+      tail_.store(next_, std::memory_order_release);
+      while ((head_seen_ = published_.load(std::memory_order_acquire)) ==
+             next_) {
+        std::this_thread::yield();
+      }
+    }
+    return slots_[next_++ % kSlots];
+  }
+
+ private:
+  static constexpr size_t kSlots = 2048;
+  static constexpr size_t kStep = 64;
+  void *slots_[kSlots];
+  // Of the producer.
+  alignas(64) size_t head_ = 0;
+  size_t tail_seen_ = 0;
+  alignas(64) std::atomic<size_t> published_{0};
+  // Of the consumer.
+  alignas(64) size_t next_ = 0;
+  size_t head_seen_ = 0;
+  alignas(64) std::atomic<size_t> tail_{0};
+};
+
+template <typename T>
+struct RemoteBench {
+  static constexpr bool kFits = T::kManyThreads;
+  static constexpr size_t kPiped = 64 * 3000;
+  T contender;
+  std::vector<void *> objects = std::vector<void *>(10000);
+  double free_ns = 0;
+  bool is_piped = false;
+  Baton baton;
+  Ring ring;
+  std::thread other{[this] {
+    for (;;) {
+      baton.Wait(1);
+      if (objects.empty()) {
+        return;
+      }
+      if (is_piped) {
+        for (size_t i = 0; i < kPiped; ++i) {
+          contender.Free(ring.Take());
+        }
+      } else {
+        const double start = NowNs();
+        for (void *object : objects) {
+          contender.Free(object);
+        }
+        free_ns = (NowNs() - start) / static_cast<double>(objects.size());
+      }
+      baton.Pass(0);
+    }
+  }};
+
+  ~RemoteBench() {
+    objects.clear();
+    baton.Pass(1);
+    other.join();
+  }
+
+  void *AllocAndWrite() {
+    void *object = contender.Alloc();
+    *static_cast<uint64_t *>(object) = 1;
+    return object;
+  }
+
+  double Piped() {
+    is_piped = true;
+    const double start = NowNs();
+    baton.Pass(1);
+    for (size_t i = 0; i < kPiped; ++i) {
+      ring.Put(AllocAndWrite());
+    }
+    baton.Wait(0);
+    is_piped = false;
+    return (NowNs() - start) / kPiped;
+  }
+
+  std::vector<double> Run() {
+    double alloc = 0;
+    double free = 0;
+    constexpr int kTimes = 5;
+    for (int i = 0; i < kTimes; ++i) {
+      const double start = NowNs();
+      for (void *&object : objects) {
+        object = AllocAndWrite();
+      }
+      alloc += (NowNs() - start) / static_cast<double>(objects.size());
+      baton.Pass(1);
+      baton.Wait(0);
+      free += free_ns;
+    }
+    return {Piped(), free / kTimes, alloc / kTimes};
+  }
+};
+
+// ---- bulk ----
+
+void CompareBulk(int rounds) {
+  constexpr size_t kCount = 64;
+  constexpr int kTimes = 500;
+  slab_cache_t *cache = MakeCache();
+  auto objects = std::make_shared<std::vector<void *>>(kCount);
+  const Contender singles = {
+      "64 singles", [=] {
+        const double start = NowNs();
+        for (int time = 0; time < kTimes; ++time) {
+          for (void *&object : *objects) {
+            object = slab_alloc(cache);
+          }
+          for (void *object : *objects) {
+            slab_free(cache, object);
+          }
+        }
+        return std::vector<double>{(NowNs() - start) / kTimes / kCount};
+      }};
+  const Contender bulk = {
+      "bulk of 64", [=] {
+        const double start = NowNs();
+        for (int time = 0; time < kTimes; ++time) {
+          if (slab_alloc_bulk(cache, kCount, objects->data()) != 0) {
+            std::exit(1);
+          }
+          slab_free_bulk(cache, kCount, objects->data());
+        }
+        return std::vector<double>{(NowNs() - start) / kTimes / kCount};
+      }};
+  Compare("Bulk, ns an object (ratio to the first line)", {"alloc + free"},
+          {singles, bulk}, rounds);
+}
+
+// ---- memory ----
+
+// Of the process, but for pages of files: code that runs for the first time
+// would count as well.
+size_t ResidentBytes() {
+  unsigned long pages = 0;
+  unsigned long file_pages = 0;
+  FILE *file = std::fopen("/proc/self/statm", "r");
+  if (file == nullptr ||
+      std::fscanf(file, "%*u %lu %lu", &pages, &file_pages) != 2) {
+    std::perror("/proc/self/statm");
+    std::exit(1);
+  }
+  std::fclose(file);
+  return (pages - file_pages) * 4096;
+}
+
+void InChild(const std::function<void()> &body) {
+  std::fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    body();
+    std::fflush(stdout);
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+}
+
+void ReportFootprint(size_t object_bytes, size_t count) {
+  std::vector<void *> objects(count, &count);
+  const size_t before = ResidentBytes();
+  slab_cache_t *cache = MakeCache(object_bytes);
+  for (void *&object : objects) {
+    object = slab_alloc(cache);
+    std::memset(object, 1, object_bytes);
+  }
+  const size_t full = ResidentBytes();
+  for (void *object : objects) {
+    slab_free(cache, object);
+  }
+  const size_t freed = ResidentBytes();
+  slab_reap(cache);
+  const size_t reaped = ResidentBytes();
+  std::printf(
+      "%3zu-byte objects, %zu: resident / payload %.4f; all freed: %.1f MiB, "
+      "after slab_reap: %.1f KiB\n",
+      object_bytes, count,
+      static_cast<double>(full - before) /
+          static_cast<double>(object_bytes * count),
+      (static_cast<double>(freed) - static_cast<double>(before)) / 1048576,
+      (static_cast<double>(reaped) - static_cast<double>(before)) / 1024);
+}
+
+void ReportManyCaches(size_t num_caches, size_t num_threads) {
+  std::vector<std::thread> threads;
+  std::atomic<size_t> num_ready{0};
+  std::atomic<bool> go{false};
+  std::atomic<bool> end{false};
+  std::vector<slab_cache_t *> caches(num_caches);
+  for (size_t i = 0; i < num_threads; ++i) {
+    threads.emplace_back([&] {
+      std::vector<void *> objects(num_caches, &caches);
+      ++num_ready;
+      while (!go) {
+        std::this_thread::yield();
+      }
+      for (size_t j = 0; j < num_caches; ++j) {
+        objects[j] = slab_alloc(caches[j]);
+      }
+      for (size_t j = 0; j < num_caches; ++j) {
+        slab_free(caches[j], objects[j]);
+      }
+      ++num_ready;
+      while (!end) {
+        usleep(1000);
+      }
+    });
+  }
+  while (num_ready != num_threads) {
+    usleep(1000);
+  }
+  const size_t before = ResidentBytes();
+  for (slab_cache_t *&cache : caches) {
+    cache = MakeCache();
+  }
+  const size_t created = ResidentBytes();
+  go = true;
+  while (num_ready != 2 * num_threads) {
+    usleep(1000);
+  }
+  const size_t used = ResidentBytes();
+  end = true;
+  for (std::thread &thread : threads) {
+    thread.join();
+  }
+  std::printf(
+      "%zu caches: %.2f MiB; used by %zu threads: %.2f MiB; threads gone: "
+      "%.2f MiB\n",
+      num_caches, static_cast<double>(created - before) / 1048576, num_threads,
+      static_cast<double>(used - before) / 1048576,
+      static_cast<double>(ResidentBytes() - before) / 1048576);
+}
+
+void ReportMemory(bool is_quick) {
+  const size_t count = is_quick ? 100000 : 10000000;
+  std::printf("\nMemory\n");
+  InChild([=] { ReportFootprint(64, count); });
+  InChild([=] { ReportFootprint(16, count); });
+  InChild([=] { ReportManyCaches(is_quick ? 10 : 1000, is_quick ? 4 : 64); });
+}
+
+// Does what `LargeBench` does with one contender, for a simulator to look at.
+template <typename T>
+void RunOnly(const std::string &name, size_t bursts) {
+  if (name == T::kName) {
+    auto bench = std::make_unique<LargeBench<T>>();
+    bench->Fill();
+    bench->Replace(false, bursts);
+  }
+}
+
+void RunOnlyOne(const std::string &name, size_t bursts) {
+  RunOnly<List>(name, bursts);
+  RunOnly<Slab>(name, bursts);
+  RunOnly<Glibc>(name, bursts);
+  RunOnly<Heap>(name, bursts);
+  RunOnly<Jemalloc>(name, bursts);
+  RunOnly<Mimalloc>(name, bursts);
+}
+
+// jemalloc wants more static TLS than a program has left for what it loads
+// late; glibc takes orders from the environment only.
+void EnsureStaticTls(char **argv) {
+  constexpr const char *kName = "GLIBC_TUNABLES";
+  if (std::getenv(kName) == nullptr) {
+    setenv(kName, "glibc.rtld.optional_static_tls=16384", 1);
+    execv("/proc/self/exe", argv);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  EnsureStaticTls(argv);
+  int rounds = 41;
+  std::string sections;
+  std::string only;
+  size_t bursts = 1000;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strncmp(argv[i], "--rounds=", 9) == 0) {
+      rounds = std::atoi(argv[i] + 9);
+    } else if (std::strncmp(argv[i], "--quantile=", 11) == 0) {
+      quantile = std::atof(argv[i] + 11);
+    } else if (std::strncmp(argv[i], "--only=", 7) == 0) {
+      only = argv[i] + 7;
+    } else if (std::strncmp(argv[i], "--bursts=", 9) == 0) {
+      bursts = static_cast<size_t>(std::atol(argv[i] + 9));
+    } else {
+      sections += std::string(" ") + argv[i];
+    }
+  }
+  auto wanted = [&](const char *section) {
+    return sections.empty() || sections.find(section) != std::string::npos;
+  };
+  if (!only.empty()) {
+    Load();
+    RunOnlyOne(only, bursts);
+    return 0;
+  }
+  // Memory first: children without threads.
+  if (wanted("memory")) {
+    ReportMemory(rounds == 1);
+  }
+  Load();
+  if (wanted("time")) {
+    Compare("Small working set, ns a pair (median ratio to the first line)",
+            {"pair", "batch 1,000", "random 10,000"}, All<SmallBench>(),
+            rounds);
+  }
+  if (wanted("bulk")) {
+    CompareBulk(rounds);
+  }
+  if (wanted("remote")) {
+    Compare("Freed by another thread, ns an object (ratio to the first line)",
+            {"pipeline", "free in turn", "alloc in turn"}, All<RemoteBench>(),
+            rounds);
+  }
+  if (wanted("large")) {
+    Compare("A million live objects, ns a pair (ratio to the first line)",
+            {"replace", "replace, touch", "all, random"}, All<LargeBench>(),
+            rounds == 1 ? 1 : std::min(rounds, 11));
+  }
+  return 0;
+}

@@ -1,0 +1,240 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Memory that is refused: each operation is run again and again with the
+// first, second, third... request failing, until none is left to fail; once on
+// a source of the caller's, once on the kernel. After each failure the cache is
+// whole, and nothing is lost.
+
+#include <cerrno>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "slab/slab.h"
+#include "slab/slab_internal.h"
+#include "slab/slab_testing.h"
+
+namespace {
+
+using slab_testing::CacheModel;
+using slab_testing::FakeSource;
+
+// The kernel's calls, counted and refused.
+struct FakeKernel {
+  int calls = 0;
+  int fail_from = 0;
+  int fail_count = 0;
+  int failures = 0;
+  size_t mapped_bytes = 0;
+};
+
+FakeKernel kernel;
+
+void *FakeMap(size_t size_bytes) {
+  ++kernel.calls;
+  if (kernel.calls >= kernel.fail_from &&
+      kernel.calls - kernel.fail_from < kernel.fail_count) {
+    ++kernel.failures;
+    return nullptr;
+  }
+  void *ptr = slab_kernel_default.map(size_bytes);
+  kernel.mapped_bytes += ptr == nullptr ? 0 : size_bytes;
+  return ptr;
+}
+
+void FakeUnmap(void *ptr, size_t size_bytes) {
+  kernel.mapped_bytes -= size_bytes;
+  slab_kernel_default.unmap(ptr, size_bytes);
+}
+
+void FakeAdviseHuge(void *, size_t) {
+}
+
+const slab_kernel_t kFakeKernel = {FakeMap, FakeUnmap, FakeAdviseHuge};
+
+slab_options_t Options(size_t object_bytes, unsigned flags) {
+  slab_options_t options = {};
+  options.name = "failing";
+  options.object_bytes = object_bytes;
+  options.flags = flags;
+  return options;
+}
+
+// Something to do with a model; false if it was refused memory.
+struct Operation {
+  std::string name;
+  std::function<bool(CacheModel *)> run;
+};
+
+std::vector<Operation> Operations() {
+  return {
+      {"alloc of the first",
+       [](CacheModel *model) {
+         return model->Alloc();
+       }},
+      {"many allocs",
+       [](CacheModel *model) {
+         for (int i = 0; i < 3000; ++i) {
+           if (!model->Alloc()) {
+             return false;
+           }
+         }
+         return true;
+       }},
+      {"bulk",
+       [](CacheModel *model) {
+         return model->AllocBulk(2500);
+       }},
+      {"more than fits the table",
+       [](CacheModel *model) {
+         return model->AllocBulk(6000) && model->AllocBulk(6000);
+       }},
+      {"frees of another thread's",
+       [](CacheModel *model) {
+         if (!model->AllocBulk(2000)) {
+           return false;
+         }
+         // These may need memory, but never fail.
+         std::thread([&] { model->FreeBulk(0, 1900); }).join();
+         model->Check();
+         std::thread([&] {
+           while (model->num_live() > 50) {
+             model->Free(0);
+           }
+         }).join();
+         return true;
+       }},
+      {"reap and again",
+       [](CacheModel *model) {
+         if (!model->AllocBulk(3000)) {
+           return false;
+         }
+         model->FreeAll();
+         model->Reap();
+         return model->Alloc();
+       }},
+  };
+}
+
+class SlabFailureTest : public testing::Test {
+ protected:
+  // Runs each operation with calls from number 1, 2, 3... on failing.
+  // `fail(from, count)` starts failing, `failures()` says how many did.
+  void FailEach(const slab_options_t &options, int count,
+                const std::function<void(int, int)> &fail,
+                const std::function<int()> &failures) {
+    for (const Operation &operation : Operations()) {
+      bool has_failed = true;
+      bool succeeded = false;
+      for (int from = 1; has_failed; ++from) {
+        SCOPED_TRACE(operation.name + ", failing from " + std::to_string(from));
+        {
+          CacheModel model(options);
+          fail(from, count);
+          succeeded = operation.run(&model);
+          has_failed = failures() > 0;
+          fail(0, 0);
+          model.Check();
+          // It goes on as if nothing had happened.
+          ASSERT_TRUE(model.AllocBulk(500));
+          model.Check();
+        }
+      }
+      EXPECT_TRUE(succeeded) << operation.name;
+    }
+  }
+
+  void FailEachOfSource(size_t object_bytes, unsigned flags, int count) {
+    FakeSource source;
+    slab_options_t options = Options(object_bytes, flags);
+    options.source = source.Get();
+    FailEach(
+        options, count, [&](int from, int num) { source.FailFrom(from, num); },
+        [&] { return source.failures(); });
+    EXPECT_EQ(source.live_bytes(), 0u);
+  }
+
+  void FailEachOfKernel(size_t object_bytes, unsigned flags, int count) {
+    kernel = {};
+    slab_kernel = &kFakeKernel;
+    FailEach(
+        Options(object_bytes, flags), count,
+        [](int from, int num) {
+          kernel.calls = 0;
+          kernel.failures = 0;
+          kernel.fail_from = from;
+          kernel.fail_count = num;
+        },
+        [] { return kernel.failures; });
+    slab_kernel = &slab_kernel_default;
+  }
+};
+
+TEST_F(SlabFailureTest, EachRequestToASourceMayFailOnce) {
+  FailEachOfSource(64, 0, 1);
+}
+
+TEST_F(SlabFailureTest, EachRequestToASourceAndAllAfterItMayFail) {
+  FailEachOfSource(64, 0, 1 << 30);
+}
+
+TEST_F(SlabFailureTest, RequestsMayFailWithoutMagazines) {
+  FailEachOfSource(64, SLAB_NO_MAGAZINES, 1);
+  FailEachOfSource(64, SLAB_NO_MAGAZINES, 1 << 30);
+}
+
+TEST_F(SlabFailureTest, RequestsMayFailInTheDebugVariant) {
+  FailEachOfSource(64, SLAB_DEBUG, 1);
+  FailEachOfSource(64, SLAB_DEBUG, 1 << 30);
+}
+
+TEST_F(SlabFailureTest, EachMappingMayFailOnce) {
+  FailEachOfKernel(64, 0, 1);
+}
+
+TEST_F(SlabFailureTest, EachMappingAndAllAfterItMayFail) {
+  FailEachOfKernel(64, 0, 1 << 30);
+}
+
+TEST_F(SlabFailureTest, CreateFailsCleanly) {
+  FakeSource source;
+  slab_options_t options = Options(64, 0);
+  options.source = source.Get();
+  slab_cache_t *cache = nullptr;
+  for (int from = 1; cache == nullptr; ++from) {
+    source.FailFrom(from, 1);
+    errno = 0;
+    cache = slab_cache_create(&options);
+    if (cache == nullptr) {
+      EXPECT_EQ(errno, ENOMEM);
+      EXPECT_EQ(source.live_bytes(), 0u);
+    }
+  }
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+  EXPECT_EQ(source.live_bytes(), 0u);
+}
+
+TEST_F(SlabFailureTest, MappingsGoBackWithTheCache) {
+  kernel = {};
+  slab_kernel = &kFakeKernel;
+  {
+    // The pool of small metadata and this thread's region stay.
+    CacheModel model(Options(64, 0));
+    model.AllocBulk(1000);
+  }
+  const size_t before = kernel.mapped_bytes;
+  for (int round = 0; round < 3; ++round) {
+    CacheModel model(Options(4000, 0));
+    ASSERT_TRUE(model.AllocBulk(10000));
+    model.FreeBulk(3, 5000);
+    model.Reap();
+  }
+  EXPECT_LE(kernel.mapped_bytes, before + 65536);
+  slab_kernel = &slab_kernel_default;
+}
+
+}  // namespace

@@ -1,0 +1,388 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What the units of slab share: the cache, its slabs, and who calls whom.
+//
+//   slab.c ---> slow_path.c ---> magazine.c ---> depot.c
+//     |                            |      |
+//     v                            v      v
+//   thread_base.c             growth.c -> objects.c -> table.c, memory.c
+//
+// Locks, in this order: the process's (thread_base.c), a cache's, its depot's,
+// the metadata's (memory.c). Constructors, destructors and the source run
+// under none of them, but for the source's `free` of a magazine's slots.
+
+#ifndef MY_ALLOC_SLAB_SLAB_INTERNAL_H_
+#define MY_ALLOC_SLAB_SLAB_INTERNAL_H_
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SLAB_TLS_IS_LOCAL
+
+#include "slab/slab.h"
+#include "slab/slab_inline.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// The state of an object, one byte.
+enum {
+  SLAB_STATE_UNUSED = 0,  // Never handed out, not constructed.
+  // SLAB_STATE_LIVE = 1 (slab_inline.h).
+  SLAB_STATE_NEVER = 2,     // Of no object: what sharers' fast paths expect.
+  SLAB_STATE_FREE = 128,    // In its slab, constructed.
+  SLAB_STATE_CACHED = 128,  // + tag: in the magazine with that tag.
+  // Of magazines that came when all other tags were taken, of the depot, and
+  // of whatever else changes states by compare and swap only.
+  SLAB_STATE_SHARED = 255,
+};
+
+enum {
+  SLAB_TAG_MIN = 1,
+  SLAB_TAG_MAX = 126,
+  SLAB_TAG_NONE = 0,  // A sharer's.
+};
+
+enum {
+  SLAB_MAGAZINE_IDS = 4096,  // Caches with magazines in a process.
+  SLAB_GRANULE_BYTES = 1 << SLAB_GRANULE_SHIFT,
+  SLAB_MAGAZINE_MIN_SLOTS = 4,
+  SLAB_MAGAZINE_MAX_SLOTS = 16384,
+  SLAB_FLUSH_MAX = 512,             // It gives up so many at a time.
+  SLAB_CACHED_BYTES_MAX = 1 << 20,  // Of objects, a magazine or depot.
+  SLAB_RED_ZONE_BYTES = 16,
+  SLAB_TABLE_MIN_LOG2 = 2,
+  SLAB_TABLE_SIZES = 28,
+};
+
+typedef enum slab_list_kind {
+  SLAB_LIST_FULL,     // No free object.
+  SLAB_LIST_PARTIAL,  // Some.
+  SLAB_LIST_EMPTY,    // All.
+  SLAB_LIST_COUNT,
+} slab_list_kind_t;
+
+// What the debug variant knows of an object.
+typedef struct slab_record {
+  const void *alloc_caller;
+  const void *free_caller;
+  uint64_t digest;  // Of the object's bytes when it was freed.
+} slab_record_t;
+
+// Some objects. In 64 bytes: there is one for each 64 KiB to 2 MiB. All
+// fields: the cache's lock, but for those that do not change.
+typedef struct slab_piece {
+  struct slab_piece *next;
+  struct slab_piece *prev;
+  unsigned char *base;  // Of the first object. Immutable, as all to `count`.
+  // `count`, rounded up to words; in the debug variant the records follow.
+  uint8_t *states;
+  size_t memory_bytes;
+  uint32_t offset_bytes;  // From the memory's start to `base`.
+  uint32_t count;         // Objects.
+  uint32_t num_free;    // Objects in the slab: those never used, and FREE ones.
+  uint32_t num_used;    // The first so many have been handed out before.
+  uint32_t first_free;  // No object before this one is FREE.
+  uint8_t list;         // slab_list_kind_t.
+} slab_t;
+
+typedef struct slab_list {
+  slab_t *first;
+  size_t count;
+} slab_list_t;
+
+// A stack of free objects between the threads. All fields: its lock.
+typedef struct slab_depot {
+  pthread_mutex_t lock;
+  void **objects;  // `capacity`; NULL: not yet, or given back.
+  size_t count;
+  size_t capacity;  // Immutable. 0: no depot.
+  uint64_t num_exchanges;
+} slab_depot_t;
+
+// A bump allocator over the caller's buffer.
+typedef struct slab_buffer {
+  unsigned char *next;
+  unsigned char *end;
+} slab_buffer_t;
+
+struct slab_cache {
+  slab_cache_fast_t fast;
+  // Immutable from here,
+  char name[SLAB_NAME_BYTES_MAX + 1];
+  size_t object_bytes;
+  size_t align_bytes;
+  size_t stride_bytes;
+  size_t front_bytes;  // Red zone before the first object of a slab.
+  void (*construct)(void *object, void *context);
+  void (*destruct)(void *object, void *context);
+  void *context;
+  unsigned flags;
+  bool has_buffer;
+  bool has_source;  // Not the kernel.
+  slab_source_t source;
+  size_t max_objects;  // SIZE_MAX: no limit.
+  size_t max_slots;    // Of a magazine; 0: none.
+  size_t magazine_id;  // 0: none.
+  void *own_memory;    // What the cache itself lies in.
+  size_t own_bytes;
+  slab_buffer_t buffer;  // to here.
+  // Process's lock.
+  slab_cache_t *next;
+  slab_cache_t *prev;
+  uint64_t tags[2];  // In use, a bit each.
+  // Below, `lock`.
+  __attribute__((aligned(64))) pthread_mutex_t lock;
+  slab_list_t lists[SLAB_LIST_COUNT];
+  // By log2 of the number of entries: the table, and those it replaced.
+  slab_table_t *tables[SLAB_TABLE_SIZES];
+  size_t num_slabs;
+  size_t num_objects;  // Of all slabs and of those being made.
+  size_t slab_bytes;   // The same.
+  size_t empty_bytes;  // Of slabs in the list of empty ones.
+  size_t keep_bytes;   // As much of these may stay, and a quarter of the rest.
+  size_t released_bytes;  // When more did not, last; 0 once that was wanted.
+  size_t regrown_bytes;   // Since then.
+  size_t next_color;
+  slab_slot_t *buffer_slots;  // The one magazine of a cache in a buffer.
+  bool buffer_slots_taken;
+  uint64_t num_allocs_before;  // Of magazines that are gone, and without one.
+  uint64_t num_refills_before;
+  uint64_t num_flushes_before;
+  // Atomic, relaxed.
+  size_t metadata_bytes;
+  uint32_t generation;  // Grows when magazines should give all up.
+  slab_depot_t depot;
+};
+
+#define SLAB_NORETURN __attribute__((noreturn))
+#define SLAB_STRING_(x) #x
+#define SLAB_STRING(x) SLAB_STRING_(x)
+#define SLAB_DIE(text) slab_die("slab: " text "\n")
+
+// An assertion that needs no stdio and no allocation.
+#ifdef NDEBUG
+#define SLAB_ASSERT(condition) ((void)sizeof(condition))
+#else
+#define SLAB_ASSERT(condition) \
+  ((condition)                 \
+       ? (void)0               \
+       : SLAB_DIE(__FILE__ ":" SLAB_STRING(__LINE__) ": broken: " #condition))
+#endif
+
+static inline uint32_t slab_epoch_of(const slab_cache_t *cache) {
+  return (uint32_t)(slab_offset_and_epoch(&cache->fast) >> 32);
+}
+
+static inline size_t slab_round_up(size_t value, size_t power_of_two) {
+  return (value + power_of_two - 1) & ~(power_of_two - 1);
+}
+
+// From the first object's start to the last one's end.
+static inline size_t slab_span_bytes(const slab_cache_t *cache,
+                                     const slab_t *slab) {
+  return slab->count * cache->stride_bytes;
+}
+
+// Returns the records of the debug variant, one an object; otherwise NULL.
+static inline slab_record_t *slab_records(const slab_cache_t *cache,
+                                          const slab_t *slab) {
+  return (cache->flags & SLAB_DEBUG) == 0
+             ? NULL
+             : (slab_record_t *)(void *)(slab->states +
+                                         slab_round_up(slab->count, 8));
+}
+
+// ---- misuse.c: the process ends, with one line ----
+
+typedef enum slab_misuse {
+  SLAB_MISUSE_FREED,     // Free already.
+  SLAB_MISUSE_UNUSED,    // Never handed out.
+  SLAB_MISUSE_INTERIOR,  // Inside an object, not at its start.
+  SLAB_MISUSE_FOREIGN,   // No object of any cache.
+  SLAB_MISUSE_OTHER,     // An object of another cache.
+  SLAB_MISUSE_TWICE,     // Two threads freed it at once.
+  SLAB_MISUSE_RED_ZONE,  // Written before or behind the object.
+  SLAB_MISUSE_WRITTEN,   // Written while it was free.
+} slab_misuse_t;
+
+typedef struct slab_report {
+  slab_misuse_t misuse;
+  const char *function;  // That noticed.
+  const slab_cache_t *cache;
+  const void *ptr;
+  const void *object;           // NULL: none.
+  const slab_record_t *record;  // Or NULL.
+  const slab_cache_t *other;    // SLAB_MISUSE_OTHER.
+  const void *caller;           // NULL: not known.
+} slab_report_t;
+
+SLAB_NORETURN void slab_die(const char *message);
+SLAB_NORETURN void slab_report_misuse(const slab_report_t *report);
+// Names `count` live objects at `slab_cache_destroy`.
+void slab_report_leaks(const slab_cache_t *cache, size_t count,
+                       void *const *first, size_t num_first);
+// Finds out what is wrong with freeing `ptr` and reports it.
+SLAB_NORETURN void slab_report_free(slab_cache_t *cache, void *ptr,
+                                    const char *function, const void *caller);
+
+// ---- memory.c: memory of the source; no lock of a cache held ----
+
+void *slab_memory_alloc(slab_cache_t *cache, size_t size_bytes,
+                        size_t align_bytes);
+void slab_memory_free(slab_cache_t *cache, void *ptr, size_t size_bytes);
+// The same for what is not objects; zeroed, at a multiple of 64.
+void *slab_metadata_alloc(slab_cache_t *cache, size_t size_bytes);
+void slab_metadata_free(slab_cache_t *cache, void *ptr, size_t size_bytes);
+void slab_memory_lock(void);
+void slab_memory_unlock(void);
+
+// The calls to the kernel: a table, so that tests can make each fail.
+typedef struct slab_kernel {
+  // Maps zeroed memory; NULL on failure.
+  void *(*map)(size_t size_bytes);
+  void (*unmap)(void *ptr, size_t size_bytes);
+  // Huge pages, please.
+  void (*advise_huge)(void *ptr, size_t size_bytes);
+} slab_kernel_t;
+extern const slab_kernel_t slab_kernel_default;
+extern const slab_kernel_t *slab_kernel;  // Written by tests only.
+
+// ---- table.c ----
+
+size_t slab_table_bytes(size_t size_log2);
+size_t slab_table_log2(const slab_table_t *table);
+// `table` is all zero and has 2^`size_log2` entries.
+void slab_table_init(slab_table_t *table, size_t size_log2);
+// Returns an entry whose slab covers `address`, NULL if none. Takes no lock.
+slab_entry_t *slab_table_find(slab_table_t *table, uintptr_t address);
+size_t slab_granule_count(const slab_cache_t *cache, const slab_t *slab);
+bool slab_table_has_room(const slab_table_t *table, size_t num_granules);
+// Cache's lock held, for these.
+void slab_table_insert(const slab_cache_t *cache, slab_table_t *table,
+                       slab_t *slab);
+void slab_table_remove(const slab_cache_t *cache, const slab_t *slab);
+// Makes `bigger`, which is empty, the table.
+void slab_table_replace(slab_cache_t *cache, slab_table_t *bigger);
+// Gives pages of tables from the kernel back that say nothing.
+void slab_table_trim(slab_cache_t *cache);
+
+// ---- objects.c: objects in slabs; the cache's lock held but where it says
+// ----
+
+// Index of the object at or around `address`.
+size_t slab_index_of(const slab_cache_t *cache, const slab_t *slab,
+                     uintptr_t address);
+void *slab_object_at(const slab_cache_t *cache, const slab_t *slab,
+                     size_t index);
+// Makes a slab one of the cache's; and no more.
+void slab_list_add(slab_cache_t *cache, slab_t *slab);
+void slab_list_drop(slab_cache_t *cache, slab_t *slab);
+// Takes up to `count` objects out of slabs; their states become `state`. Fills
+// `slots`; the last `*out_num_unused` of them are not constructed yet. Returns
+// how many.
+size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
+                 size_t count, size_t *out_num_unused);
+// Puts an object whose state is `FREE` already back into its slab.
+void slab_put(slab_cache_t *cache, slab_t *slab, size_t index);
+// Puts objects with the state SHARED into their slabs. No lock held.
+void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count);
+const char *slab_check_layer(slab_cache_t *cache);
+
+// ---- growth.c: slabs come and go; no lock held but where it says so ----
+
+// Makes a slab more; false if there is no memory or no room under the limit.
+bool slab_grow(slab_cache_t *cache);
+// Makes the rest of the buffer one slab, of any length. False: no room for an
+// object. While the cache is created.
+bool slab_grow_in_buffer(slab_cache_t *cache);
+// Takes 1 to `count` objects from slabs, making one if need be, and constructs
+// them. 0: no memory.
+size_t slab_take_constructed(slab_cache_t *cache, uint8_t state,
+                             slab_slot_t *slots, size_t count);
+// Unlinks empty slabs of at least `bytes` altogether into a chain. Cache's lock
+// held.
+slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes);
+// Destroys a chain; returns its bytes.
+size_t slab_destroy_chain(slab_cache_t *cache, slab_t *first);
+// Gives memory of empty slabs back if there is too much.
+void slab_release_excess(slab_cache_t *cache);
+// Forgets what was learned about how many to keep. Cache's lock held.
+void slab_keep_least(slab_cache_t *cache);
+
+// ---- depot.c: objects with the state SHARED ----
+
+int slab_depot_init(slab_cache_t *cache);
+size_t slab_depot_put(slab_cache_t *cache, void *const *objects, size_t count);
+size_t slab_depot_take(slab_cache_t *cache, void **out_objects, size_t count);
+// Puts all of it into the slabs.
+void slab_depot_drain(slab_cache_t *cache);
+// Gives the stack's memory back if it is empty.
+void slab_depot_trim(slab_cache_t *cache);
+
+// ---- magazine.c: the calling thread's, but where it says so ----
+
+// Returns the calling thread's magazine of `cache`, set up; NULL if it has none
+// and gets none.
+slab_magazine_t *slab_magazine_get(slab_cache_t *cache);
+// Makes sure that an object can be popped (`want` of them, if it can be); false
+// if there is no memory.
+bool slab_magazine_refill(slab_magazine_t *magazine, size_t want);
+// Makes room for an object more.
+void slab_magazine_make_room(slab_magazine_t *magazine);
+// Forgets the hot object if its state may be stale.
+void slab_magazine_sync(slab_magazine_t *magazine);
+// Gives all up, slots and all, to the slabs; the magazine is all zero then.
+// Process's lock held. Also that of a thread that does not run.
+void slab_magazine_drain(slab_magazine_t *magazine);
+// Has it no tag of its own?
+bool slab_magazine_is_shared(const slab_magazine_t *magazine);
+// The state of objects in it. What its fast paths expect is another one if it
+// has no tag of its own.
+uint8_t slab_magazine_state(const slab_magazine_t *magazine);
+// Changes the state of an object that it holds; dies if that is not what it
+// should be.
+void slab_magazine_change(const slab_magazine_t *magazine,
+                          const slab_slot_t *slot, uint8_t to);
+
+// ---- slow_path.c: `slab_alloc` and `slab_free` in all cases ----
+
+// Allocates one; a magazine that is empty is refilled for `want`.
+void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller);
+void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
+                       const void *caller);
+
+// ---- debug.c: the debug variant ----
+
+void *slab_debug_alloc(slab_cache_t *cache, const void *caller);
+void slab_debug_free(slab_cache_t *cache, void *object, const char *function,
+                     const void *caller);
+void slab_debug_init_slab(const slab_cache_t *cache, slab_t *slab);
+const char *slab_debug_check(const slab_cache_t *cache, const slab_t *slab);
+
+// ---- thread_base.c ----
+
+void slab_process_lock(void);
+void slab_process_unlock(void);
+// Makes the cache known: number, list. Process's lock held, as below.
+void slab_register(slab_cache_t *cache);
+void slab_unregister(slab_cache_t *cache);
+slab_cache_t *slab_first_cache(void);
+// Gives the calling thread magazines; false if there is no memory.
+bool slab_thread_create(void);
+bool slab_thread_exists(void);
+// Calls `visit` with each thread's magazine of `cache` that is in use.
+void slab_for_each_magazine(slab_cache_t *cache,
+                            void (*visit)(void *context,
+                                          slab_magazine_t *magazine),
+                            void *context);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_SLAB_SLAB_INTERNAL_H_

@@ -1,0 +1,385 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Many threads on one cache: nothing is lost or handed out twice, and what
+// exited threads had comes back. Also fork.
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "slab/slab.h"
+#include "slab/slab_inline.h"
+#include "slab/slab_testing.h"
+
+namespace {
+
+struct Object {
+  uint64_t owner;  // Who has it; written without a lock.
+  uint64_t check;
+};
+
+slab_options_t Options(unsigned flags = 0) {
+  slab_options_t options = {};
+  options.name = "threads";
+  options.object_bytes = sizeof(Object);
+  options.flags = flags;
+  return options;
+}
+
+slab_stats_t Stats(slab_cache_t *cache) {
+  slab_stats_t stats;
+  slab_stats(cache, &stats);
+  return stats;
+}
+
+void Own(Object *object, uint64_t id) {
+  object->owner = id;
+  object->check = ~id;
+}
+
+bool IsOwned(const Object *object, uint64_t id) {
+  return object->owner == id && object->check == ~id;
+}
+
+// Where threads leave objects for each other.
+class Exchange {
+ public:
+  void Give(Object *object, uint64_t id) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    objects_.push_back({object, id});
+  }
+  bool Take(Object **out_object, uint64_t *out_id) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (objects_.empty()) {
+      return false;
+    }
+    *out_object = objects_.back().first;
+    *out_id = objects_.back().second;
+    objects_.pop_back();
+    return true;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::pair<Object *, uint64_t>> objects_;
+};
+
+// What one thread does: gets objects, writes to them, frees them or leaves them
+// to others, frees what others left.
+void Work(slab_cache_t *cache, Exchange *exchange, uint64_t seed, int steps) {
+  std::mt19937_64 random(seed);
+  std::vector<std::pair<Object *, uint64_t>> mine;
+  uint64_t next_id = seed << 32;
+  for (int i = 0; i < steps; ++i) {
+    switch (random() % 8) {
+      case 0:
+      case 1:
+      case 2: {
+        auto *object = static_cast<Object *>(
+            i % 2 == 0 ? slab_alloc(cache) : slab_alloc_inline(cache));
+        ASSERT_NE(object, nullptr);
+        Own(object, ++next_id);
+        mine.push_back({object, next_id});
+        break;
+      }
+      case 3:
+        if (!mine.empty()) {
+          exchange->Give(mine.back().first, mine.back().second);
+          mine.pop_back();
+        }
+        break;
+      case 4: {
+        Object *object;
+        uint64_t id;
+        if (exchange->Take(&object, &id)) {
+          ASSERT_TRUE(IsOwned(object, id));
+          slab_free(cache, object);
+        }
+        break;
+      }
+      case 5: {
+        void *objects[50];
+        ASSERT_EQ(slab_alloc_bulk(cache, 50, objects), 0);
+        for (void *object : objects) {
+          Own(static_cast<Object *>(object), seed);
+        }
+        for (void *object : objects) {
+          ASSERT_TRUE(IsOwned(static_cast<Object *>(object), seed));
+        }
+        slab_free_bulk(cache, 50, objects);
+        break;
+      }
+      default:
+        if (!mine.empty()) {
+          std::swap(mine[random() % mine.size()], mine.back());
+          ASSERT_TRUE(IsOwned(mine.back().first, mine.back().second));
+          if (i % 2 == 0) {
+            slab_free(cache, mine.back().first);
+          } else {
+            slab_free_inline(cache, mine.back().first);
+          }
+          mine.pop_back();
+        }
+    }
+    if (i % 5000 == 4999) {
+      slab_reap(cache);
+      Stats(cache);
+    }
+  }
+  for (auto &object : mine) {
+    ASSERT_TRUE(IsOwned(object.first, object.second));
+    slab_free(cache, object.first);
+  }
+}
+
+void RunThreads(slab_cache_t *cache, int num_threads, int steps) {
+  const uint64_t seed = slab_testing::Seed();
+  Exchange exchange;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < num_threads; ++i) {
+    threads.emplace_back(Work, cache, &exchange,
+                         seed + static_cast<uint64_t>(i) + 1, steps);
+  }
+  for (std::thread &thread : threads) {
+    thread.join();
+  }
+  Object *object;
+  uint64_t id;
+  while (exchange.Take(&object, &id)) {
+    EXPECT_TRUE(IsOwned(object, id));
+    slab_free(cache, object);
+  }
+  EXPECT_STREQ(slab_check(cache), nullptr);
+  EXPECT_EQ(Stats(cache).num_live, 0u);
+}
+
+TEST(SlabThreadsTest, ObjectsAreInOneHandAtATime) {
+  for (unsigned flags :
+       {0u, unsigned{SLAB_NO_MAGAZINES}, unsigned{SLAB_DEBUG}}) {
+    const slab_options_t options = Options(flags);
+    slab_cache_t *cache = slab_cache_create(&options);
+    RunThreads(cache, 4, 20000);
+    EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+  }
+}
+
+TEST(SlabThreadsTest, MoreThreadsThanTags) {
+  const slab_options_t options = Options();
+  slab_cache_t *cache = slab_cache_create(&options);
+  // All of these have a magazine at once.
+  constexpr int kThreads = 140;
+  std::atomic<int> num_ready{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&, i] {
+      void *first = slab_alloc(cache);
+      ++num_ready;
+      while (num_ready < kThreads) {
+        std::this_thread::yield();
+      }
+      std::vector<Object *> objects;
+      for (int j = 0; j < 300; ++j) {
+        objects.push_back(static_cast<Object *>(slab_alloc(cache)));
+        Own(objects.back(), static_cast<uint64_t>(i));
+      }
+      for (Object *object : objects) {
+        ASSERT_TRUE(IsOwned(object, static_cast<uint64_t>(i)));
+        slab_free(cache, object);
+      }
+      slab_free(cache, first);
+    });
+  }
+  for (std::thread &thread : threads) {
+    thread.join();
+  }
+  EXPECT_STREQ(slab_check(cache), nullptr);
+  EXPECT_EQ(Stats(cache).num_live, 0u);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+}
+
+TEST(SlabThreadsTest, BufferServesManyThreads) {
+  std::vector<char> buffer(200000);
+  slab_options_t options = Options();
+  options.buffer = buffer.data();
+  options.buffer_bytes = buffer.size();
+  slab_cache_t *cache = slab_cache_create(&options);
+  ASSERT_NE(cache, nullptr);
+  RunThreads(cache, 3, 5000);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+}
+
+TEST(SlabThreadsTest, ExitedThreadsLeaveNothingCached) {
+  const slab_options_t options = Options();
+  slab_cache_t *cache = slab_cache_create(&options);
+  for (int i = 0; i < 300; ++i) {
+    std::thread([&] {
+      std::vector<void *> objects(100);
+      for (void *&object : objects) {
+        object = slab_alloc(cache);
+      }
+      for (void *object : objects) {
+        slab_free(cache, object);
+      }
+    }).join();
+  }
+  const slab_stats_t stats = Stats(cache);
+  EXPECT_EQ(stats.num_cached, 0u);
+  EXPECT_EQ(stats.num_allocs, 30000u);
+  EXPECT_EQ(stats.num_slabs, 1u);
+  EXPECT_STREQ(slab_check(cache), nullptr);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+}
+
+// Frees in a destructor of the thread that runs after slab's own, maybe.
+TEST(SlabThreadsTest, CacheIsUsableWhileAThreadExits) {
+  const slab_options_t options = Options();
+  static slab_cache_t *cache;
+  cache = slab_cache_create(&options);
+  pthread_key_t key;
+  ASSERT_EQ(pthread_key_create(&key,
+                               [](void *object) {
+                                 slab_free(cache, object);
+                                 slab_free(cache, slab_alloc(cache));
+                               }),
+            0);
+  for (int i = 0; i < 20; ++i) {
+    std::thread([&] { pthread_setspecific(key, slab_alloc(cache)); }).join();
+  }
+  pthread_key_delete(key);
+  EXPECT_STREQ(slab_check(cache), nullptr);
+  EXPECT_EQ(Stats(cache).num_live, 0u);
+  EXPECT_EQ(Stats(cache).num_cached, 0u);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+}
+
+TEST(SlabThreadsTest, DestroyTakesBackWhatRunningThreadsHaveCached) {
+  for (int round = 0; round < 20; ++round) {
+    const slab_options_t options = Options();
+    slab_cache_t *cache = slab_cache_create(&options);
+    std::atomic<int> stage{0};
+    std::thread other([&] {
+      for (int i = 0; i < 100; ++i) {
+        slab_free(cache, slab_alloc(cache));
+      }
+      stage = 1;
+      while (stage != 2) {
+        std::this_thread::yield();
+      }
+      // The number is another cache's by now.
+      slab_free(cache, slab_alloc(cache));
+    });
+    while (stage != 1) {
+      std::this_thread::yield();
+    }
+    EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+    cache = slab_cache_create(&options);
+    stage = 2;
+    other.join();
+    EXPECT_STREQ(slab_check(cache), nullptr);
+    EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+  }
+}
+
+TEST(SlabThreadsTest, ReapReachesOtherThreadsWhenTheyRunOut) {
+  const slab_options_t options = Options();
+  slab_cache_t *cache = slab_cache_create(&options);
+  std::atomic<int> stage{0};
+  std::thread other([&] {
+    std::vector<void *> objects(2000);
+    for (void *&object : objects) {
+      object = slab_alloc(cache);
+    }
+    for (void *object : objects) {
+      slab_free(cache, object);
+    }
+    stage = 1;
+    while (stage != 2) {
+      std::this_thread::yield();
+    }
+    // More than it has: it runs out.
+    for (int i = 0; i < 20000; ++i) {
+      objects.push_back(slab_alloc(cache));
+    }
+    for (size_t i = 2000; i < objects.size(); ++i) {
+      slab_free(cache, objects[i]);
+    }
+  });
+  while (stage != 1) {
+    std::this_thread::yield();
+  }
+  slab_reap(cache);
+  stage = 2;
+  other.join();
+  slab_reap(cache);
+  EXPECT_EQ(Stats(cache).num_slabs, 0u);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+}
+
+// ---- fork ----
+
+void ExpectChildSucceeds(pid_t child) {
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+TEST(SlabThreadsTest, ChildOfForkFindsEverythingWhole) {
+  const slab_options_t options = Options();
+  slab_cache_t *cache = slab_cache_create(&options);
+  void *kept = slab_alloc(cache);
+  std::atomic<bool> end{false};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([&] {
+      while (!end) {
+        std::vector<void *> objects(700);
+        for (void *&object : objects) {
+          object = slab_alloc(cache);
+        }
+        for (void *object : objects) {
+          slab_free(cache, object);
+        }
+        if (objects.size() % 3 == 0) {
+          slab_reap(cache);
+        }
+      }
+    });
+  }
+  for (int i = 0; i < 30; ++i) {
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      bool is_good = slab_check(cache) == nullptr;
+      slab_free(cache, kept);
+      for (int j = 0; j < 3000; ++j) {
+        void *object = slab_alloc(cache);
+        is_good = is_good && object != nullptr;
+        if (j % 3 != 0) {
+          slab_free(cache, object);
+        }
+      }
+      is_good = is_good && slab_check(cache) == nullptr;
+      _exit(is_good ? 0 : 1);
+    }
+    ExpectChildSucceeds(child);
+  }
+  end = true;
+  for (std::thread &thread : threads) {
+    thread.join();
+  }
+  slab_free(cache, kept);
+  EXPECT_STREQ(slab_check(cache), nullptr);
+  EXPECT_EQ(Stats(cache).num_live, 0u);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+}
+
+}  // namespace

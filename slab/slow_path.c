@@ -1,0 +1,112 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Alloc and free in all cases that the inline paths leave: magazines that are
+// empty, full or not there yet, the debug variant, calls without a magazine,
+// and pointers that are wrong. Here nothing is assumed of a pointer, and states
+// change by compare and swap.
+
+#include "slab/slab_internal.h"
+
+#include <errno.h>
+
+// Allocates without a magazine.
+static void *alloc_directly(slab_cache_t *cache) {
+  slab_slot_t slot;
+  if (slab_take_constructed(cache, SLAB_STATE_LIVE, &slot, 1) == 0) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  pthread_mutex_lock(&cache->lock);
+  ++cache->num_allocs_before;
+  ++cache->num_refills_before;
+  pthread_mutex_unlock(&cache->lock);
+  return slot.object;
+}
+
+void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
+  if ((cache->flags & SLAB_DEBUG) != 0) {
+    return slab_debug_alloc(cache, caller);
+  }
+  slab_magazine_t *magazine = slab_magazine_get(cache);
+  if (magazine == NULL) {
+    return alloc_directly(cache);
+  }
+  slab_slot_t *slot = &magazine->hot;
+  if (magazine->hot_free == NULL) {
+    if (slab_top_load(magazine) == magazine->bottom &&
+        !slab_magazine_refill(magazine, want)) {
+      errno = ENOMEM;
+      return NULL;
+    }
+    slot = slab_top_load(magazine) - 1;
+    slab_top_store(magazine, slot);
+  }
+  magazine->hot_free = NULL;
+  slab_magazine_change(magazine, slot, SLAB_STATE_LIVE);
+  slab_count(&magazine->num_allocs, 1);
+  if (!slab_magazine_is_shared(magazine)) {
+    magazine->hot = *slot;
+  }
+  return slot->object;
+}
+
+// ---- freeing ----
+
+// Returns the state of the live object at `ptr`; dies if there is none.
+static uint8_t *find_live(slab_cache_t *cache, void *ptr, const char *function,
+                          const void *caller) {
+  slab_entry_t *entry =
+      slab_table_find(slab_table_of(&cache->fast), (uintptr_t)ptr);
+  uint8_t *state;
+  if (entry == NULL ||
+      !slab_find_state(&cache->fast, entry, (uintptr_t)ptr, &state) ||
+      slab_state_load(state) != SLAB_STATE_LIVE) {
+    slab_report_free(cache, ptr, function, caller);
+  }
+  return state;
+}
+
+// Makes a live object `to`; dies if another thread did so just before.
+static void end_life(slab_cache_t *cache, void *ptr, uint8_t *state, uint8_t to,
+                     const char *function, const void *caller) {
+  uint8_t from = SLAB_STATE_LIVE;
+  if (!__atomic_compare_exchange_n(state, &from, to, false, __ATOMIC_RELAXED,
+                                   __ATOMIC_RELAXED)) {
+    slab_report_free(cache, ptr, function, caller);
+  }
+}
+
+static void free_directly(slab_cache_t *cache, void *object,
+                          const char *function, const void *caller) {
+  uint8_t *state = find_live(cache, object, function, caller);
+  end_life(cache, object, state, SLAB_STATE_SHARED, function, caller);
+  slab_put_all(cache, &object, 1);
+  slab_release_excess(cache);
+}
+
+void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
+                       const void *caller) {
+  if (object == NULL) {
+    return;
+  }
+  int saved_errno = errno;
+  slab_magazine_t *magazine = NULL;
+  if ((cache->flags & SLAB_DEBUG) != 0) {
+    slab_debug_free(cache, object, function, caller);
+  } else if ((magazine = slab_magazine_get(cache)) == NULL) {
+    free_directly(cache, object, function, caller);
+  } else {
+    uint8_t *state = find_live(cache, object, function, caller);
+    if (slab_top_load(magazine) == magazine->limit) {
+      slab_magazine_make_room(magazine);
+    }
+    end_life(cache, object, state, slab_magazine_state(magazine), function,
+             caller);
+    slab_slot_t *top = slab_top_load(magazine);
+    top->object = object;
+    top->state = state;
+    slab_top_store(magazine, top + 1);
+  }
+  errno = saved_errno;
+}

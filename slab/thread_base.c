@@ -1,0 +1,282 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The magazines of each thread, found by one addition, and the list of caches.
+//
+//   slab_thread_base --> | links | nothing | cache 1 | cache 2 | ... | 4095 |
+//                                  128 bytes each, touched when used
+//
+// A cache's number times 128 is where its magazine is in every thread. Threads
+// that have none yet share a region that is never written, in which every
+// magazine is empty and full at once, so the fast paths need no test for that;
+// number 0 is never given out and serves caches without magazines. The first
+// thread's region is static, so a program with one thread asks the kernel for
+// nothing here. Other regions are mapped: 512 KiB of addresses, of which only
+// the pages with magazines in use become memory.
+//
+// A thread that exits gives all its objects to the slabs. If a destructor of
+// another thread-specific value uses a cache afterwards, the thread gets a
+// region again, and this destructor runs once more.
+//
+// fork takes every lock there is, in order, so the child finds everything
+// whole. It puts what other threads had in their magazines into the slabs. An
+// object that another thread had just popped or was about to push is in no
+// magazine; it is found by its state.
+
+#include "slab/slab_internal.h"
+
+#include <assert.h>
+#include <string.h>
+
+typedef struct region {
+  struct region *next;
+  struct region *prev;
+  __attribute__((aligned(64))) slab_magazine_t magazines[SLAB_MAGAZINE_IDS];
+} region_t;
+
+// Never written.
+static region_t empty_region;
+static region_t static_region;
+
+__thread unsigned char *slab_thread_base SLAB_TLS_MODEL =
+    (unsigned char *)&empty_region;
+
+static pthread_mutex_t process_lock = PTHREAD_MUTEX_INITIALIZER;
+// Guarded by process_lock.
+static region_t *regions;
+static slab_cache_t *caches;
+static bool static_region_used;
+static bool fork_handled;
+static bool exit_key_created;
+static pthread_key_t exit_key;
+static uint64_t ids_used[SLAB_MAGAZINE_IDS / 64] = {1};
+
+void slab_process_lock(void) {
+  pthread_mutex_lock(&process_lock);
+}
+
+void slab_process_unlock(void) {
+  pthread_mutex_unlock(&process_lock);
+}
+
+slab_cache_t *slab_first_cache(void) {
+  return caches;
+}
+
+void slab_for_each_magazine(slab_cache_t *cache,
+                            void (*visit)(void *context,
+                                          slab_magazine_t *magazine),
+                            void *context) {
+  if (cache->magazine_id == 0) {
+    return;
+  }
+  for (region_t *region = regions; region != NULL; region = region->next) {
+    slab_magazine_t *magazine = &region->magazines[cache->magazine_id];
+    if (magazine->cache != NULL) {
+      visit(context, magazine);
+    }
+  }
+}
+
+// ---- threads ----
+
+static void drain_region(region_t *region) {
+  for (slab_cache_t *cache = caches; cache != NULL; cache = cache->next) {
+    slab_magazine_t *magazine = &region->magazines[cache->magazine_id];
+    if (magazine->cache != NULL) {
+      slab_magazine_drain(magazine);
+    }
+  }
+}
+
+// Process's lock held. Its magazines are drained.
+static void destroy_region(region_t *region) {
+  if (region->prev == NULL) {
+    regions = region->next;
+  } else {
+    region->prev->next = region->next;
+  }
+  if (region->next != NULL) {
+    region->next->prev = region->prev;
+  }
+  if (region == &static_region) {
+    static_region_used = false;
+  } else {
+    slab_kernel->unmap(region, sizeof(*region));
+  }
+}
+
+static void thread_exited(void *value) {
+  region_t *region = value;
+  slab_process_lock();
+  slab_thread_base = (unsigned char *)&empty_region;
+  drain_region(region);
+  destroy_region(region);
+  slab_process_unlock();
+}
+
+bool slab_thread_exists(void) {
+  return slab_thread_base != (unsigned char *)&empty_region;
+}
+
+static region_t *create_region(void) {
+  region_t *region = &static_region;
+  if (static_region_used) {
+    region = slab_kernel->map(sizeof(*region));
+    if (region == NULL) {
+      return NULL;
+    }
+  } else {
+    static_region_used = true;
+  }
+  region->prev = NULL;
+  region->next = regions;
+  if (regions != NULL) {
+    regions->prev = region;
+  }
+  regions = region;
+  return region;
+}
+
+bool slab_thread_create(void) {
+  slab_process_lock();
+  if (!exit_key_created) {
+    // Without a key, what a thread has cached when it exits is lost until the
+    // cache is destroyed.
+    exit_key_created = pthread_key_create(&exit_key, thread_exited) == 0;
+  }
+  region_t *region = create_region();
+  slab_process_unlock();
+  if (region == NULL) {
+    return false;
+  }
+  slab_thread_base = (unsigned char *)region;
+  if (exit_key_created) {
+    pthread_setspecific(exit_key, region);
+  }
+  return true;
+}
+
+// ---- fork ----
+
+static void lock_all(void) {
+  slab_process_lock();
+  for (slab_cache_t *cache = caches; cache != NULL; cache = cache->next) {
+    pthread_mutex_lock(&cache->lock);
+  }
+  for (slab_cache_t *cache = caches; cache != NULL; cache = cache->next) {
+    pthread_mutex_lock(&cache->depot.lock);
+  }
+  slab_memory_lock();
+}
+
+static void unlock_all(void) {
+  slab_memory_unlock();
+  for (slab_cache_t *cache = caches; cache != NULL; cache = cache->next) {
+    pthread_mutex_unlock(&cache->depot.lock);
+    pthread_mutex_unlock(&cache->lock);
+  }
+  slab_process_unlock();
+}
+
+// Are there states of cached objects in the word?
+static bool has_cached(uint64_t word) {
+  uint64_t low_bits = UINT64_C(0x7f7f7f7f7f7f7f7f);
+  return (((word & low_bits) + low_bits) & word & ~low_bits) != 0;
+}
+
+static void collect_in_slab(slab_cache_t *cache, slab_t *slab, uint8_t own) {
+  for (size_t i = 0; i < slab->num_used; ++i) {
+    uint64_t word;
+    memcpy(&word, slab->states + i / 8 * 8, sizeof(word));
+    if (!has_cached(word)) {
+      i |= 7;
+    } else if (slab->states[i] > SLAB_STATE_FREE && slab->states[i] != own) {
+      slab->states[i] = SLAB_STATE_FREE;
+      slab_put(cache, slab, i);
+    }
+  }
+}
+
+// Puts into the slabs what other threads had in hand. Process's lock held.
+static void collect_orphans(slab_cache_t *cache) {
+  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
+  if (magazine->cache != NULL && slab_magazine_is_shared(magazine)) {
+    slab_magazine_drain(magazine);
+  }
+  slab_depot_drain(cache);
+  // What is cached now is in this thread's magazine, or was in the hands of
+  // another one.
+  pthread_mutex_lock(&cache->lock);
+  for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {
+    slab_t *next;
+    for (slab_t *slab = cache->lists[list].first; slab != NULL; slab = next) {
+      next = slab->next;
+      collect_in_slab(cache, slab, magazine->traits.free_state);
+    }
+  }
+  pthread_mutex_unlock(&cache->lock);
+}
+
+static void reset_in_child(void) {
+  unlock_all();
+  slab_process_lock();
+  bool had_others = false;
+  region_t *next;
+  for (region_t *region = regions; region != NULL; region = next) {
+    next = region->next;
+    if ((unsigned char *)region != slab_thread_base) {
+      drain_region(region);
+      destroy_region(region);
+      had_others = true;
+    }
+  }
+  for (slab_cache_t *cache = caches; cache != NULL && had_others;
+       cache = cache->next) {
+    collect_orphans(cache);
+  }
+  slab_process_unlock();
+}
+
+// ---- caches ----
+
+static size_t take_id(void) {
+  for (size_t word = 0; word < SLAB_MAGAZINE_IDS / 64; ++word) {
+    if (~ids_used[word] != 0) {
+      size_t bit = (size_t)__builtin_ctzll(~ids_used[word]);
+      ids_used[word] |= UINT64_C(1) << bit;
+      return word * 64 + bit;
+    }
+  }
+  return 0;
+}
+
+void slab_register(slab_cache_t *cache) {
+  if (!fork_handled) {
+    fork_handled = pthread_atfork(lock_all, unlock_all, reset_in_child) == 0;
+  }
+  cache->magazine_id = cache->max_slots == 0 ? 0 : take_id();
+  cache->fast.offset_and_epoch += offsetof(region_t, magazines) +
+                                  cache->magazine_id * sizeof(slab_magazine_t);
+  cache->prev = NULL;
+  cache->next = caches;
+  if (caches != NULL) {
+    caches->prev = cache;
+  }
+  caches = cache;
+}
+
+void slab_unregister(slab_cache_t *cache) {
+  if (cache->magazine_id != 0) {
+    ids_used[cache->magazine_id / 64] &=
+        ~(UINT64_C(1) << (cache->magazine_id % 64));
+  }
+  if (cache->prev == NULL) {
+    caches = cache->next;
+  } else {
+    cache->prev->next = cache->next;
+  }
+  if (cache->next != NULL) {
+    cache->next->prev = cache->prev;
+  }
+}
