@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
-#include <iterator>
 
 #include "gtest/gtest.h"
 
@@ -264,9 +263,11 @@ std::string TempPath(const std::string &name) {
   return path;
 }
 
-std::string ReadFile(const std::string &path) {
-  std::ifstream file(path, std::ios::binary);
-  return std::string(std::istreambuf_iterator<char>(file), {});
+std::string ReadFile(const std::string &path, uint64_t offset) {
+  int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  std::string bytes = ReadDescriptor(descriptor, offset);
+  close(descriptor);
+  return bytes;
 }
 
 void WriteFile(const std::string &path, const std::string &bytes) {
@@ -278,17 +279,17 @@ bool Exists(const std::string &path) {
   return access(path.c_str(), F_OK) == 0;
 }
 
-std::string ReadDescriptor(int descriptor) {
+std::string ReadDescriptor(int descriptor, uint64_t offset) {
   std::string bytes;
   std::vector<char> piece(1 << 16);
-  off_t offset = 0;
   for (;;) {
-    ssize_t count = pread(descriptor, piece.data(), piece.size(), offset);
+    ssize_t count = pread(descriptor, piece.data(), piece.size(),
+                          static_cast<off_t>(offset));
     if (count <= 0) {
       return bytes;
     }
     bytes.append(piece.data(), static_cast<size_t>(count));
-    offset += count;
+    offset += static_cast<uint64_t>(count);
   }
 }
 

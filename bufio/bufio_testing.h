@@ -85,12 +85,13 @@ uint64_t Seed();
 // A name in the test's scratch folder that no file has.
 std::string TempPath(const std::string &name);
 
-std::string ReadFile(const std::string &path);
+// What a file has from `offset` on; nothing if there is none.
+std::string ReadFile(const std::string &path, uint64_t offset = 0);
 void WriteFile(const std::string &path, const std::string &bytes);
 bool Exists(const std::string &path);
 
-// Everything that can be read from a descriptor at offset 0 and after it.
-std::string ReadDescriptor(int descriptor);
+// The same of a descriptor, wherever it stands.
+std::string ReadDescriptor(int descriptor, uint64_t offset = 0);
 
 // Text of about `len` bytes: lines of 0 to 200 bytes, some of thousands, some
 // with "\r\n".

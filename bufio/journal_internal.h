@@ -6,6 +6,7 @@
 #ifndef MY_ALLOC_BUFIO_JOURNAL_INTERNAL_H_
 #define MY_ALLOC_BUFIO_JOURNAL_INTERNAL_H_
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -45,12 +46,12 @@ typedef struct bufio_journal_header {
   uint64_t direct_end;
 } bufio_journal_header_t;
 
-_Static_assert(offsetof(bufio_journal_header_t, committed) == 64,
-               "the hot word has a cache line of its own");
-_Static_assert(offsetof(bufio_journal_header_t, written) == 128,
-               "layout of version 1");
-_Static_assert(sizeof(bufio_journal_header_t) <= BUFIO_JOURNAL_HEADER_BYTES,
-               "the header fits its page");
+static_assert(offsetof(bufio_journal_header_t, committed) == 64,
+              "the hot word has a cache line of its own");
+static_assert(offsetof(bufio_journal_header_t, written) == 128,
+              "layout of version 1");
+static_assert(sizeof(bufio_journal_header_t) <= BUFIO_JOURNAL_HEADER_BYTES,
+              "the header fits its page");
 
 // The side file of an open writer. The byte at file offset `o` is at
 // ring[o % ring_bytes], and ring[ring_bytes, 2 * ring_bytes) is the same memory

@@ -45,10 +45,10 @@
 
 #define HEADROOM_BYTES ((size_t)4096)
 
-_Static_assert(BUFIO_READER_INDEX_COUNT >= BUFIO_SCAN_CAPACITY_MIN,
-               "the index must have room for a block");
-_Static_assert(BUFIO_READER_MEMORY_MIN / 4 >= 1,
-               "headroom for the byte that ungetc needs");
+static_assert(BUFIO_READER_INDEX_COUNT >= BUFIO_SCAN_CAPACITY_MIN,
+              "the index must have room for a block");
+static_assert(BUFIO_READER_MEMORY_MIN / 4 >= 1,
+              "headroom for the byte that ungetc needs");
 
 static unsigned char *memory_end(const bufio_reader_t *reader) {
   return reader->memory + reader->memory_bytes;

@@ -27,6 +27,7 @@
 
 #include "bufio/scan.h"
 
+#include <assert.h>
 #include <string.h>
 
 #if defined(__x86_64__)
@@ -38,8 +39,8 @@
 
 #define BLOCK_BYTES 64u
 
-_Static_assert(BUFIO_SCAN_CAPACITY_MIN >= BLOCK_BYTES,
-               "one block may hold as many offsets as bytes");
+static_assert(BUFIO_SCAN_CAPACITY_MIN >= BLOCK_BYTES,
+              "one block may hold as many offsets as bytes");
 
 typedef size_t scan_function_t(const unsigned char *bytes, size_t len,
                                unsigned char wanted, uint32_t *offsets,

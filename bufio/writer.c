@@ -34,6 +34,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bufio/journal_internal.h"
 #include "bufio/writer_internal.h"
 
 static bool must_look_at_each(const bufio_writer_t *writer) {
@@ -256,6 +257,12 @@ const char *bufio_writer_check(const bufio_writer_t *writer) {
   }
   if (writer->limit != writer->cursor && writer->limit != writer->room_end) {
     return "limit is room_end or cursor";
+  }
+  if (writer->journal != NULL &&
+      bufio_writer_tell(writer) % writer->journal->ring_bytes !=
+          (uint64_t)(writer->cursor - writer->buffer) %
+              writer->journal->ring_bytes) {
+    return "offset o is at ring[o mod ring_bytes]";
   }
   if (must_look_at_each(writer) && writer->limit != writer->cursor) {
     return "inline functions keep away while each record is looked at";

@@ -41,9 +41,9 @@
 // Of parts a call: IOV_MAX is the kernel's limit, this is the stack's.
 #define PARTS_MAX 16
 
-_Static_assert(BUFIO_WRITER_SLACK_BYTES >= PAGE_BYTES,
-               "what an aligned drain leaves must fit beside a full record");
-_Static_assert(PARTS_MAX <= IOV_MAX, "one writev takes all parts");
+static_assert(BUFIO_WRITER_SLACK_BYTES >= PAGE_BYTES,
+              "what an aligned drain leaves must fit beside a full record");
+static_assert(PARTS_MAX <= IOV_MAX, "one writev takes all parts");
 
 int bufio_writer_fail(bufio_writer_t *writer, int error, bool is_final) {
   if (writer->error == 0 || is_final) {
@@ -299,9 +299,14 @@ static int write_large_process(bufio_writer_t *writer,
     }
     done += (size_t)result;
   }
-  writer->commit_bias += total;
   note_written(writer, end);  // Accepted: this store is the commit.
+  // The ring is empty, so the cursor is free to go where offset `end` is.
+  size_t ring = writer->journal->ring_bytes;
+  writer->cursor = writer->buffer + end % ring;
+  writer->room_end = writer->cursor + ring;
+  writer->commit_bias = end - (uint64_t)(uintptr_t)writer->cursor;
   bufio_writer_publish(writer, writer->cursor);
+  bufio_writer_set_limit(writer);
   bufio_journal_set_direct_end(writer->journal, 0);
   return 0;
 }
