@@ -6,17 +6,17 @@
 // positions are extracted in bulk, 64 bytes at a time, with no branch that
 // depends on the text:
 //
-//   64 bytes -> compare -> one bit a byte -> up to 16 offsets stored, always;
+//   64 bytes -> compare -> one bit a byte -> four offsets stored, always;
 //   the output pointer moves by popcount(bits)
 //
 // Offsets stored beyond the count are garbage that the next block overwrites.
-// Only a block with more than 16 hits (very short lines) branches. The caller
-// then walks an array, which it does without a surprise.
+// Only a block with more than four hits (lines of less than 16 bytes) branches.
+// The caller then walks an array, which it does without a surprise.
 //
 // One block of AVX-512 is a compare into a mask, a compress of 0..63 by the
-// mask, and a widening of its low 16 bytes. AVX2 and SSE2 get the mask by
-// movemask and extract bits with ctz, eight or a few more at a time. The
-// portable version makes the mask from eight words by arithmetic.
+// mask, and a widening of its low bytes. AVX2 and SSE2 get the mask by movemask
+// and extract bits with ctz. The portable version makes the mask from eight
+// words by arithmetic.
 //
 // The last block of less than 64 bytes is copied to a padded one of its own:
 // nothing outside [bytes, bytes + len) is read.
@@ -76,21 +76,30 @@ static inline uint64_t block_bits_portable(const unsigned char *block,
   return bits;
 }
 
-// Stores the positions of the set bits, four at a time.
+// Without the instruction __builtin_popcountll is a call.
+static inline unsigned count_bits(uint64_t bits) {
+  bits -= bits >> 1 & 0x5555555555555555u;
+  bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
+  bits = (bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+  return (unsigned)(bits * 0x0101010101010101u >> 56);
+}
+
+// Stores the positions of the set bits: four whatever they are, more only for
+// a block of short lines.
 static inline void extract_bits(uint64_t bits, uint32_t offset,
                                 uint32_t *offsets) {
-  while (bits != 0) {
+  do {
     for (unsigned i = 0; i < 4; i++) {
       // Of no bits ctz is undefined; the value does not matter then.
       offsets[i] = offset + (uint32_t)__builtin_ctzll(bits | 1ull << 63);
       bits &= bits - 1;
     }
     offsets += 4;
-  }
+  } while (__builtin_expect(bits != 0, 0));
 }
 
 // The loop that all levels share; `block_bits` and `extract` are inlined.
-#define SCAN_FUNCTION(name, target, block_bits, extract)               \
+#define SCAN_FUNCTION(name, target, block_bits, extract, popcount)     \
   target static size_t name(const unsigned char *bytes, size_t len,    \
                             unsigned char wanted, uint32_t *offsets,   \
                             size_t capacity, size_t *out_scanned) {    \
@@ -100,7 +109,7 @@ static inline void extract_bits(uint64_t bits, uint32_t offset,
     for (; i + BLOCK_BYTES <= len && next <= last; i += BLOCK_BYTES) { \
       uint64_t bits = block_bits(bytes + i, wanted);                   \
       extract(bits, (uint32_t)i, next);                                \
-      next += __builtin_popcountll(bits);                              \
+      next += popcount(bits);                                          \
     }                                                                  \
     if (i < len && next <= last) {                                     \
       size_t rest = len - i < BLOCK_BYTES ? len - i : BLOCK_BYTES;     \
@@ -109,29 +118,29 @@ static inline void extract_bits(uint64_t bits, uint32_t offset,
       uint64_t bits = block_bits(block, wanted);                       \
       bits &= rest < BLOCK_BYTES ? (1ull << rest) - 1 : ~0ull;         \
       extract(bits, (uint32_t)i, next);                                \
-      next += __builtin_popcountll(bits);                              \
+      next += popcount(bits);                                          \
       i += rest;                                                       \
     }                                                                  \
     *out_scanned = i;                                                  \
     return (size_t)(next - offsets);                                   \
   }
 
-#define COUNT_FUNCTION(name, target, block_bits)                            \
-  target static size_t name(const unsigned char *bytes, size_t len,         \
-                            unsigned char wanted) {                         \
-    size_t count = 0;                                                       \
-    size_t i = 0;                                                           \
-    for (; i + BLOCK_BYTES <= len; i += BLOCK_BYTES) {                      \
-      count += (size_t)__builtin_popcountll(block_bits(bytes + i, wanted)); \
-    }                                                                       \
-    for (; i < len; i++) {                                                  \
-      count += bytes[i] == wanted;                                          \
-    }                                                                       \
-    return count;                                                           \
+#define COUNT_FUNCTION(name, target, block_bits, popcount)          \
+  target static size_t name(const unsigned char *bytes, size_t len, \
+                            unsigned char wanted) {                 \
+    size_t count = 0;                                               \
+    size_t i = 0;                                                   \
+    for (; i + BLOCK_BYTES <= len; i += BLOCK_BYTES) {              \
+      count += (size_t)popcount(block_bits(bytes + i, wanted));     \
+    }                                                               \
+    for (; i < len; i++) {                                          \
+      count += bytes[i] == wanted;                                  \
+    }                                                               \
+    return count;                                                   \
   }
 
-SCAN_FUNCTION(scan_portable, , block_bits_portable, extract_bits)
-COUNT_FUNCTION(count_portable, , block_bits_portable)
+SCAN_FUNCTION(scan_portable, , block_bits_portable, extract_bits, count_bits)
+COUNT_FUNCTION(count_portable, , block_bits_portable, count_bits)
 
 #if SCAN_X86
 
@@ -149,7 +158,7 @@ static inline uint64_t block_bits_sse2(const unsigned char *block,
 
 #define TARGET_AVX2 __attribute__((target("avx2,bmi,popcnt")))
 #define TARGET_AVX512 \
-  __attribute__((target("avx512f,avx512bw,avx512vbmi2,bmi,popcnt")))
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi2,bmi,popcnt")))
 
 TARGET_AVX2 static inline uint64_t block_bits_avx2(const unsigned char *block,
                                                    unsigned char wanted) {
@@ -187,30 +196,65 @@ static const unsigned char block_positions[BLOCK_BYTES] = {
     32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
     48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
 
+// Four stored whatever the bits: wider stores cross cache lines more often. One
+// port does all shuffles, so the offset comes from the caller in a register
+// rather than by a broadcast a block.
 TARGET_AVX512 static inline void extract_bits_avx512(uint64_t bits,
-                                                     uint32_t offset,
+                                                     __m128i base,
                                                      uint32_t *offsets) {
   __m512i hits =
       _mm512_maskz_compress_epi8(bits, _mm512_loadu_si512(block_positions));
-  const __m512i base = _mm512_set1_epi32((int)offset);
-  __m512i wide = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(hits));
-  _mm512_storeu_si512(offsets, _mm512_add_epi32(wide, base));
+  __m128i low = _mm_cvtepu8_epi32(_mm512_castsi512_si128(hits));
+  _mm_storeu_si128((__m128i *)offsets, _mm_add_epi32(low, base));
   int count = __builtin_popcountll(bits);
-  for (int i = 16; __builtin_expect(i < count, 0); i += 16) {
+  if (__builtin_expect(count <= 4, 1)) {
+    return;
+  }
+  for (int i = 0; i < count; i += 16) {
+    __m512i wide = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(hits));
+    _mm512_storeu_si512(offsets + i,
+                        _mm512_add_epi32(wide, _mm512_broadcastd_epi32(base)));
     // The next 16 bytes come down to the bottom.
     hits = _mm512_alignr_epi32(_mm512_setzero_si512(), hits, 4);
-    wide = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(hits));
-    _mm512_storeu_si512(offsets + i, _mm512_add_epi32(wide, base));
   }
 }
 
-SCAN_FUNCTION(scan_sse2, , block_bits_sse2, extract_bits)
-COUNT_FUNCTION(count_sse2, , block_bits_sse2)
-SCAN_FUNCTION(scan_avx2, TARGET_AVX2, block_bits_avx2, extract_bits_avx2)
-COUNT_FUNCTION(count_avx2, TARGET_AVX2, block_bits_avx2)
-SCAN_FUNCTION(scan_avx512, TARGET_AVX512, block_bits_avx512,
-              extract_bits_avx512)
-COUNT_FUNCTION(count_avx512, TARGET_AVX512, block_bits_avx512)
+TARGET_AVX512 static size_t scan_avx512(const unsigned char *bytes, size_t len,
+                                        unsigned char wanted, uint32_t *offsets,
+                                        size_t capacity, size_t *out_scanned) {
+  uint32_t *next = offsets;
+  const uint32_t *last = offsets + capacity - BLOCK_BYTES;
+  const __m512i pattern = _mm512_set1_epi8((char)wanted);
+  const __m128i step = _mm_set1_epi32(BLOCK_BYTES);
+  __m128i base = _mm_setzero_si128();
+  size_t i = 0;
+  for (; i + BLOCK_BYTES <= len && next <= last; i += BLOCK_BYTES) {
+    uint64_t bits =
+        _mm512_cmpeq_epi8_mask(_mm512_loadu_si512(bytes + i), pattern);
+    extract_bits_avx512(bits, base, next);
+    next += __builtin_popcountll(bits);
+    base = _mm_add_epi32(base, step);
+  }
+  if (i < len && next <= last) {
+    size_t rest = len - i < BLOCK_BYTES ? len - i : BLOCK_BYTES;
+    uint64_t some = rest < BLOCK_BYTES ? (1ull << rest) - 1 : ~0ull;
+    __m512i block = _mm512_maskz_loadu_epi8(some, bytes + i);
+    uint64_t bits = _mm512_mask_cmpeq_epi8_mask(some, block, pattern);
+    extract_bits_avx512(bits, base, next);
+    next += __builtin_popcountll(bits);
+    i += rest;
+  }
+  *out_scanned = i;
+  return (size_t)(next - offsets);
+}
+
+SCAN_FUNCTION(scan_sse2, , block_bits_sse2, extract_bits, count_bits)
+COUNT_FUNCTION(count_sse2, , block_bits_sse2, count_bits)
+SCAN_FUNCTION(scan_avx2, TARGET_AVX2, block_bits_avx2, extract_bits_avx2,
+              __builtin_popcountll)
+COUNT_FUNCTION(count_avx2, TARGET_AVX2, block_bits_avx2, __builtin_popcountll)
+COUNT_FUNCTION(count_avx512, TARGET_AVX512, block_bits_avx512,
+               __builtin_popcountll)
 
 #endif  // SCAN_X86
 
@@ -244,6 +288,7 @@ bool bufio_scan_use(bufio_scan_level_t level) {
       break;
     case BUFIO_SCAN_AVX512:
       if (__builtin_cpu_supports("avx512bw") &&
+          __builtin_cpu_supports("avx512vl") &&
           __builtin_cpu_supports("avx512vbmi2") &&
           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("popcnt")) {
         scan = scan_avx512;
