@@ -209,6 +209,13 @@ BUFIO_INLINE void bufio_writer_publish(bufio_writer_t *writer,
 // Copies 1 to 128 bytes without a call: overlapping pieces of a fixed size.
 BUFIO_INLINE void bufio_copy_small(unsigned char *target,
                                    const unsigned char *source, size_t len) {
+  if (__builtin_constant_p(len)) {
+    __builtin_memcpy(target, source, len);
+    return;
+  }
+  // Compilers warn of the pieces that a short array has no room for, though
+  // those branches are not taken; this makes them forget what array it is.
+  __asm__("" : "+r"(source));
   if (BUFIO_LIKELY(len >= 32)) {
     // The two middle pieces are the first or last one again where those
     // suffice: cheaper than a branch that cannot be foreseen.
