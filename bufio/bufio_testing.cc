@@ -120,6 +120,11 @@ int FakeSyncData(int descriptor) {
   return Plain(Call::kSyncData, [=] { return Kernel().sync_data(descriptor); });
 }
 
+int FakeSetMode(int descriptor, unsigned int mode) {
+  return Plain(Call::kSetMode,
+               [=] { return Kernel().set_mode(descriptor, mode); });
+}
+
 int FakeTruncate(int descriptor, uint64_t size_bytes) {
   return Plain(Call::kTruncate,
                [=] { return Kernel().truncate(descriptor, size_bytes); });
@@ -171,21 +176,22 @@ int FakeAdvise(void *address, size_t len, int advice) {
 }
 
 const bufio_system_t fake_system = {
-    FakeOpen,   FakeClose,   FakeRead,     FakeWrite,    FakeWriteVector,
-    FakeReadAt, FakeWriteAt, FakeSeek,     FakeStat,     FakeWait,
-    FakeFlags,  FakeSync,    FakeSyncData, FakeTruncate, FakeAllocate,
-    FakeLock,   FakeUnlink,  FakeRename,   FakeLink,     FakeMap,
-    FakeUnmap,  FakeAdvise,
+    FakeOpen,     FakeClose,   FakeRead,     FakeWrite,   FakeWriteVector,
+    FakeReadAt,   FakeWriteAt, FakeSeek,     FakeStat,    FakeWait,
+    FakeFlags,    FakeSync,    FakeSyncData, FakeSetMode, FakeTruncate,
+    FakeAllocate, FakeLock,    FakeUnlink,   FakeRename,  FakeLink,
+    FakeMap,      FakeUnmap,   FakeAdvise,
 };
 
 }  // namespace
 
 const char *NameOf(Call call) {
   static const char *const names[] = {
-      "open",      "close",    "read",     "write", "write_vector", "read_at",
-      "write_at",  "seek",     "stat",     "wait",  "flags",        "sync",
-      "sync_data", "truncate", "allocate", "lock",  "unlink",       "rename",
-      "link",      "map",      "unmap",    "advise"};
+      "open",     "close",    "read",      "write",    "write_vector",
+      "read_at",  "write_at", "seek",      "stat",     "wait",
+      "flags",    "sync",     "sync_data", "set_mode", "truncate",
+      "allocate", "lock",     "unlink",    "rename",   "link",
+      "map",      "unmap",    "advise"};
   return names[static_cast<size_t>(call)];
 }
 

@@ -33,6 +33,7 @@ enum class Call {
   kFlags,
   kSync,
   kSyncData,
+  kSetMode,
   kTruncate,
   kAllocate,
   kLock,

@@ -78,6 +78,10 @@ static int kernel_sync_data(int descriptor) {
   KERNEL_RESULT(int, fdatasync(descriptor));
 }
 
+static int kernel_set_mode(int descriptor, unsigned int mode) {
+  KERNEL_RESULT(int, fchmod(descriptor, (mode_t)mode));
+}
+
 static int kernel_truncate(int descriptor, uint64_t size_bytes) {
   KERNEL_RESULT(int, ftruncate(descriptor, (off_t)size_bytes));
 }
@@ -137,6 +141,7 @@ const bufio_system_t bufio_system_kernel = {
     .flags = kernel_flags,
     .sync = kernel_sync,
     .sync_data = kernel_sync_data,
+    .set_mode = kernel_set_mode,
     .truncate = kernel_truncate,
     .allocate = kernel_allocate,
     .lock = kernel_lock,

@@ -37,6 +37,7 @@ typedef struct bufio_system {
   int (*flags)(int descriptor);
   int (*sync)(int descriptor);
   int (*sync_data)(int descriptor);
+  int (*set_mode)(int descriptor, unsigned int mode);
   int (*truncate)(int descriptor, uint64_t size_bytes);
   int (*allocate)(int descriptor, uint64_t offset, uint64_t len);
   // Takes the exclusive lock of the open file, or -EWOULDBLOCK.

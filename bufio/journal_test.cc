@@ -164,7 +164,9 @@ TEST_F(JournalTest, LivingWriterIsLeftAlone) {
 
 TEST_F(JournalTest, KilledParentWhoseChildLivesIsReplayed) {
   int pipe_ends[2];
+  int ready_ends[2];
   ASSERT_EQ(pipe(pipe_ends), 0);
+  ASSERT_EQ(pipe(ready_ends), 0);
   pid_t child = fork();
   if (child == 0) {
     bufio_writer_options_t options = {};
@@ -175,11 +177,14 @@ TEST_F(JournalTest, KilledParentWhoseChildLivesIsReplayed) {
       _exit(1);
     }
     if (fork() == 0) {
-      // Outlives its parent until told.
-      char byte;
+      // Outlives its parent until told. It has let go of the lock by now.
+      char byte = 0;
+      (void)!write(ready_ends[1], &byte, 1);
       close(pipe_ends[1]);
       _exit(static_cast<int>(read(pipe_ends[0], &byte, 1)));
     }
+    char byte;
+    (void)!read(ready_ends[0], &byte, 1);
     kill(getpid(), SIGKILL);
   }
   int status = 0;
@@ -189,6 +194,8 @@ TEST_F(JournalTest, KilledParentWhoseChildLivesIsReplayed) {
   EXPECT_EQ(ReadFile(path_), "text");
   close(pipe_ends[1]);
   close(pipe_ends[0]);
+  close(ready_ends[0]);
+  close(ready_ends[1]);
 }
 
 // ---- hostile side files ----
