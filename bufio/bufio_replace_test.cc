@@ -50,10 +50,11 @@ class BufioReplaceTest : public testing::Test {
     int count = 0;
     DIR *folder = opendir(folder_.c_str());
     while (struct dirent *entry = readdir(folder)) {
-      count += entry->d_name[0] != '.' || entry->d_name[2] != '\0';
+      std::string name = entry->d_name;
+      count += name != "." && name != "..";
     }
     closedir(folder);
-    return count - 1;  // "."
+    return count;
   }
 
   void Begin(const std::string &text) {

@@ -124,10 +124,11 @@ static bool has_room(bufio_ring_t *ring, size_t len) {
 // Overwriting: the producer plays consumer.
 static void drop(bufio_ring_t *ring, uint64_t head) {
   ring->producer_head = head;
-  // Release: whoever looks at the ring after a crash sees head move before the
-  // bytes behind it change. (The fence keeps those stores after this one.)
   __atomic_store_n(&ring->shared->head, head, __ATOMIC_RELEASE);
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  // Whoever looks at the ring after this process was killed must see head move
+  // before the bytes behind it change. A killed process stops between two
+  // instructions, so only the compiler has to be kept from reordering.
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
 bool bufio_ring_reserve(bufio_ring_t *ring, size_t len,

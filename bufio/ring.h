@@ -55,7 +55,7 @@ typedef struct bufio_ring_options {
   // A full ring drops its oldest bytes (records, if put as such) to make room.
   bool overwrite;
   // `bufio_ring_wait_...` may be used: commit and consume then look for a
-  // sleeper, which costs a fence each.
+  // sleeper, which costs a locked instruction each.
   bool blocking;
 } bufio_ring_options_t;
 

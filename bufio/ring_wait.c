@@ -5,18 +5,19 @@
 //
 //   sleeper                              waker
 //   s = signal                           counter = new       (commit, consume)
-//   asleep = 1                           fence
-//   fence                                if asleep:
+//   exchange(asleep, 1)                  if fetch_or(asleep, 0):
 //   if counter is good: asleep = 0, go     asleep = 0
 //   FUTEX_WAIT(signal, s)                  signal += 1
 //   again                                  FUTEX_WAKE(signal)
 //
-// The two fences make it impossible that the sleeper misses the new counter
-// *and* the waker misses `asleep`: one of the two stores comes first, and the
-// other side's load comes after it. If the waker saw `asleep`, it changes
-// `signal` after the sleeper has read it, so a FUTEX_WAIT that comes late
-// returns at once. ring_model_test.cc walks every interleaving, with store
-// buffers, and shows that without the fences a wakeup is lost.
+// Both touch `asleep` by a read-modify-write, and those have an order. If the
+// sleeper's is first, the waker sees it. If the waker's is first, the sleeper's
+// reads what it wrote, so the sleeper sees the counter that was stored before
+// it. (A plain store and load on either side would not do: each could pass the
+// other.) If the waker saw `asleep`, it changes `signal` after the sleeper has
+// read it, so a FUTEX_WAIT that comes late returns at once. ring_model_test.cc
+// walks every interleaving, with store buffers, and shows that with plain
+// accesses a wakeup is lost.
 //
 // The futexes are not private: the other side may be another process.
 
@@ -53,9 +54,8 @@ static void signal_sleeper(uint32_t *asleep, uint32_t *signal) {
 }
 
 void bufio_ring_wake(uint32_t *asleep, uint32_t *signal) {
-  // Sequentially consistent: see above.
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
-  if (__atomic_load_n(asleep, __ATOMIC_RELAXED) != 0) {
+  // Acquire and release: pairs with the exchange of `wait_for`, see above.
+  if (__atomic_fetch_or(asleep, 0, __ATOMIC_ACQ_REL) != 0) {
     signal_sleeper(asleep, signal);
   }
 }
@@ -111,8 +111,8 @@ static int wait_for(bufio_ring_t *ring, const direction_t *direction,
     }
     // Acquire: pairs with the release of `signal_sleeper`.
     uint32_t seen = __atomic_load_n(direction->signal, __ATOMIC_ACQUIRE);
-    __atomic_store_n(direction->asleep, 1, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    // Acquire and release: pairs with the fetch_or of `bufio_ring_wake`.
+    __atomic_exchange_n(direction->asleep, 1, __ATOMIC_ACQ_REL);
     status = look(ring, direction, len);
     int slept = 0;
     if (status > 0) {
