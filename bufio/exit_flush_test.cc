@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -118,8 +119,9 @@ TEST_F(ExitFlushTest, FatalSignalsWriteWhatIsCommittedAndStillKill) {
 
 TEST_F(ExitFlushTest, RealFaultWritesWhatIsCommittedAndStillKills) {
   int status = Run(BUFIO_DURABILITY_EXIT, [] {
-    volatile int *volatile nowhere = nullptr;
-    *nowhere = 1;
+    void *page =
+        mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    *static_cast<volatile char *>(page) = 1;
   });
   EXPECT_TRUE(WIFSIGNALED(status));
   EXPECT_EQ(WTERMSIG(status), SIGSEGV);

@@ -352,7 +352,10 @@ bool bufio_reader_ungetc(bufio_reader_t *reader, int byte) {
       reader->memory + (size_t)(reader->cursor - 1 - reader->memory);
   if (reader->count_lines) {
     count_consumed(reader);
-    reader->lines_counted -= !is_lent && *place == reader->delimiter;
+    // What is not in the buffer any more is taken to be what comes back.
+    int was = is_lent ? byte : *place;
+    reader->lines_counted -=
+        was == reader->delimiter && reader->lines_counted != 0;
   }
   if (*place != byte) {
     *place = (unsigned char)byte;

@@ -510,6 +510,26 @@ TEST_F(ReaderTest, LineNumbersCountWhateverConsumes) {
   }
 }
 
+TEST_F(ReaderTest, LineNumberAfterUngetcOfWhatTheBufferForgot) {
+  char memory[BUFIO_READER_MEMORY_MIN];
+  options_.memory = memory;
+  options_.memory_bytes = sizeof(memory);
+  options_.count_lines = true;
+  Open(std::string(500, '\n'));
+  for (uint64_t i = 0; i < 300; i++) {
+    ASSERT_EQ(bufio_reader_getc(&reader_), '\n');
+  }
+  uint64_t taken_back = 0;
+  while (bufio_reader_ungetc(&reader_, '\n')) {
+    taken_back++;
+    ASSERT_EQ(bufio_reader_line_number(&reader_), 301 - taken_back);
+  }
+  EXPECT_GT(taken_back, 1u);
+  while (bufio_reader_getc(&reader_) >= 0) {
+  }
+  EXPECT_EQ(bufio_reader_line_number(&reader_), 501u);
+}
+
 TEST_F(ReaderTest, LineNumberIsUnknownWithoutTheOptionAndAfterAFarSeek) {
   Open("a\nb\n");
   EXPECT_EQ(bufio_reader_line_number(&reader_), 0u);

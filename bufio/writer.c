@@ -178,8 +178,8 @@ int bufio_writer_write_vector(bufio_writer_t *writer, const struct iovec *parts,
 }
 
 // A text that exceeds the buffer: formatted in memory of its own.
-static int print_large(bufio_writer_t *writer, size_t len, const char *format,
-                       va_list arguments) {
+__attribute__((format(printf, 3, 0))) static int print_large(
+    bufio_writer_t *writer, size_t len, const char *format, va_list arguments) {
   char *text = malloc(len + 1);
   if (text == NULL) {
     return -ENOMEM;
@@ -190,8 +190,10 @@ static int print_large(bufio_writer_t *writer, size_t len, const char *format,
   return status;
 }
 
-static int print(bufio_writer_t *writer, const char *format, va_list first,
-                 va_list again) {
+__attribute__((format(printf, 2, 0))) static int print(bufio_writer_t *writer,
+                                                       const char *format,
+                                                       va_list first,
+                                                       va_list again) {
   int status = ensure_room(writer, 1);
   if (status < 0) {
     return status;
