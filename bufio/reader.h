@@ -49,7 +49,7 @@ extern "C" {
 struct bufio_writer;
 
 // What one read(2) asks for, unless options say otherwise.
-#define BUFIO_READER_BYTES ((size_t)131072)
+#define BUFIO_READER_BYTES ((size_t)262144)
 // Of a caller's memory, at least.
 #define BUFIO_READER_MEMORY_MIN ((size_t)64)
 #define BUFIO_READER_INDEX_COUNT 512
