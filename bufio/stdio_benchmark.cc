@@ -453,6 +453,25 @@ double PutNothing(const std::string &path, size_t bytes) {
   });
 }
 
+// Room is reserved for many bytes at a time, and nothing is checked in between.
+int PutLoopReserve(bufio_writer_t *writer, size_t bytes) {
+  constexpr size_t kPiece = 4096;
+  int status = 0;
+  for (size_t i = 0; i < bytes;) {
+    size_t end = bytes - i < kPiece ? bytes : i + kPiece;
+    unsigned char *room = bufio_writer_reserve(writer, kPiece);
+    if (room == nullptr) {
+      return -1;
+    }
+    unsigned char *cursor = room;
+    for (; i < end; i++) {
+      *cursor++ = static_cast<unsigned char>(i);
+    }
+    status |= bufio_writer_commit(writer, static_cast<size_t>(cursor - room));
+  }
+  return status;
+}
+
 double PutStdio(const std::string &path, size_t bytes) {
   return Timed([&] {
     FILE *file = fdopen(OpenOver(path), "w");
@@ -462,13 +481,13 @@ double PutStdio(const std::string &path, size_t bytes) {
   });
 }
 
-double PutBufio(const std::string &path, size_t bytes, bool in_register) {
+double PutBufio(const std::string &path, size_t bytes,
+                int (*loop)(bufio_writer_t *, size_t)) {
   return Timed([&] {
     int descriptor = OpenOver(path);
     bufio_writer_t writer;
     int status = bufio_writer_attach(&writer, descriptor, nullptr);
-    status |= in_register ? PutLoopPutter(&writer, bytes)
-                          : PutLoopWriter(&writer, bytes);
+    status |= loop(&writer, bytes);
     if ((status | bufio_writer_close(&writer)) != 0) {
       Die("bufio_writer_putc");
     }
@@ -528,14 +547,21 @@ void Bytes(const std::string &text, double text_bytes, const std::string &path,
                }},
               {"bufio_writer_putc",
                [&] {
-                 return PutBufio(path, bytes, false);
+                 return PutBufio(path, bytes, PutLoopWriter);
                }},
               {"bufio_putter_putc",
                [&] {
-                 return PutBufio(path, bytes, true);
+                 return PutBufio(path, bytes, PutLoopPutter);
+               }},
+              {"a byte loop between reserve and commit, 4 KiB",
+               [&] {
+                 return PutBufio(path, bytes, PutLoopReserve);
                }},
           },
-          {{"putter / putc_unlocked", 3, 1, 3.0}});
+          {
+              {"putter / putc_unlocked", 3, 1, 3.0},
+              {"reserve / putc_unlocked", 4, 1, 3.0},
+          });
   Compare("Bytes read", "GiB/s", text_bytes / (1 << 30),
           {
               {"getc_unlocked, 64 KiB",
