@@ -32,6 +32,7 @@
 #include <time.h>
 
 #include "bufio/fork_guard.h"
+#include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/ring.h"
 
@@ -278,9 +279,7 @@ int bufio_async_writer_sync(bufio_async_writer_t *writer) {
   if (status < 0) {
     return status;
   }
-  do {
-    status = bufio_system->sync_data(writer->descriptor);
-  } while (status == -EINTR);
+  status = bufio_io_sync_data(writer->descriptor);
   if (status < 0) {
     pthread_mutex_lock(&writer->lock);
     writer->error = status;
@@ -385,11 +384,8 @@ int bufio_async_writer_open(const char *path,
   options = options != NULL ? options : &default_options;
   int flags = O_WRONLY | O_CREAT | (options->append ? O_APPEND : O_TRUNC) |
               (options->exclusive ? O_EXCL : 0);
-  int descriptor = -EINTR;
-  while (descriptor == -EINTR) {
-    descriptor = bufio_system->open(path, flags,
-                                    options->mode != 0 ? options->mode : 0666);
-  }
+  int descriptor =
+      bufio_io_open(path, flags, options->mode != 0 ? options->mode : 0666);
   if (descriptor < 0) {
     return descriptor;
   }

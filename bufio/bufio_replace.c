@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "bufio/fork_guard.h"
+#include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 
 #define NAME_ATTEMPTS 100
@@ -35,14 +36,6 @@ static void replace_in_child(bufio_fork_node_t *node) {
   ((bufio_replace_t *)((unsigned char *)node -
                        offsetof(bufio_replace_t, fork_node)))
       ->is_foreign = true;
-}
-
-static int open_retrying(const char *path, int flags, unsigned int mode) {
-  int descriptor = -EINTR;
-  while (descriptor == -EINTR) {
-    descriptor = bufio_system->open(path, flags, mode);
-  }
-  return descriptor;
 }
 
 // "folder/.name.number.tmp", another number each time.
@@ -69,14 +62,6 @@ static const char *name_of(const char *path) {
   return slash != NULL ? slash + 1 : path;
 }
 
-static char *folder_of(const char *path) {
-  const char *slash = strrchr(path, '/');
-  if (slash == NULL) {
-    return strdup(".");
-  }
-  return strndup(path, slash == path ? 1 : (size_t)(slash - path));
-}
-
 static int renew_temp_path(bufio_replace_t *replace) {
   free(replace->temp_path);
   replace->temp_path = make_temp_path(replace->folder, name_of(replace->path));
@@ -89,7 +74,7 @@ static int open_named(bufio_replace_t *replace, unsigned int mode) {
     status = renew_temp_path(replace);
     if (status == 0) {
       status =
-          open_retrying(replace->temp_path, O_WRONLY | O_CREAT | O_EXCL, mode);
+          bufio_io_open(replace->temp_path, O_WRONLY | O_CREAT | O_EXCL, mode);
     }
   }
   replace->has_name = status >= 0;
@@ -97,7 +82,7 @@ static int open_named(bufio_replace_t *replace, unsigned int mode) {
 }
 
 static int open_new_file(bufio_replace_t *replace, unsigned int mode) {
-  int status = open_retrying(replace->folder, O_TMPFILE | O_WRONLY, mode);
+  int status = bufio_io_open(replace->folder, O_TMPFILE | O_WRONLY, mode);
   // File systems and kernels without it have different ways to say so.
   bool is_unknown =
       status == -EOPNOTSUPP || status == -EISDIR || status == -EINVAL;
@@ -106,7 +91,7 @@ static int open_new_file(bufio_replace_t *replace, unsigned int mode) {
 
 // The old file's permissions, if there is one.
 static int copy_mode(bufio_replace_t *replace) {
-  int old = open_retrying(replace->path, O_PATH | O_NOFOLLOW, 0);
+  int old = bufio_io_open(replace->path, O_PATH | O_NOFOLLOW, 0);
   if (old < 0) {
     return old == -ENOENT ? 0 : old;
   }
@@ -135,7 +120,7 @@ int bufio_replace_open(bufio_replace_t *replace, const char *path,
   }
   int status = -ENOMEM;
   replace->path = strdup(path);
-  replace->folder = folder_of(path);
+  replace->folder = bufio_io_folder_of(path);
   if (replace->path == NULL || replace->folder == NULL) {
     goto fail_memory;
   }
@@ -177,14 +162,6 @@ bufio_writer_t *bufio_replace_writer(bufio_replace_t *replace) {
   return &replace->writer;
 }
 
-static int sync_retrying(int descriptor) {
-  int status = -EINTR;
-  while (status == -EINTR) {
-    status = bufio_system->sync(descriptor);
-  }
-  return status;
-}
-
 static int give_name(bufio_replace_t *replace) {
   int status = replace->has_name ? 0 : -EEXIST;
   for (int i = 0; i < NAME_ATTEMPTS && status == -EEXIST; i++) {
@@ -197,16 +174,6 @@ static int give_name(bufio_replace_t *replace) {
   return status;
 }
 
-static int sync_folder(const bufio_replace_t *replace) {
-  int folder = open_retrying(replace->folder, O_RDONLY | O_DIRECTORY, 0);
-  if (folder < 0) {
-    return folder;
-  }
-  int status = sync_retrying(folder);
-  (void)bufio_system->close(folder);
-  return status;
-}
-
 int bufio_replace_commit(bufio_replace_t *replace) {
   if (replace->path == NULL) {
     return -EBADF;
@@ -216,7 +183,7 @@ int bufio_replace_commit(bufio_replace_t *replace) {
   }
   int status = bufio_writer_flush(&replace->writer);
   if (status == 0) {
-    status = sync_retrying(replace->descriptor);
+    status = bufio_io_sync(replace->descriptor);
   }
   if (status == 0) {
     status = give_name(replace);
@@ -226,7 +193,7 @@ int bufio_replace_commit(bufio_replace_t *replace) {
   }
   if (status == 0) {
     replace->has_name = false;
-    status = sync_folder(replace);
+    status = bufio_io_sync_folder(replace->folder);
   }
   bufio_replace_abort(replace);
   return status;

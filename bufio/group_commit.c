@@ -27,6 +27,7 @@
 #include <stdlib.h>
 
 #include "bufio/fork_guard.h"
+#include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/writer_internal.h"
 
@@ -122,9 +123,7 @@ static void lead(bufio_group_t *group) {
     int descriptor = group->writer.descriptor;
     group->sync_count++;
     pthread_mutex_unlock(&group->lock);
-    do {
-      status = bufio_system->sync_data(descriptor);
-    } while (status == -EINTR);
+    status = bufio_io_sync_data(descriptor);
     pthread_mutex_lock(&group->lock);
     if (status == 0) {
       group->durable = flushed;

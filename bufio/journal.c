@@ -45,6 +45,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/journal_internal.h"
 
@@ -120,11 +121,8 @@ static int lock_named(int descriptor, const char *path) {
 }
 
 int bufio_journal_open_locked(const char *path, int flags) {
-  int descriptor = -EINTR;
-  while (descriptor == -EINTR) {
-    descriptor = bufio_system->open(
-        path, flags | O_RDWR | O_NOFOLLOW | O_NONBLOCK, 0600);
-  }
+  int descriptor =
+      bufio_io_open(path, flags | O_RDWR | O_NOFOLLOW | O_NONBLOCK, 0600);
   if (descriptor < 0) {
     return descriptor;
   }
@@ -138,29 +136,6 @@ int bufio_journal_open_locked(const char *path, int flags) {
     return status;
   }
   return descriptor;
-}
-
-// Allocates header and ring on the disk.
-static int allocate_space(int descriptor, size_t size_bytes) {
-  int status = -EINTR;
-  while (status == -EINTR) {
-    status = bufio_system->allocate(descriptor, 0, size_bytes);
-  }
-  if (status != -EOPNOTSUPP) {
-    return status;
-  }
-  // A file system that cannot: zeros do it.
-  static const unsigned char zeros[4096];
-  for (uint64_t done = 0; done < size_bytes;) {
-    size_t len = size_bytes - done < sizeof(zeros) ? (size_t)(size_bytes - done)
-                                                   : sizeof(zeros);
-    int64_t count = bufio_system->write_at(descriptor, zeros, len, done);
-    if (count < 0 && count != -EINTR) {
-      return (int)count;
-    }
-    done += count > 0 ? (uint64_t)count : 0;
-  }
-  return 0;
 }
 
 static void *map_shared(void *address, size_t len, int descriptor,
@@ -244,8 +219,8 @@ int bufio_journal_create(const char *path, const struct stat *target,
     goto fail_open;
   }
   journal->descriptor = status;
-  status = allocate_space(journal->descriptor,
-                          BUFIO_JOURNAL_HEADER_BYTES + ring_bytes);
+  status = bufio_io_allocate(journal->descriptor, 0,
+                             BUFIO_JOURNAL_HEADER_BYTES + ring_bytes);
   if (status == 0) {
     status = map_all(journal);
   }

@@ -30,6 +30,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/journal_internal.h"
 
@@ -43,55 +44,19 @@ typedef struct replay_plan {
   uint64_t ring_bytes;
 } replay_plan_t;
 
-// Reads exactly `len` bytes; a file that ends before is -EPROTO.
-static int read_exactly(int descriptor, void *bytes, size_t len,
-                        uint64_t offset) {
-  unsigned char *target = bytes;
-  while (len != 0) {
-    int64_t count = bufio_system->read_at(descriptor, target, len, offset);
-    if (count == -EINTR) {
-      continue;
-    }
-    if (count <= 0 || count > (int64_t)len) {
-      return count < 0 ? (int)count : -EPROTO;
-    }
-    target += count;
-    offset += (uint64_t)count;
-    len -= (size_t)count;
-  }
-  return 0;
-}
-
-static int write_exactly(int descriptor, const unsigned char *bytes, size_t len,
-                         uint64_t offset) {
-  while (len != 0) {
-    int64_t count = bufio_system->write_at(descriptor, bytes, len, offset);
-    if (count == -EINTR) {
-      continue;
-    }
-    if (count <= 0 || count > (int64_t)len) {
-      return count < 0 ? (int)count : -EIO;
-    }
-    bytes += count;
-    offset += (uint64_t)count;
-    len -= (size_t)count;
-  }
-  return 0;
-}
-
 // The ring's bytes from a file offset on; `len` may cross its end.
 static int read_ring(int journal, const replay_plan_t *plan,
                      unsigned char *bytes, size_t len, uint64_t offset) {
   uint64_t place = offset % plan->ring_bytes;
   size_t first =
       plan->ring_bytes - place < len ? (size_t)(plan->ring_bytes - place) : len;
-  int status =
-      read_exactly(journal, bytes, first, BUFIO_JOURNAL_HEADER_BYTES + place);
+  int status = bufio_io_read_at(journal, bytes, first,
+                                BUFIO_JOURNAL_HEADER_BYTES + place);
   if (status < 0 || first == len) {
     return status;
   }
-  return read_exactly(journal, bytes + first, len - first,
-                      BUFIO_JOURNAL_HEADER_BYTES);
+  return bufio_io_read_at(journal, bytes + first, len - first,
+                          BUFIO_JOURNAL_HEADER_BYTES);
 }
 
 // A word of an offset and its check.
@@ -150,7 +115,7 @@ static int compare_overlap(int target, int journal, const replay_plan_t *plan,
         size - offset < PIECE_BYTES ? (size_t)(size - offset) : PIECE_BYTES;
     int status = read_ring(journal, plan, piece, len, offset);
     if (status == 0) {
-      status = read_exactly(target, piece + PIECE_BYTES, len, offset);
+      status = bufio_io_read_at(target, piece + PIECE_BYTES, len, offset);
     }
     if (status < 0) {
       return status;
@@ -170,7 +135,7 @@ static int append_ring(int target, int journal, const replay_plan_t *plan,
     size_t len = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
     int status = read_ring(journal, plan, piece, len, offset);
     if (status == 0) {
-      status = write_exactly(target, piece, len, offset);
+      status = bufio_io_write_at(target, piece, len, offset);
     }
     if (status < 0) {
       return status;
@@ -191,10 +156,7 @@ static int carry_out(int target, int journal, const replay_plan_t *plan,
     if (!is_announced) {
       return -EPROTO;
     }
-    int status = -EINTR;
-    while (status == -EINTR) {
-      status = bufio_system->truncate(target, plan->committed);
-    }
+    int status = bufio_io_truncate(target, plan->committed);
     result->removed_bytes = status == 0 ? size - plan->committed : 0;
     return status;
   }
@@ -217,7 +179,7 @@ static int carry_out(int target, int journal, const replay_plan_t *plan,
 static bool never_began(int journal, uint64_t size_bytes) {
   unsigned char page[BUFIO_JOURNAL_HEADER_BYTES] = {0};
   size_t len = size_bytes < sizeof(page) ? (size_t)size_bytes : sizeof(page);
-  if (read_exactly(journal, page, len, 0) < 0) {
+  if (bufio_io_read_at(journal, page, len, 0) < 0) {
     return false;
   }
   bufio_journal_header_t header;
@@ -245,7 +207,7 @@ static int replay_locked(int target, int journal,
     return 0;
   }
   bufio_journal_header_t header;
-  status = read_exactly(journal, &header, sizeof(header), 0);
+  status = bufio_io_read_at(journal, &header, sizeof(header), 0);
   replay_plan_t plan;
   if (status == 0) {
     status = check_header(&header, (uint64_t)side.st_size, &file, &plan);
@@ -297,10 +259,7 @@ int bufio_journal_replay(const char *path, const char *journal_path,
     memcpy(own_path + len, BUFIO_JOURNAL_SUFFIX, sizeof(BUFIO_JOURNAL_SUFFIX));
     journal_path = own_path;
   }
-  int status = -EINTR;
-  while (status == -EINTR) {
-    status = bufio_system->open(path, O_RDWR, 0);
-  }
+  int status = bufio_io_open(path, O_RDWR, 0);
   if (status >= 0) {
     int target = status;
     status = bufio_journal_replay_open(target, journal_path, out_result);

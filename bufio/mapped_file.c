@@ -30,6 +30,7 @@
 
 #include "bufio/fault_guard.h"
 #include "bufio/fork_guard.h"
+#include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 
 #define GROWTH_BYTES ((size_t)1 << 20)
@@ -184,46 +185,12 @@ int bufio_mapped_file_read(bufio_mapped_file_t *file, uint64_t offset,
 
 // ---- growing ----
 
-// Zeros where `fallocate` does not exist: writing them allocates too.
-static int write_zeros(bufio_mapped_file_t *file, uint64_t start,
-                       uint64_t len) {
-  static const unsigned char zeros[4096];
-  while (len != 0) {
-    size_t piece = len < sizeof(zeros) ? (size_t)len : sizeof(zeros);
-    int64_t count =
-        bufio_system->write_at(file->descriptor, zeros, piece, start);
-    if (count == -EINTR) {
-      continue;
-    }
-    if (count <= 0 || count > (int64_t)piece) {
-      return count < 0 ? (int)count : -EIO;
-    }
-    start += (uint64_t)count;
-    len -= (uint64_t)count;
-  }
-  return 0;
-}
-
-static int set_length(bufio_mapped_file_t *file, uint64_t length) {
-  int status = -EINTR;
-  while (status == -EINTR) {
-    status = bufio_system->truncate(file->descriptor, length);
-  }
-  return status;
-}
-
 static int extend(bufio_mapped_file_t *file, uint64_t allocated) {
   uint64_t added = allocated - file->allocated;
-  int status = -EINTR;
-  while (status == -EINTR) {
-    status = bufio_system->allocate(file->descriptor, file->allocated, added);
-  }
-  if (status == -EOPNOTSUPP) {
-    status = write_zeros(file, file->allocated, added);
-  }
+  int status = bufio_io_allocate(file->descriptor, file->allocated, added);
   if (status < 0) {
     // Part of it may be there.
-    (void)set_length(file, file->allocated);
+    (void)bufio_io_truncate(file->descriptor, file->allocated);
     return status;
   }
   file->allocated = allocated;
@@ -303,7 +270,7 @@ int bufio_mapped_file_set_size(bufio_mapped_file_t *file, uint64_t size_bytes) {
   if (size_bytes < file->size) {
     // What is cut off must read as zero if the file grows again.
     drop_window(file);
-    status = set_length(file, size_bytes);
+    status = bufio_io_truncate(file->descriptor, size_bytes);
     if (status < 0) {
       return status;
     }
@@ -337,9 +304,7 @@ int bufio_mapped_file_sync(bufio_mapped_file_t *file) {
     return status;
   }
   // Shared pages are the file's pages: fsync writes them too.
-  do {
-    status = bufio_system->sync(file->descriptor);
-  } while (status == -EINTR);
+  status = bufio_io_sync(file->descriptor);
   if (status < 0) {
     file->error = status;
   }
@@ -357,12 +322,8 @@ static int open_descriptor(const char *path,
   int flags = options->writable ? O_RDWR : O_RDONLY;
   flags |= options->create ? O_CREAT : 0;
   flags |= options->truncate ? O_TRUNC : 0;
-  int descriptor = -EINTR;
-  while (descriptor == -EINTR) {
-    descriptor = bufio_system->open(path, flags | O_NONBLOCK,
-                                    options->mode != 0 ? options->mode : 0666);
-  }
-  return descriptor;
+  return bufio_io_open(path, flags | O_NONBLOCK,
+                       options->mode != 0 ? options->mode : 0666);
 }
 
 static int measure(bufio_mapped_file_t *file) {
@@ -441,7 +402,7 @@ int bufio_mapped_file_close(bufio_mapped_file_t *file) {
   // A file that somebody else has cut is not made longer again.
   if (file->writable && !file->is_foreign && file->allocated != file->size &&
       status != -EIO) {
-    int cut = set_length(file, file->size);
+    int cut = bufio_io_truncate(file->descriptor, file->size);
     status = status < 0 ? status : cut;
   }
   bufio_fork_guard_remove(&file->fork_node);

@@ -39,6 +39,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/scan.h"
 #include "bufio/writer.h"
@@ -297,10 +298,7 @@ int bufio_reader_open(bufio_reader_t *reader, const char *path,
   if (status < 0) {
     return status;
   }
-  int descriptor = -EINTR;
-  while (descriptor == -EINTR) {
-    descriptor = bufio_system->open(path, O_RDONLY, 0);
-  }
+  int descriptor = bufio_io_open(path, O_RDONLY, 0);
   if (descriptor < 0) {
     deinit(reader);
     return descriptor;

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/ring_internal.h"
 
@@ -138,11 +139,7 @@ static int open_file(const char *path) {
   if (path == NULL) {
     return open_memory();
   }
-  int descriptor = -EINTR;
-  while (descriptor == -EINTR) {
-    descriptor = bufio_system->open(path, O_RDWR | O_CREAT | O_NONBLOCK, 0600);
-  }
-  return descriptor;
+  return bufio_io_open(path, O_RDWR | O_CREAT | O_NONBLOCK, 0600);
 }
 
 // Sees to it that the file has the right length, allocated. Stores whether it
@@ -159,11 +156,7 @@ static int size_file(int descriptor, size_t capacity_bytes, bool *out_is_new) {
     return S_ISREG(stat.st_mode) && (uint64_t)stat.st_size == size ? 0
                                                                    : -EPROTO;
   }
-  status = -EINTR;
-  while (status == -EINTR) {
-    status = bufio_system->allocate(descriptor, 0, size);
-  }
-  return status;
+  return bufio_io_allocate(descriptor, 0, size);
 }
 
 static size_t round_capacity(size_t capacity_bytes) {

@@ -33,6 +33,7 @@
 #include <time.h>
 
 #include "bufio/exit_flush.h"
+#include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/journal_internal.h"
 #include "bufio/writer_internal.h"
@@ -258,10 +259,7 @@ static int write_large_linear(bufio_writer_t *writer, const struct iovec *parts,
 
 // The file ends behind what is accepted again.
 static int cut_unfinished(bufio_writer_t *writer) {
-  int status = -EINTR;
-  while (status == -EINTR) {
-    status = bufio_system->truncate(writer->descriptor, writer->written);
-  }
+  int status = bufio_io_truncate(writer->descriptor, writer->written);
   if (status == 0) {
     bufio_journal_set_direct_end(writer->journal, 0);
   }
@@ -340,9 +338,7 @@ int bufio_writer_sync(bufio_writer_t *writer) {
   if (status < 0) {
     return status;
   }
-  do {
-    status = bufio_system->sync_data(writer->descriptor);
-  } while (status == -EINTR);
+  status = bufio_io_sync_data(writer->descriptor);
   if (status < 0) {
     // The pages that did not reach the disk are clean now: a second call would
     // return 0. There is no way back but writing the file anew.

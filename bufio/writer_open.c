@@ -25,6 +25,7 @@
 
 #include "bufio/exit_flush.h"
 #include "bufio/fork_guard.h"
+#include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/journal_internal.h"
 #include "bufio/writer_internal.h"
@@ -214,33 +215,11 @@ static char *journal_path_of(const char *path,
   return journal_path;
 }
 
-static int open_retrying(const char *path, int flags, unsigned int mode) {
-  int descriptor = -EINTR;
-  while (descriptor == -EINTR) {
-    descriptor = bufio_system->open(path, flags, mode);
-  }
-  return descriptor;
-}
-
 // A new name is on the disk when its folder is.
 static int sync_folder_of(const char *path) {
-  const char *slash = strrchr(path, '/');
-  char *folder = slash == NULL   ? strdup(".")
-                 : slash == path ? strdup("/")
-                                 : strndup(path, (size_t)(slash - path));
-  if (folder == NULL) {
-    return -ENOMEM;
-  }
-  int descriptor = open_retrying(folder, O_RDONLY | O_DIRECTORY, 0);
+  char *folder = bufio_io_folder_of(path);
+  int status = folder != NULL ? bufio_io_sync_folder(folder) : -ENOMEM;
   free(folder);
-  if (descriptor < 0) {
-    return descriptor;
-  }
-  int status = -EINTR;
-  while (status == -EINTR) {
-    status = bufio_system->sync(descriptor);
-  }
-  (void)bufio_system->close(descriptor);
   return status;
 }
 
@@ -265,7 +244,7 @@ static int open_file(const char *path, const char *journal_path,
   flags |= options->exclusive ? O_EXCL : 0;
   flags |= options->append ? 0 : O_TRUNC;
   int descriptor =
-      open_retrying(path, flags, options->mode != 0 ? options->mode : 0666);
+      bufio_io_open(path, flags, options->mode != 0 ? options->mode : 0666);
   if (descriptor >= 0 && is_process &&
       (options->append || options->exclusive)) {
     int status = bufio_journal_replay_open(descriptor, journal_path, NULL);
