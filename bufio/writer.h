@@ -154,7 +154,7 @@ BUFIO_API int bufio_writer_attach(bufio_writer_t *writer, int descriptor,
 // sticky error if there is one, or that of close(2); the writer is closed all
 // the same, and what was not written is lost but at level `process`, where the
 // side file stays and the next open puts it in place. NULL, and a zeroed or
-// closed writer, are 0. Does not report fewer errors for being ignored.
+// closed writer, are 0.
 BUFIO_API int bufio_writer_close(bufio_writer_t *writer);
 
 // Hands over everything that was accepted to the kernel: 0, or the error, which
