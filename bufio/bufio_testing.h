@@ -1,0 +1,110 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What the tests of bufio share: a kernel that fails on demand, files, text.
+
+#ifndef MY_ALLOC_BUFIO_BUFIO_TESTING_H_
+#define MY_ALLOC_BUFIO_BUFIO_TESTING_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "bufio/bufio.h"
+#include "bufio/io_system.h"
+
+namespace bufio_testing {
+
+// The calls of the table, by name.
+enum class Call {
+  kOpen,
+  kClose,
+  kRead,
+  kWrite,
+  kWriteVector,
+  kReadAt,
+  kWriteAt,
+  kSeek,
+  kStat,
+  kWait,
+  kFlags,
+  kSync,
+  kSyncData,
+  kSetMode,
+  kTruncate,
+  kAllocate,
+  kLock,
+  kUnlink,
+  kRename,
+  kLink,
+  kMap,
+  kUnmap,
+  kAdvise,
+};
+
+const char *NameOf(Call call);
+
+// Errnos that the man page of a call gives it.
+const std::vector<int> &PlausibleErrors(Call call);
+
+// While one exists, bufio's calls go through it. One thread.
+class FaultyKernel {
+ public:
+  FaultyKernel();
+  ~FaultyKernel();
+  FaultyKernel(const FaultyKernel &) = delete;
+  FaultyKernel &operator=(const FaultyKernel &) = delete;
+
+  // What becomes of a call that would transfer up to `len` bytes (0 for those
+  // that transfer none): 0 as the kernel does, negative: that errno, positive:
+  // at most so many bytes.
+  std::function<int64_t(Call call, size_t len)> decide;
+  // Called after it, with the result.
+  std::function<void(Call call, int64_t result)> after;
+
+  uint64_t calls() const {
+    return calls_;
+  }
+  uint64_t count(Call call) const {
+    return counts_[static_cast<size_t>(call)];
+  }
+
+  int64_t Decide(Call call, size_t len);
+  int64_t Done(Call call, int64_t result);
+
+ private:
+  uint64_t calls_ = 0;
+  uint64_t counts_[32] = {};
+};
+
+// BUFIO_TEST_SEED, or 1; printed by tests that use it.
+uint64_t Seed();
+
+// A name in the test's scratch folder that no file has.
+std::string TempPath(const std::string &name);
+
+// What a file has from `offset` on; nothing if there is none.
+std::string ReadFile(const std::string &path, uint64_t offset = 0);
+void WriteFile(const std::string &path, const std::string &bytes);
+bool Exists(const std::string &path);
+
+// The same of a descriptor, wherever it stands.
+std::string ReadDescriptor(int descriptor, uint64_t offset = 0);
+
+// Text of about `len` bytes: lines of 0 to 200 bytes, some of thousands, some
+// with "\r\n".
+std::string RandomText(std::mt19937_64 *random, size_t len);
+
+// Bytes that tell where they are from.
+std::string Pattern(uint64_t start, size_t len);
+
+inline std::string ToString(bufio_slice_t slice) {
+  return std::string(reinterpret_cast<const char *>(slice.data), slice.len);
+}
+
+}  // namespace bufio_testing
+
+#endif  // MY_ALLOC_BUFIO_BUFIO_TESTING_H_

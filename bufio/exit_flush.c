@@ -1,0 +1,267 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Writing what is committed when the process ends, from whatever place it ends.
+//
+// A signal handler may interrupt anything, so it may lock nothing that the
+// interrupted thread could hold, and free nothing it could be walking. Writers
+// are therefore entered in slots of a list that only grows, and each slot has a
+// lock, `busy`, that a thread holds only with all signals blocked: a handler
+// that finds it taken knows that *another* thread has it, which will let it go.
+//
+//   exit           destructor of this library, after all handlers of atexit
+//   quick_exit     at_quick_exit
+//   fatal signals  handlers, abort's SIGABRT too; then the default action
+//
+// The destructor rather than atexit: handlers that the program registered may
+// still write.
+//
+// A fatal handler keeps the locks: threads that still run cannot write once
+// more what it has written. It does not wait longer than a second for another
+// thread: one that blocks in write(2) on a full pipe would keep the process
+// from dying.
+//
+// Invariants:
+// 1. A slot's writer is set and cleared with `busy` held.
+// 2. `written`, `buffer`, `commit_bias` of a writer in a slot change with it
+//    held; the commit word may be read without.
+
+#include "bufio/exit_flush.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "bufio/io_system.h"
+#include "bufio/writer_internal.h"
+
+#define SLOTS_PER_CHUNK 62
+#define WAIT_ROUNDS 1000
+#define WAIT_ROUND_NS 1000000
+
+struct bufio_exit_slot {
+  bufio_writer_t *writer;  // Guarded by busy.
+  int busy;                // 0 free, 1 taken, by exchange.
+  int is_used;             // 0 or 1, by exchange: whose slot it is.
+};
+
+typedef struct slot_chunk {
+  struct slot_chunk *next;  // Immutable.
+  bufio_exit_slot_t slots[SLOTS_PER_CHUNK];
+} slot_chunk_t;
+
+static slot_chunk_t *chunks;  // Pushed by compare-and-swap; never popped.
+static pthread_once_t signals_once = PTHREAD_ONCE_INIT;
+static pthread_once_t quick_exit_once = PTHREAD_ONCE_INIT;
+
+// What kills a process that does not ask for it; SIGKILL cannot be caught.
+static const int fatal_signals[] = {
+    SIGHUP,  SIGINT,  SIGQUIT, SIGILL,    SIGTRAP, SIGABRT,   SIGBUS,  SIGFPE,
+    SIGUSR1, SIGSEGV, SIGUSR2, SIGPIPE,   SIGALRM, SIGTERM,   SIGXCPU, SIGXFSZ,
+    SIGPROF, SIGSYS,  SIGIO,   SIGVTALRM, SIGPWR,  SIGSTKFLT,
+};
+
+static bool try_take(bufio_exit_slot_t *slot) {
+  // Acquire: pairs with the release of `give_back`.
+  return __atomic_exchange_n(&slot->busy, 1, __ATOMIC_ACQUIRE) == 0;
+}
+
+static void give_back(bufio_exit_slot_t *slot) {
+  __atomic_store_n(&slot->busy, 0, __ATOMIC_RELEASE);
+}
+
+void bufio_exit_lock(bufio_exit_slot_t *slot, sigset_t *out_mask) {
+  if (slot == NULL) {
+    return;
+  }
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, out_mask);
+  while (!try_take(slot)) {
+    sched_yield();
+  }
+}
+
+void bufio_exit_unlock(bufio_exit_slot_t *slot, const sigset_t *mask) {
+  if (slot == NULL) {
+    return;
+  }
+  give_back(slot);
+  pthread_sigmask(SIG_SETMASK, mask, NULL);
+}
+
+void bufio_exit_reset(bufio_exit_slot_t *slot) {
+  if (slot != NULL) {
+    give_back(slot);
+  }
+}
+
+// ---- writing, async-signal-safe ----
+
+static void write_committed(bufio_writer_t *writer) {
+  if (writer->error != 0 || writer->is_foreign) {
+    return;
+  }
+  // Acquire: pairs with the release of `bufio_writer_publish`.
+  uint64_t end = __atomic_load_n(writer->commit_word, __ATOMIC_ACQUIRE);
+  while (writer->written < end) {
+    const unsigned char *bytes = bufio_writer_at(writer, writer->written);
+    size_t len = (size_t)(end - writer->written);
+    int64_t count = writer->journal != NULL
+                        ? bufio_system->write_at(writer->descriptor, bytes, len,
+                                                 writer->written)
+                        : bufio_system->write(writer->descriptor, bytes, len);
+    if (count == -EAGAIN) {
+      if (bufio_system->wait(writer->descriptor, POLLOUT) < 0) {
+        return;
+      }
+      continue;
+    }
+    if (count == -EINTR) {
+      continue;
+    }
+    if (count <= 0 || count > (int64_t)len) {
+      return;
+    }
+    // At level `process` the side file is not told: its word may lag.
+    writer->written += (uint64_t)count;
+  }
+}
+
+static bool take_in_time(bufio_exit_slot_t *slot) {
+  const struct timespec pause = {.tv_sec = 0, .tv_nsec = WAIT_ROUND_NS};
+  for (int i = 0; i < WAIT_ROUNDS; i++) {
+    if (try_take(slot)) {
+      return true;
+    }
+    nanosleep(&pause, NULL);
+  }
+  return false;
+}
+
+static void flush_slots(bool keep_locks) {
+  sigset_t all;
+  sigset_t mask;
+  int saved_errno = errno;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, &mask);
+  // Acquire: pairs with the push in `add_chunk`.
+  for (slot_chunk_t *chunk = __atomic_load_n(&chunks, __ATOMIC_ACQUIRE);
+       chunk != NULL; chunk = chunk->next) {
+    for (int i = 0; i < SLOTS_PER_CHUNK; i++) {
+      bufio_exit_slot_t *slot = &chunk->slots[i];
+      // Relaxed: only a hint; `busy` guards the writer.
+      if (__atomic_load_n(&slot->is_used, __ATOMIC_RELAXED) == 0 ||
+          !take_in_time(slot)) {
+        continue;
+      }
+      if (slot->writer != NULL) {
+        write_committed(slot->writer);
+      }
+      if (!keep_locks) {
+        give_back(slot);
+      }
+    }
+  }
+  pthread_sigmask(SIG_SETMASK, &mask, NULL);
+  errno = saved_errno;
+}
+
+void bufio_exit_flush_all(void) {
+  flush_slots(false);
+}
+
+__attribute__((destructor)) static void flush_at_exit(void) {
+  flush_slots(false);
+}
+
+static void on_fatal_signal(int signal_number) {
+  flush_slots(true);
+  // The signal is blocked until this returns, and then does what it would have
+  // done without us. A fault happens again by itself.
+  signal(signal_number, SIG_DFL);
+  raise(signal_number);
+}
+
+static void install_signals(void) {
+  struct sigaction ours = {.sa_handler = on_fatal_signal,
+                           .sa_flags = SA_ONSTACK};
+  // One signal at a time: a second one must find the first done.
+  sigfillset(&ours.sa_mask);
+  for (size_t i = 0; i < sizeof(fatal_signals) / sizeof(*fatal_signals); i++) {
+    struct sigaction now;
+    if (sigaction(fatal_signals[i], NULL, &now) == 0 &&
+        (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == SIG_DFL) {
+      sigaction(fatal_signals[i], &ours, NULL);
+    }
+  }
+}
+
+static void install_quick_exit(void) {
+  at_quick_exit(bufio_exit_flush_all);
+}
+
+// ---- slots ----
+
+static bufio_exit_slot_t *claim(slot_chunk_t *chunk) {
+  for (int i = 0; i < SLOTS_PER_CHUNK; i++) {
+    // Acquire: pairs with the release of `bufio_exit_remove`.
+    if (__atomic_exchange_n(&chunk->slots[i].is_used, 1, __ATOMIC_ACQUIRE) ==
+        0) {
+      return &chunk->slots[i];
+    }
+  }
+  return NULL;
+}
+
+static bufio_exit_slot_t *add_chunk(void) {
+  slot_chunk_t *chunk = calloc(1, sizeof(*chunk));
+  if (chunk == NULL) {
+    return NULL;
+  }
+  bufio_exit_slot_t *slot = claim(chunk);
+  slot_chunk_t *first = __atomic_load_n(&chunks, __ATOMIC_RELAXED);
+  do {
+    chunk->next = first;
+    // Release: whoever finds the chunk finds it filled in.
+  } while (!__atomic_compare_exchange_n(&chunks, &first, chunk, false,
+                                        __ATOMIC_RELEASE, __ATOMIC_RELAXED));
+  return slot;
+}
+
+bufio_exit_slot_t *bufio_exit_add(bufio_writer_t *writer, bool on_signals) {
+  bufio_exit_slot_t *slot = NULL;
+  for (slot_chunk_t *chunk = __atomic_load_n(&chunks, __ATOMIC_ACQUIRE);
+       chunk != NULL && slot == NULL; chunk = chunk->next) {
+    slot = claim(chunk);
+  }
+  if (slot == NULL) {
+    slot = add_chunk();
+  }
+  if (slot == NULL) {
+    return NULL;
+  }
+  pthread_once(&quick_exit_once, install_quick_exit);
+  if (on_signals) {
+    pthread_once(&signals_once, install_signals);
+  }
+  sigset_t mask;
+  bufio_exit_lock(slot, &mask);
+  slot->writer = writer;
+  bufio_exit_unlock(slot, &mask);
+  return slot;
+}
+
+void bufio_exit_remove(bufio_exit_slot_t *slot) {
+  if (slot == NULL) {
+    return;
+  }
+  sigset_t mask;
+  bufio_exit_lock(slot, &mask);
+  slot->writer = NULL;
+  bufio_exit_unlock(slot, &mask);
+  __atomic_store_n(&slot->is_used, 0, __ATOMIC_RELEASE);
+}

@@ -1,0 +1,41 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The writers whose bytes are to be written when the process ends, and the
+// handlers that do it. Internal.
+
+#ifndef MY_ALLOC_BUFIO_EXIT_FLUSH_H_
+#define MY_ALLOC_BUFIO_EXIT_FLUSH_H_
+
+#include <signal.h>
+
+#include "bufio/writer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct bufio_exit_slot bufio_exit_slot_t;
+
+// Enters a writer; installs the handlers for signals if `on_signals`. Returns
+// NULL when there is no memory.
+bufio_exit_slot_t *bufio_exit_add(bufio_writer_t *writer,
+                                  bool on_signals) BUFIO_MUST_USE;
+
+// Takes it out; waits while a handler in another thread is writing it. NULL is
+// a no-op.
+void bufio_exit_remove(bufio_exit_slot_t *slot);
+
+// Brackets whatever moves `written`, `buffer` or `commit_bias`: handlers keep
+// away, and no signal interrupts the calling thread. NULL is a no-op.
+void bufio_exit_lock(bufio_exit_slot_t *slot, sigset_t *out_mask);
+void bufio_exit_unlock(bufio_exit_slot_t *slot, const sigset_t *mask);
+
+// In the child of a fork: the lock is free, whoever held it.
+void bufio_exit_reset(bufio_exit_slot_t *slot);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_BUFIO_EXIT_FLUSH_H_

@@ -1,0 +1,243 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What writers of level `exit` leave in the file, by the way the process ends.
+
+#include "bufio/exit_flush.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <thread>
+
+#include "bufio/bufio_testing.h"
+#include "bufio/writer.h"
+#include "gtest/gtest.h"
+
+namespace {
+
+using bufio_testing::ReadFile;
+using bufio_testing::TempPath;
+
+class ExitFlushTest : public testing::Test {
+ protected:
+  // Sanitizers and the test's runner have handlers of their own.
+  static void SetUpTestSuite() {
+    for (int number = 1; number < 32; number++) {
+      signal(number, SIG_DFL);
+    }
+  }
+
+  ~ExitFlushTest() override {
+    unlink(path_.c_str());
+  }
+
+  // Runs `end` in a child that has accepted "committed" and reserved more.
+  // Returns the status of waitpid.
+  int Run(bufio_durability_t level, const std::function<void()> &end) {
+    pid_t child = fork();
+    if (child == 0) {
+      struct rlimit no_core = {0, 0};
+      setrlimit(RLIMIT_CORE, &no_core);
+      static bufio_writer_t writer;
+      bufio_writer_options_t options = {};
+      options.durability = level;
+      if (bufio_writer_open(&writer, path_.c_str(), &options) != 0 ||
+          bufio_writer_puts(&writer, "committed") != 0) {
+        _exit(100);
+      }
+      unsigned char *room = bufio_writer_reserve(&writer, 8);
+      memcpy(room, "reserved", 8);
+      end();
+      _exit(101);
+    }
+    int status = 0;
+    EXPECT_EQ(waitpid(child, &status, 0), child);
+    return status;
+  }
+
+  std::string path_ = TempPath("exit");
+};
+
+TEST_F(ExitFlushTest, ExitWritesWhatIsCommitted) {
+  int status = Run(BUFIO_DURABILITY_EXIT, [] { exit(7); });
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+  EXPECT_EQ(ReadFile(path_), "committed");
+}
+
+TEST_F(ExitFlushTest, LevelNoneDoesNot) {
+  int status = Run(BUFIO_DURABILITY_NONE, [] { exit(7); });
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+  EXPECT_EQ(ReadFile(path_), "");
+}
+
+TEST_F(ExitFlushTest, LevelProcessLeavesTheFileWholeAtExit) {
+  int status = Run(BUFIO_DURABILITY_PROCESS, [] { exit(7); });
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+  EXPECT_EQ(ReadFile(path_), "committed");
+  EXPECT_TRUE(bufio_testing::Exists(path_ + ".bufio-journal"));
+  bufio_writer_options_t options = {};
+  options.durability = BUFIO_DURABILITY_PROCESS;
+  options.append = true;
+  bufio_writer_t writer;
+  ASSERT_EQ(bufio_writer_open(&writer, path_.c_str(), &options), 0);
+  EXPECT_EQ(bufio_writer_close(&writer), 0);
+  EXPECT_EQ(ReadFile(path_), "committed");
+}
+
+TEST_F(ExitFlushTest, QuickExitWritesWhatIsCommitted) {
+  int status = Run(BUFIO_DURABILITY_EXIT, [] { quick_exit(7); });
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+  EXPECT_EQ(ReadFile(path_), "committed");
+}
+
+TEST_F(ExitFlushTest, AbortWritesWhatIsCommitted) {
+  int status = Run(BUFIO_DURABILITY_EXIT, [] { abort(); });
+  EXPECT_EQ(WTERMSIG(status), SIGABRT);
+  EXPECT_EQ(ReadFile(path_), "committed");
+}
+
+TEST_F(ExitFlushTest, FatalSignalsWriteWhatIsCommittedAndStillKill) {
+  for (int number : {SIGHUP, SIGINT, SIGTERM, SIGSEGV, SIGBUS, SIGFPE, SIGILL,
+                     SIGPIPE, SIGALRM, SIGUSR1, SIGXCPU, SIGSYS}) {
+    int status = Run(BUFIO_DURABILITY_EXIT, [=] { raise(number); });
+    EXPECT_TRUE(WIFSIGNALED(status));
+    EXPECT_EQ(WTERMSIG(status), number);
+    EXPECT_EQ(ReadFile(path_), "committed") << number;
+  }
+}
+
+TEST_F(ExitFlushTest, RealFaultWritesWhatIsCommittedAndStillKills) {
+  int status = Run(BUFIO_DURABILITY_EXIT, [] {
+    void *page =
+        mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    *static_cast<volatile char *>(page) = 1;
+  });
+  EXPECT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(WTERMSIG(status), SIGSEGV);
+  EXPECT_EQ(ReadFile(path_), "committed");
+}
+
+TEST_F(ExitFlushTest, UnderscoreExitDoesNot) {
+  int status = Run(BUFIO_DURABILITY_EXIT, [] { _exit(7); });
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+  EXPECT_EQ(ReadFile(path_), "");
+}
+
+TEST_F(ExitFlushTest, HandlersOfTheProgramAreLeftAlone) {
+  pid_t child = fork();
+  if (child == 0) {
+    signal(SIGTERM, [](int) {
+      bufio_exit_flush_all();
+      _exit(9);
+    });
+    bufio_writer_t writer;
+    bufio_writer_options_t options = {};
+    options.durability = BUFIO_DURABILITY_EXIT;
+    if (bufio_writer_open(&writer, path_.c_str(), &options) != 0 ||
+        bufio_writer_puts(&writer, "committed") != 0) {
+      _exit(100);
+    }
+    raise(SIGTERM);
+    _exit(101);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(WEXITSTATUS(status), 9);
+  EXPECT_EQ(ReadFile(path_), "committed");
+}
+
+TEST_F(ExitFlushTest, FlushAllTwiceWritesOnce) {
+  bufio_writer_t writer;
+  bufio_writer_options_t options = {};
+  options.durability = BUFIO_DURABILITY_EXIT;
+  ASSERT_EQ(bufio_writer_open(&writer, path_.c_str(), &options), 0);
+  EXPECT_EQ(bufio_writer_puts(&writer, "one"), 0);
+  bufio_exit_flush_all();
+  bufio_exit_flush_all();
+  EXPECT_EQ(ReadFile(path_), "one");
+  EXPECT_EQ(bufio_writer_puts(&writer, "two"), 0);
+  bufio_exit_flush_all();
+  EXPECT_EQ(ReadFile(path_), "onetwo");
+  EXPECT_EQ(bufio_writer_close(&writer), 0);
+  EXPECT_EQ(ReadFile(path_), "onetwo");
+}
+
+TEST_F(ExitFlushTest, MoreWritersThanAChunkHasSlots) {
+  constexpr int kWriters = 200;
+  static bufio_writer_t writers[kWriters];
+  std::string paths[kWriters];
+  bufio_writer_options_t options = {};
+  options.durability = BUFIO_DURABILITY_EXIT;
+  options.buffer_bytes = 4096;
+  for (int i = 0; i < kWriters; i++) {
+    paths[i] = TempPath("many");
+    ASSERT_EQ(bufio_writer_open(&writers[i], paths[i].c_str(), &options), 0);
+    EXPECT_EQ(bufio_writer_printf(&writers[i], "%d", i), 0);
+  }
+  bufio_exit_flush_all();
+  for (int i = 0; i < kWriters; i++) {
+    EXPECT_EQ(ReadFile(paths[i]), std::to_string(i));
+    EXPECT_EQ(bufio_writer_close(&writers[i]), 0);
+    unlink(paths[i].c_str());
+  }
+}
+
+// A signal at any instruction of a thread that writes: the file is a sequence
+// of whole records, each of them once.
+TEST_F(ExitFlushTest, RecordsAreWholeWhereverTheSignalComes) {
+  for (int round = 0; round < 30; round++) {
+    int ends[2];
+    ASSERT_EQ(pipe(ends), 0);
+    pid_t child = fork();
+    if (child == 0) {
+      bufio_writer_t writer;
+      bufio_writer_options_t options = {};
+      options.durability = BUFIO_DURABILITY_EXIT;
+      options.buffer_bytes = 4096;
+      if (bufio_writer_open(&writer, path_.c_str(), &options) != 0) {
+        _exit(100);
+      }
+      for (uint64_t i = 0;; i++) {
+        char record[9];
+        snprintf(record, sizeof(record), "%07u\n",
+                 static_cast<unsigned>(i % 10000000));
+        if (bufio_writer_write(&writer, record, 8) != 0) {
+          _exit(101);
+        }
+        if (i == static_cast<uint64_t>(round) * 37) {
+          (void)!write(ends[1], "x", 1);
+        }
+      }
+    }
+    char byte;
+    ASSERT_EQ(read(ends[0], &byte, 1), 1);
+    ASSERT_EQ(kill(child, SIGTERM), 0);
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(WTERMSIG(status), SIGTERM);
+    std::string file = ReadFile(path_);
+    ASSERT_EQ(file.size() % 8, 0u);
+    ASSERT_GE(file.size() / 8, static_cast<size_t>(round) * 37 + 1);
+    for (size_t i = 0; i < file.size() / 8; i++) {
+      char record[9];
+      snprintf(record, sizeof(record), "%07u\n",
+               static_cast<unsigned>(i % 10000000));
+      ASSERT_EQ(file.compare(i * 8, 8, record), 0);
+    }
+    close(ends[0]);
+    close(ends[1]);
+  }
+}
+
+}  // namespace

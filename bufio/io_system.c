@@ -1,0 +1,156 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include "bufio/io_system.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+// Turns libc's convention into the kernel's. `errno` is the caller's: it is
+// put back, so that a flush in the middle of somebody's error path is unseen.
+#define KERNEL_RESULT(type, call)                  \
+  do {                                             \
+    int saved_errno = errno;                       \
+    type result = (type)(call);                    \
+    result = result < 0 ? (type)(-errno) : result; \
+    errno = saved_errno;                           \
+    return result;                                 \
+  } while (0)
+
+static int kernel_open(const char *path, int flags, unsigned int mode) {
+  KERNEL_RESULT(int, open(path, flags | O_CLOEXEC, (mode_t)mode));
+}
+
+static int kernel_close(int descriptor) {
+  KERNEL_RESULT(int, close(descriptor));
+}
+
+static int64_t kernel_read(int descriptor, void *bytes, size_t len) {
+  KERNEL_RESULT(int64_t, read(descriptor, bytes, len));
+}
+
+static int64_t kernel_write(int descriptor, const void *bytes, size_t len) {
+  KERNEL_RESULT(int64_t, write(descriptor, bytes, len));
+}
+
+static int64_t kernel_write_vector(int descriptor, const struct iovec *parts,
+                                   int count) {
+  KERNEL_RESULT(int64_t, writev(descriptor, parts, count));
+}
+
+static int64_t kernel_read_at(int descriptor, void *bytes, size_t len,
+                              uint64_t offset) {
+  KERNEL_RESULT(int64_t, pread(descriptor, bytes, len, (off_t)offset));
+}
+
+static int64_t kernel_write_at(int descriptor, const void *bytes, size_t len,
+                               uint64_t offset) {
+  KERNEL_RESULT(int64_t, pwrite(descriptor, bytes, len, (off_t)offset));
+}
+
+static int64_t kernel_seek(int descriptor, int64_t offset, int whence) {
+  KERNEL_RESULT(int64_t, lseek(descriptor, (off_t)offset, whence));
+}
+
+static int kernel_stat(int descriptor, struct stat *out_stat) {
+  KERNEL_RESULT(int, fstat(descriptor, out_stat));
+}
+
+static int kernel_wait(int descriptor, short events) {
+  struct pollfd request = {.fd = descriptor, .events = events};
+  KERNEL_RESULT(int, poll(&request, 1, -1));
+}
+
+static int kernel_flags(int descriptor) {
+  KERNEL_RESULT(int, fcntl(descriptor, F_GETFL));
+}
+
+static int kernel_sync(int descriptor) {
+  KERNEL_RESULT(int, fsync(descriptor));
+}
+
+static int kernel_sync_data(int descriptor) {
+  KERNEL_RESULT(int, fdatasync(descriptor));
+}
+
+static int kernel_set_mode(int descriptor, unsigned int mode) {
+  KERNEL_RESULT(int, fchmod(descriptor, (mode_t)mode));
+}
+
+static int kernel_truncate(int descriptor, uint64_t size_bytes) {
+  KERNEL_RESULT(int, ftruncate(descriptor, (off_t)size_bytes));
+}
+
+static int kernel_allocate(int descriptor, uint64_t offset, uint64_t len) {
+  KERNEL_RESULT(int, fallocate(descriptor, 0, (off_t)offset, (off_t)len));
+}
+
+static int kernel_lock(int descriptor) {
+  KERNEL_RESULT(int, flock(descriptor, LOCK_EX | LOCK_NB));
+}
+
+static int kernel_unlink(const char *path) {
+  KERNEL_RESULT(int, unlink(path));
+}
+
+static int kernel_rename(const char *from, const char *to) {
+  KERNEL_RESULT(int, rename(from, to));
+}
+
+static int kernel_link(int descriptor, const char *path) {
+  // AT_EMPTY_PATH would need CAP_DAC_READ_SEARCH; the /proc name needs nothing.
+  char name[64];
+  snprintf(name, sizeof(name), "/proc/self/fd/%d", descriptor);
+  KERNEL_RESULT(int, linkat(AT_FDCWD, name, AT_FDCWD, path, AT_SYMLINK_FOLLOW));
+}
+
+static void *kernel_map(void *address, size_t len, int protection, int flags,
+                        int descriptor, uint64_t offset, int *out_status) {
+  int saved_errno = errno;
+  void *memory =
+      mmap(address, len, protection, flags, descriptor, (off_t)offset);
+  *out_status = memory == MAP_FAILED ? -errno : 0;
+  errno = saved_errno;
+  return memory == MAP_FAILED ? NULL : memory;
+}
+
+static int kernel_unmap(void *address, size_t len) {
+  KERNEL_RESULT(int, munmap(address, len));
+}
+
+static int kernel_advise(void *address, size_t len, int advice) {
+  KERNEL_RESULT(int, madvise(address, len, advice));
+}
+
+const bufio_system_t bufio_system_kernel = {
+    .open = kernel_open,
+    .close = kernel_close,
+    .read = kernel_read,
+    .write = kernel_write,
+    .write_vector = kernel_write_vector,
+    .read_at = kernel_read_at,
+    .write_at = kernel_write_at,
+    .seek = kernel_seek,
+    .stat = kernel_stat,
+    .wait = kernel_wait,
+    .flags = kernel_flags,
+    .sync = kernel_sync,
+    .sync_data = kernel_sync_data,
+    .set_mode = kernel_set_mode,
+    .truncate = kernel_truncate,
+    .allocate = kernel_allocate,
+    .lock = kernel_lock,
+    .unlink = kernel_unlink,
+    .rename = kernel_rename,
+    .link = kernel_link,
+    .map = kernel_map,
+    .unmap = kernel_unmap,
+    .advise = kernel_advise,
+};
+
+const bufio_system_t *bufio_system = &bufio_system_kernel;

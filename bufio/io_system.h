@@ -1,0 +1,66 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The one place where bufio asks the kernel for anything: a table of the calls,
+// so that tests can make each of them fail or fall short in turn. Internal.
+//
+// Every entry returns what the kernel returns, -errno included, and leaves
+// errno alone. None retries: EINTR and short counts are for the callers.
+
+#ifndef MY_ALLOC_BUFIO_IO_SYSTEM_H_
+#define MY_ALLOC_BUFIO_IO_SYSTEM_H_
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct bufio_system {
+  // Returns a descriptor, always close-on-exec.
+  int (*open)(const char *path, int flags, unsigned int mode);
+  int (*close)(int descriptor);
+  int64_t (*read)(int descriptor, void *bytes, size_t len);
+  int64_t (*write)(int descriptor, const void *bytes, size_t len);
+  int64_t (*write_vector)(int descriptor, const struct iovec *parts, int count);
+  int64_t (*read_at)(int descriptor, void *bytes, size_t len, uint64_t offset);
+  int64_t (*write_at)(int descriptor, const void *bytes, size_t len,
+                      uint64_t offset);
+  int64_t (*seek)(int descriptor, int64_t offset, int whence);
+  int (*stat)(int descriptor, struct stat *out_stat);
+  // Waits until one of `events` is there or the descriptor has failed.
+  int (*wait)(int descriptor, short events);
+  // The flags of open(2) in force.
+  int (*flags)(int descriptor);
+  int (*sync)(int descriptor);
+  int (*sync_data)(int descriptor);
+  int (*set_mode)(int descriptor, unsigned int mode);
+  int (*truncate)(int descriptor, uint64_t size_bytes);
+  int (*allocate)(int descriptor, uint64_t offset, uint64_t len);
+  // Takes the exclusive lock of the open file, or -EWOULDBLOCK.
+  int (*lock)(int descriptor);
+  int (*unlink)(const char *path);
+  int (*rename)(const char *from, const char *to);
+  // Gives an open file that has no name one.
+  int (*link)(int descriptor, const char *path);
+  // As mmap; a negative errno in *out_status on failure, else 0.
+  void *(*map)(void *address, size_t len, int protection, int flags,
+               int descriptor, uint64_t offset, int *out_status);
+  int (*unmap)(void *address, size_t len);
+  int (*advise)(void *address, size_t len, int advice);
+} bufio_system_t;
+
+// The calls as libc makes them.
+extern const bufio_system_t bufio_system_kernel;
+
+// What bufio calls. Written by single-threaded tests only.
+extern const bufio_system_t *bufio_system;
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_BUFIO_IO_SYSTEM_H_

@@ -1,0 +1,107 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The side file's layout, and what the writer does with one.
+
+#ifndef MY_ALLOC_BUFIO_JOURNAL_INTERNAL_H_
+#define MY_ALLOC_BUFIO_JOURNAL_INTERNAL_H_
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "bufio/journal.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define BUFIO_JOURNAL_MAGIC 0x6c6e6a6f69667562u  // "bufiojnl"
+#define BUFIO_JOURNAL_VERSION 1u
+#define BUFIO_JOURNAL_HEADER_BYTES ((size_t)4096)
+#define BUFIO_JOURNAL_RING_BYTES_MAX ((uint64_t)1 << 30)
+// Of the file that is written: an offset and its check share 64 bits.
+#define BUFIO_JOURNAL_OFFSET_MAX (((uint64_t)1 << 48) - 1)
+
+// Offset 0 of the side file. All numbers in the machine's byte order.
+typedef struct bufio_journal_header {
+  uint64_t magic;    // Written last when the file is made.
+  uint32_t version;  // Immutable, as all up to `check`.
+  uint32_t header_bytes;
+  uint64_t ring_bytes;  // Behind the header; a multiple of the page size.
+  uint64_t device;      // Of the file that is written.
+  uint64_t inode;
+  uint64_t nonce;  // Any number; makes `check` and words this file's own.
+  uint64_t check;  // Of the six numbers before it and the magic.
+  uint8_t padding0[8];
+  // Offset 64. File offset of the end of what was accepted; one store a record.
+  uint64_t committed;
+  uint8_t padding1[56];
+  // Offset 128: words of an offset and a check. File offset up to which the
+  // kernel has the bytes.
+  uint64_t written;
+  // 0, or where a record that is written past the ring will end.
+  uint64_t direct_end;
+} bufio_journal_header_t;
+
+static_assert(offsetof(bufio_journal_header_t, committed) == 64,
+              "the hot word has a cache line of its own");
+static_assert(offsetof(bufio_journal_header_t, written) == 128,
+              "layout of version 1");
+static_assert(sizeof(bufio_journal_header_t) <= BUFIO_JOURNAL_HEADER_BYTES,
+              "the header fits its page");
+
+// The side file of an open writer. The byte at file offset `o` is at
+// ring[o % ring_bytes], and ring[ring_bytes, 2 * ring_bytes) is the same memory
+// again.
+typedef struct bufio_journal {
+  bufio_journal_header_t *header;
+  unsigned char *ring;
+  size_t ring_bytes;
+  int descriptor;
+  char *path;
+} bufio_journal_t;
+
+// `check` of a header, and the word for an offset.
+uint64_t bufio_journal_header_check(const bufio_journal_header_t *header);
+uint64_t bufio_journal_word(const bufio_journal_header_t *header,
+                            uint64_t offset);
+
+// Creates, locks and maps the side file for a file that ends at `offset`.
+// -EBUSY if there is one already; errors of the kernel. Nothing is left behind
+// on failure.
+int bufio_journal_create(const char *path, const struct stat *target,
+                         uint64_t offset, size_t ring_bytes,
+                         bufio_journal_t **out_journal) BUFIO_MUST_USE;
+
+// Closes it; `keep` leaves the file for a replay. NULL is a no-op.
+void bufio_journal_destroy(bufio_journal_t *journal, bool keep);
+
+// In the child of a fork: gives back what is the process's own. The side file,
+// its memory and its lock stay the parent's.
+void bufio_journal_abandon(bufio_journal_t *journal);
+
+// Publish that the kernel has the bytes before `offset`; announce a direct
+// record, or with 0 that there is none.
+void bufio_journal_set_written(bufio_journal_t *journal, uint64_t offset);
+void bufio_journal_set_direct_end(bufio_journal_t *journal, uint64_t offset);
+uint64_t bufio_journal_direct_end(const bufio_journal_t *journal);
+
+// As `bufio_journal_replay`, of a file that is open for reading and writing.
+int bufio_journal_replay_open(int target, const char *journal_path,
+                              bufio_journal_result_t *out_result)
+    BUFIO_MUST_USE;
+
+// Removes a side file whose file is about to be emptied. -EBUSY as above.
+int bufio_journal_discard(const char *journal_path) BUFIO_MUST_USE;
+
+// Opens and locks a side file. Returns the descriptor, -ENOENT, -EBUSY.
+int bufio_journal_open_locked(const char *path, int flags) BUFIO_MUST_USE;
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_BUFIO_JOURNAL_INTERNAL_H_
