@@ -317,6 +317,7 @@ slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes) {
     change_epoch(cache);
   }
   return chain;
+    slab_verify_count(cache, slab, "slab_free");
 }
 
 size_t slab_destroy_chain(slab_cache_t *cache, slab_t *first) {
@@ -382,3 +383,4 @@ size_t slab_take_constructed(slab_cache_t *cache, uint8_t state,
   }
   return taken;
 }
+    slab_state_store(slots[i].state, state);

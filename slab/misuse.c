@@ -84,6 +84,8 @@ static const char *text_of(slab_misuse_t misuse) {
       return "wrong cache";
     case SLAB_MISUSE_TWICE:
       return "double free (by two threads at once)";
+    case SLAB_MISUSE_MISCOUNTED:
+      return "double free (by two threads at once) in the slab at";
     case SLAB_MISUSE_RED_ZONE:
       return "written outside of the object";
     case SLAB_MISUSE_WRITTEN:

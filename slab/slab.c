@@ -248,6 +248,9 @@ static void drain(void *context, slab_magazine_t *magazine) {
 static void destroy_slabs(slab_cache_t *cache) {
   for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {
     slab_t *first = cache->lists[list].first;
+    for (slab_t *slab = first; slab != NULL; slab = slab->next) {
+      slab_verify_count(cache, slab, "slab_cache_destroy");
+    }
     cache->lists[list].first = NULL;
     slab_destroy_chain(cache, first);
   }

@@ -34,8 +34,10 @@
 // `slab_cache_destroy`; an object may be freed by another thread than the one
 // that got it. If two threads free one object within the same few
 // instructions, both calls may return; the mistake is then reported before the
-// object is handed out twice, when a thread exits, or by `slab_cache_destroy`,
-// whichever comes first.
+// object is handed out twice, when a thread exits, before the memory of its
+// slab goes back, or by `slab_cache_destroy`, whichever comes first. A thread
+// that is held up inside such a call for so long that the object is handed out
+// again, or that its slab is gone, frees what is there then.
 // Signals: not from a signal handler, as with malloc.
 // fork: the child may use every cache; what other threads of the parent had
 // cached goes back to the slabs, their live objects stay live.

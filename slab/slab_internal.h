@@ -200,14 +200,15 @@ static inline slab_record_t *slab_records(const slab_cache_t *cache,
 // ---- misuse.c: the process ends, with one line ----
 
 typedef enum slab_misuse {
-  SLAB_MISUSE_FREED,     // Free already.
-  SLAB_MISUSE_UNUSED,    // Never handed out.
-  SLAB_MISUSE_INTERIOR,  // Inside an object, not at its start.
-  SLAB_MISUSE_FOREIGN,   // No object of any cache.
-  SLAB_MISUSE_OTHER,     // An object of another cache.
-  SLAB_MISUSE_TWICE,     // Two threads freed it at once.
-  SLAB_MISUSE_RED_ZONE,  // Written before or behind the object.
-  SLAB_MISUSE_WRITTEN,   // Written while it was free.
+  SLAB_MISUSE_FREED,       // Free already.
+  SLAB_MISUSE_UNUSED,      // Never handed out.
+  SLAB_MISUSE_INTERIOR,    // Inside an object, not at its start.
+  SLAB_MISUSE_FOREIGN,     // No object of any cache.
+  SLAB_MISUSE_OTHER,       // An object of another cache.
+  SLAB_MISUSE_TWICE,       // Two threads freed it at once.
+  SLAB_MISUSE_MISCOUNTED,  // The same; which object is not known.
+  SLAB_MISUSE_RED_ZONE,    // Written before or behind the object.
+  SLAB_MISUSE_WRITTEN,     // Written while it was free.
 } slab_misuse_t;
 
 typedef struct slab_report {
@@ -289,6 +290,9 @@ size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
                  size_t count, size_t *out_num_unused);
 // Puts an object whose state is `FREE` already back into its slab.
 void slab_put(slab_cache_t *cache, slab_t *slab, size_t index);
+// Dies if the slab counts more free objects than have the state.
+void slab_verify_count(const slab_cache_t *cache, const slab_t *slab,
+                       const char *function);
 // Puts objects with the state SHARED into their slabs. No lock held.
 void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count);
 const char *slab_check_layer(slab_cache_t *cache);
@@ -344,6 +348,8 @@ bool slab_magazine_is_shared(const slab_magazine_t *magazine);
 // The state of objects in it. What its fast paths expect is another one if it
 // has no tag of its own.
 uint8_t slab_magazine_state(const slab_magazine_t *magazine);
+// The same, but leaves its objects where they are, cached by their states only.
+void slab_magazine_abandon(slab_magazine_t *magazine);
 // Changes the state of an object that it holds; dies if that is not what it
 // should be.
 void slab_magazine_change(const slab_magazine_t *magazine,

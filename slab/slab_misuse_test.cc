@@ -20,6 +20,7 @@
 #include "gtest/gtest.h"
 #include "slab/slab.h"
 #include "slab/slab_inline.h"
+#include "slab/slab_internal.h"
 
 namespace {
 
@@ -291,6 +292,83 @@ TEST_P(SlabMisuseTest, DoubleFreeByTwoThreadsAtOnceDies) {
 }
 
 // ---- debug variant ----
+// Two threads free one object at once, and one of them is held up between its
+// look at the state and its store, until the other's share of it is back in
+// the slab. The object counts twice then.
+class SlabHeldUpFreeTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    slab_options_t options = {};
+    options.name = "nodes";
+    options.object_bytes = kObjectBytes;
+    cache_ = slab_cache_create(&options);
+    ASSERT_NE(cache_, nullptr);
+  }
+  void TearDown() override {
+    EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
+  }
+
+  void FreeHeldUp(void *object) {
+    const auto address = reinterpret_cast<uintptr_t>(object);
+    uint8_t *state = nullptr;
+    slab_find_state(&cache_->fast, slab_table_home(cache_->fast.table, address),
+                    address, &state);
+    if (state == nullptr || slab_state_load(state) != SLAB_STATE_LIVE) {
+      _exit(1);
+    }
+    // What a thread has cached goes to the slab when it exits.
+    std::thread([&] { slab_free(cache_, object); }).join();
+    slab_magazine_t *magazine = slab_magazine_of(&cache_->fast);
+    slab_state_store(state, magazine->traits.free_state);
+    *magazine->top++ = {object, state};
+  }
+
+  slab_cache_t *cache_;
+};
+
+constexpr char kMiscounted[] =
+    ": double free \\(by two threads at once\\) in the slab at: 0x[0-9a-f]+, "
+    "cache \"nodes\"";
+
+TEST_F(SlabHeldUpFreeTest, SlabWithALiveObjectIsNotGivenBack) {
+  EXPECT_EXIT(
+      {
+        auto *kept = static_cast<volatile char *>(slab_alloc(cache_));
+        FreeHeldUp(slab_alloc(cache_));
+        slab_reap(cache_);
+        *kept = 1;
+        _exit(0);
+      },
+      testing::KilledBySignal(SIGABRT),
+      std::string("^slab: slab_free") + kMiscounted);
+}
+
+TEST_F(SlabHeldUpFreeTest, SlabWithAnObjectInAMagazineIsNotGivenBack) {
+  EXPECT_EXIT(
+      {
+        FreeHeldUp(slab_alloc(cache_));
+        // It was the only one: another thread finds the slab empty.
+        std::thread([&] { slab_reap(cache_); }).join();
+        _exit(0);
+      },
+      testing::KilledBySignal(SIGABRT),
+      std::string("^slab: slab_free") + kMiscounted);
+}
+
+TEST_F(SlabHeldUpFreeTest, IsReportedByDestroy) {
+  EXPECT_EXIT(
+      {
+        FreeHeldUp(slab_alloc(cache_));
+        // Not empty by its count when it looks.
+        void *kept = slab_alloc(cache_);
+        slab_cache_destroy(cache_, SLAB_DESTROY_LIVE | SLAB_DESTROY_QUIET);
+        _exit(kept == nullptr);
+      },
+      testing::KilledBySignal(SIGABRT),
+      std::string("^slab: slab_cache_destroy") + kMiscounted);
+}
+
 
 class SlabDebugTest : public testing::Test {
  protected:
