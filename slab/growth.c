@@ -221,6 +221,18 @@ static void unplan_slab(slab_cache_t *cache, const plan_t *plan) {
   pthread_mutex_unlock(&cache->lock);
 }
 
+void slab_forget_planned(slab_cache_t *cache) {
+  cache->num_objects = 0;
+  cache->slab_bytes = 0;
+  for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {
+    for (slab_t *slab = cache->lists[list].first; slab != NULL;
+         slab = slab->next) {
+      cache->num_objects += slab->count;
+      cache->slab_bytes += slab->memory_bytes;
+    }
+  }
+}
+
 // Publishes `slab`, with a larger table if need be. False: no memory.
 static bool publish(slab_cache_t *cache, slab_t *slab) {
   for (;;) {
@@ -305,6 +317,7 @@ slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes) {
   size_t unlinked = 0;
   while (unlinked < bytes && cache->lists[SLAB_LIST_EMPTY].first != NULL) {
     slab_t *slab = cache->lists[SLAB_LIST_EMPTY].first;
+    slab_verify_count(cache, slab, "slab_free");
     slab_list_drop(cache, slab);
     slab_table_remove(cache, slab);
     cache->num_objects -= slab->count;
@@ -317,7 +330,6 @@ slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes) {
     change_epoch(cache);
   }
   return chain;
-    slab_verify_count(cache, slab, "slab_free");
 }
 
 size_t slab_destroy_chain(slab_cache_t *cache, slab_t *first) {
@@ -326,7 +338,9 @@ size_t slab_destroy_chain(slab_cache_t *cache, slab_t *first) {
     slab_t *slab = first;
     first = slab->next;
     for (size_t i = 0; cache->destruct != NULL && i < slab->num_used; ++i) {
-      cache->destruct(slab_object_at(cache, slab, i), cache->context);
+      if (slab_state_load(&slab->states[i]) != SLAB_STATE_RAW) {
+        cache->destruct(slab_object_at(cache, slab, i), cache->context);
+      }
     }
     bytes += slab->memory_bytes;
     free_parts(cache, slab);
@@ -380,7 +394,7 @@ size_t slab_take_constructed(slab_cache_t *cache, uint8_t state,
   for (size_t i = taken - num_unused; cache->construct != NULL && i < taken;
        ++i) {
     cache->construct(slots[i].object, cache->context);
+    slab_state_store(slots[i].state, state);
   }
   return taken;
 }
-    slab_state_store(slots[i].state, state);

@@ -209,7 +209,8 @@ SLAB_NORETURN void slab_report_free(slab_cache_t *cache, void *ptr,
   report.record = records == NULL ? NULL : &records[index];
   if (report.object != ptr) {
     report.misuse = SLAB_MISUSE_INTERIOR;
-  } else if (slab_state_load(&slab->states[index]) == SLAB_STATE_UNUSED) {
+  } else if (slab_state_load(&slab->states[index]) == SLAB_STATE_UNUSED ||
+             slab_state_load(&slab->states[index]) == SLAB_STATE_RAW) {
     report.misuse = SLAB_MISUSE_UNUSED;
   } else {
     report.misuse = SLAB_MISUSE_FREED;

@@ -203,6 +203,8 @@ static size_t take_free(slab_cache_t *cache, slab_t *slab, uint8_t state,
 size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
                  size_t count, size_t *out_num_unused) {
   size_t taken = 0;
+  // A child of fork must not take it for constructed.
+  uint8_t unused_state = cache->construct == NULL ? state : SLAB_STATE_RAW;
   *out_num_unused = 0;
   while (taken < count && *out_num_unused == 0) {
     slab_t *slab = cache->lists[SLAB_LIST_PARTIAL].first;

@@ -34,6 +34,7 @@ enum {
   SLAB_STATE_UNUSED = 0,  // Never handed out, not constructed.
   // SLAB_STATE_LIVE = 1 (slab_inline.h).
   SLAB_STATE_NEVER = 2,     // Of no object: what sharers' fast paths expect.
+  SLAB_STATE_RAW = 3,       // Handed out, and its constructor not through yet.
   SLAB_STATE_FREE = 128,    // In its slab, constructed.
   SLAB_STATE_CACHED = 128,  // + tag: in the magazine with that tag.
   // Of magazines that came when all other tags were taken, of the depot, and
@@ -284,15 +285,16 @@ void *slab_object_at(const slab_cache_t *cache, const slab_t *slab,
 void slab_list_add(slab_cache_t *cache, slab_t *slab);
 void slab_list_drop(slab_cache_t *cache, slab_t *slab);
 // Takes up to `count` objects out of slabs; their states become `state`. Fills
-// `slots`; the last `*out_num_unused` of them are not constructed yet. Returns
-// how many.
+// `slots`; the last `*out_num_unused` of them are not constructed yet: if the
+// cache has a constructor, their states are RAW until the caller has called it.
+// Returns how many.
 size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
                  size_t count, size_t *out_num_unused);
-// Puts an object whose state is `FREE` already back into its slab.
-void slab_put(slab_cache_t *cache, slab_t *slab, size_t index);
 // Dies if the slab counts more free objects than have the state.
 void slab_verify_count(const slab_cache_t *cache, const slab_t *slab,
                        const char *function);
+// Puts an object whose state is `FREE` already back into its slab.
+void slab_put(slab_cache_t *cache, slab_t *slab, size_t index);
 // Puts objects with the state SHARED into their slabs. No lock held.
 void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count);
 const char *slab_check_layer(slab_cache_t *cache);
@@ -315,6 +317,9 @@ slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes);
 size_t slab_destroy_chain(slab_cache_t *cache, slab_t *first);
 // Gives memory of empty slabs back if there is too much.
 void slab_release_excess(slab_cache_t *cache);
+// In the child of a fork, cache's lock held: slabs that other threads were
+// making will not come, and are nobody's part of the limit any more.
+void slab_forget_planned(slab_cache_t *cache);
 // Forgets what was learned about how many to keep. Cache's lock held.
 void slab_keep_least(slab_cache_t *cache);
 
@@ -343,13 +348,13 @@ void slab_magazine_sync(slab_magazine_t *magazine);
 // Gives all up, slots and all, to the slabs; the magazine is all zero then.
 // Process's lock held. Also that of a thread that does not run.
 void slab_magazine_drain(slab_magazine_t *magazine);
+// The same, but leaves its objects where they are, cached by their states only.
+void slab_magazine_abandon(slab_magazine_t *magazine);
 // Has it no tag of its own?
 bool slab_magazine_is_shared(const slab_magazine_t *magazine);
 // The state of objects in it. What its fast paths expect is another one if it
 // has no tag of its own.
 uint8_t slab_magazine_state(const slab_magazine_t *magazine);
-// The same, but leaves its objects where they are, cached by their states only.
-void slab_magazine_abandon(slab_magazine_t *magazine);
 // Changes the state of an object that it holds; dies if that is not what it
 // should be.
 void slab_magazine_change(const slab_magazine_t *magazine,
