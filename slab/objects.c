@@ -242,8 +242,18 @@ void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count) {
   pthread_mutex_lock(&cache->lock);
   for (size_t i = 0; i < count; ++i) {
     uintptr_t address = (uintptr_t)objects[i];
-    slab_t *slab = slab_table_find(cache->fast.table, address)->slab;
-    size_t index = slab_index_of(cache, slab, address);
+    slab_entry_t *entry = slab_table_find(cache->fast.table, address);
+    slab_t *slab = entry == NULL ? NULL : entry->slab;
+    size_t index = slab == NULL ? 0 : slab_index_of(cache, slab, address);
+    if (slab == NULL ||
+        slab_state_load(&slab->states[index]) != SLAB_STATE_SHARED) {
+      // Another thread freed it as well, and took it to its slab already.
+      slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
+                                          .function = "slab_free",
+                                          .cache = cache,
+                                          .ptr = objects[i],
+                                          .object = objects[i]});
+    }
     slab_state_store(&slab->states[index], SLAB_STATE_FREE);
     slab_put(cache, slab, index);
   }
