@@ -12,7 +12,9 @@
 //
 // A slab is planned under the cache's lock (size, color, its share of the
 // limit), allocated without it, and published under it. Two threads may so make
-// one each where one would do.
+// one each where one would do. Near the limit the first one's plan has all that
+// is left; the second one waits for that slab, or for its failure, before it
+// says that there is nothing.
 //
 // Empty slabs are kept, up to 4 MiB and a quarter of what is in use; beyond
 // that the thread that emptied the last one gives them back. If they are wanted
@@ -186,8 +188,11 @@ static void learn_to_keep(slab_cache_t *cache, size_t bytes) {
   }
 }
 
-// Plans the next slab and reserves its objects; false: the limit is reached.
-static bool plan_slab(slab_cache_t *cache, plan_t *out_plan) {
+// Plans the next slab and reserves its objects. False: the limit leaves none.
+// Then, if slabs are in the making, waits until one of them is there or is not
+// to be, and sets `*out_has_waited`.
+static bool plan_slab(slab_cache_t *cache, plan_t *out_plan,
+                      bool *out_has_waited) {
   pthread_mutex_lock(&cache->lock);
   size_t most = cache->max_objects - cache->num_objects;
   size_t bytes = next_slab_bytes(cache);
@@ -208,22 +213,41 @@ static bool plan_slab(slab_cache_t *cache, plan_t *out_plan) {
   if (count != 0) {
     cache->num_objects += count;
     cache->slab_bytes += bytes;
+    ++cache->num_planned;
     learn_to_keep(cache, bytes);
+  }
+  *out_has_waited = count == 0 && cache->num_planned != 0;
+  if (*out_has_waited) {
+    ++cache->num_waiting;
+    // One wake-up is enough, spurious or not: the caller looks again.
+    pthread_cond_wait(&cache->grown, &cache->lock);
+    --cache->num_waiting;
   }
   pthread_mutex_unlock(&cache->lock);
   return count != 0;
 }
 
-static void unplan_slab(slab_cache_t *cache, const plan_t *plan) {
+// The slab is there, or, then what was reserved is not any more, is not to be.
+static void end_plan(slab_cache_t *cache, const plan_t *plan, bool is_there) {
   pthread_mutex_lock(&cache->lock);
-  cache->num_objects -= plan->count;
-  cache->slab_bytes -= plan->bytes;
+  if (!is_there) {
+    cache->num_objects -= plan->count;
+    cache->slab_bytes -= plan->bytes;
+  }
+  --cache->num_planned;
+  if (cache->num_waiting != 0) {
+    pthread_cond_broadcast(&cache->grown);
+  }
   pthread_mutex_unlock(&cache->lock);
 }
 
 void slab_forget_planned(slab_cache_t *cache) {
   cache->num_objects = 0;
   cache->slab_bytes = 0;
+  cache->num_planned = 0;
+  cache->num_waiting = 0;
+  // Anew: those who waited are not here.
+  pthread_cond_init(&cache->grown, NULL);
   for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {
     for (slab_t *slab = cache->lists[list].first; slab != NULL;
          slab = slab->next) {
@@ -253,18 +277,17 @@ static bool publish(slab_cache_t *cache, slab_t *slab) {
 
 bool slab_grow(slab_cache_t *cache) {
   plan_t plan;
-  if (cache->has_buffer || !plan_slab(cache, &plan)) {
-    return false;
+  bool has_waited = false;
+  if (cache->has_buffer || !plan_slab(cache, &plan, &has_waited)) {
+    return has_waited;
   }
   slab_t *slab = slab_new(cache, &plan);
-  if (slab != NULL && publish(cache, slab)) {
-    return true;
-  }
-  if (slab != NULL) {
+  bool is_there = slab != NULL && publish(cache, slab);
+  if (slab != NULL && !is_there) {
     free_parts(cache, slab);
   }
-  unplan_slab(cache, &plan);
-  return false;
+  end_plan(cache, &plan, is_there);
+  return is_there;
 }
 
 bool slab_grow_in_buffer(slab_cache_t *cache) {

@@ -105,6 +105,9 @@ static void set_options(slab_cache_t *cache, const slab_options_t *options) {
 // Sets up what needs no memory but the cache's own.
 static int init_locks(slab_cache_t *cache) {
   int status = pthread_mutex_init(&cache->lock, NULL);
+  if (status == 0) {
+    status = pthread_cond_init(&cache->grown, NULL);
+  }
   return status != 0 ? status : slab_depot_init(cache);
 }
 
@@ -274,6 +277,7 @@ int slab_cache_destroy(slab_cache_t *cache, unsigned flags) {
   slab_depot_trim(cache);
   free_tables(cache);
   pthread_mutex_destroy(&cache->depot.lock);
+  pthread_cond_destroy(&cache->grown);
   pthread_mutex_destroy(&cache->lock);
   cache_free(cache);
   errno = saved_errno;

@@ -63,7 +63,8 @@ extern "C" {
 typedef struct slab_cache slab_cache_t;
 
 // Where a cache gets its memory. Both are called from any thread, several at a
-// time, `free` also at thread exit; they must not use slab themselves.
+// time, `free` also at thread exit; they must not use slab themselves, nor wait
+// for a thread that does.
 typedef struct slab_source {
   // Returns `size_bytes` at a multiple of `align_bytes` (a power of two), or
   // NULL. The contents do not matter.

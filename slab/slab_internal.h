@@ -144,6 +144,9 @@ struct slab_cache {
   size_t num_slabs;
   size_t num_objects;  // Of all slabs and of those being made.
   size_t slab_bytes;   // The same.
+  size_t num_planned;  // Slabs being made.
+  size_t num_waiting;  // Threads that wait for one of them.
+  pthread_cond_t grown;
   size_t empty_bytes;  // Of slabs in the list of empty ones.
   size_t keep_bytes;   // As much of these may stay, and a quarter of the rest.
   size_t released_bytes;  // When more did not, last; 0 once that was wanted.
@@ -301,7 +304,8 @@ const char *slab_check_layer(slab_cache_t *cache);
 
 // ---- growth.c: slabs come and go; no lock held but where it says so ----
 
-// Makes a slab more; false if there is no memory or no room under the limit.
+// Makes a slab more, or waits for one that another thread makes; false if there
+// is no memory or no room under the limit. True: it is worth a look.
 bool slab_grow(slab_cache_t *cache);
 // Makes the rest of the buffer one slab, of any length. False: no room for an
 // object. While the cache is created.
