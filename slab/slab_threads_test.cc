@@ -333,7 +333,8 @@ void ExpectChildSucceeds(pid_t child) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
-// Forks `num_children` times while `num_threads` run `work` again and again.
+// Forks `num_children` times while `num_threads` run `work` again and again,
+// once at least.
 // Children exit with what `child` returns; 0 is success.
 void ForkWhile(int num_threads, int num_children,
                const std::function<void()> &work,
@@ -342,9 +343,9 @@ void ForkWhile(int num_threads, int num_children,
   std::vector<std::thread> threads;
   for (int i = 0; i < num_threads; ++i) {
     threads.emplace_back([&] {
-      while (!end) {
+      do {
         work();
-      }
+      } while (!end);
     });
   }
   for (int i = 0; i < num_children; ++i) {
@@ -531,46 +532,37 @@ TEST(SlabThreadsTest, ChildOfForkFindsEverythingWhole) {
   const slab_options_t options = Options();
   slab_cache_t *cache = slab_cache_create(&options);
   void *kept = slab_alloc(cache);
-  std::atomic<bool> end{false};
-  std::vector<std::thread> threads;
-  for (int i = 0; i < 3; ++i) {
-    threads.emplace_back([&] {
-      while (!end) {
-        std::vector<void *> objects(700);
+  // More than a magazine takes, so that all of them are flushed, refilled and
+  // given up to a reap.
+  std::atomic<unsigned> num_rounds{0};
+  ForkWhile(
+      3, 30,
+      [&] {
+        std::vector<void *> objects(2000);
         for (void *&object : objects) {
           object = slab_alloc(cache);
         }
         for (void *object : objects) {
           slab_free(cache, object);
         }
-        if (objects.size() % 3 == 0) {
+        if (++num_rounds % 3 == 0) {
           slab_reap(cache);
         }
-      }
-    });
-  }
-  for (int i = 0; i < 30; ++i) {
-    const pid_t child = fork();
-    ASSERT_GE(child, 0);
-    if (child == 0) {
-      bool is_good = slab_check(cache) == nullptr;
-      slab_free(cache, kept);
-      for (int j = 0; j < 3000; ++j) {
-        void *object = slab_alloc(cache);
-        is_good = is_good && object != nullptr;
-        if (j % 3 != 0) {
-          slab_free(cache, object);
+      },
+      [&] {
+        bool is_good = slab_check(cache) == nullptr;
+        slab_free(cache, kept);
+        for (int j = 0; j < 3000; ++j) {
+          void *object = slab_alloc(cache);
+          is_good = is_good && object != nullptr;
+          if (j % 3 != 0) {
+            slab_free(cache, object);
+          }
         }
-      }
-      is_good = is_good && slab_check(cache) == nullptr;
-      _exit(is_good ? 0 : 1);
-    }
-    ExpectChildSucceeds(child);
-  }
-  end = true;
-  for (std::thread &thread : threads) {
-    thread.join();
-  }
+        is_good = is_good && slab_check(cache) == nullptr;
+        return is_good ? 0 : 1;
+      });
+  EXPECT_GE(num_rounds, 3u);
   slab_free(cache, kept);
   EXPECT_STREQ(slab_check(cache), nullptr);
   EXPECT_EQ(Stats(cache).num_live, 0u);
