@@ -114,17 +114,26 @@ typedef struct slab_options {
 } slab_options_t;
 
 // How many bytes of buffer surely hold `count` objects of `object_bytes` at a
-// multiple of `align_bytes` (not 0), whatever the buffer's own alignment.
-#define SLAB_BUFFER_BYTES(object_bytes, align_bytes, count)                \
-  (4096 + 2 * (size_t)(align_bytes) +                                      \
-   (size_t)(count) * ((((object_bytes) < 2 ? 2 : (size_t)(object_bytes)) + \
-                       (align_bytes)-1) /                                  \
-                          (align_bytes) * (align_bytes) +                  \
-                      1) +                                                 \
-   ((size_t)(count) * ((size_t)(object_bytes) + (size_t)(align_bytes)) /   \
-        65536 * 2 +                                                        \
-    4) *                                                                   \
-       64)
+// multiple of `align_bytes` (not 0), whatever the buffer's own alignment; the
+// second one for a cache with SLAB_DEBUG. Both are constants if all three are.
+#define SLAB_BUFFER_BYTES(object_bytes, align_bytes, count)                  \
+  SLAB_BUFFER_OF_(                                                           \
+      SLAB_ROUND_UP_((object_bytes) < 2 ? 2 : (object_bytes), align_bytes) + \
+          1,                                                                 \
+      align_bytes, count)
+#define SLAB_BUFFER_BYTES_DEBUG(object_bytes, align_bytes, count)           \
+  SLAB_BUFFER_OF_(                                                          \
+      SLAB_ROUND_UP_(SLAB_ROUND_UP_(16, align_bytes) + (object_bytes) + 16, \
+                     align_bytes) +                                         \
+          1 + 24,                                                           \
+      align_bytes, count)
+// `each_bytes` an object, its state included; the table is 1/512 of all.
+#define SLAB_BUFFER_OF_(each_bytes, align_bytes, count)                \
+  (4096 + 3 * (size_t)(align_bytes) + (size_t)(count) * (each_bytes) + \
+   (size_t)(count) * (each_bytes) / 500)
+#define SLAB_ROUND_UP_(value, multiple)                            \
+  (((size_t)(value) + (size_t)(multiple)-1) / (size_t)(multiple) * \
+   (size_t)(multiple))
 
 // Makes a cache. Returns NULL with `errno` EINVAL when an option is out of
 // range or a buffer cannot hold one object, ENOMEM when there is no memory.

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <set>
 #include <string>
@@ -456,6 +457,40 @@ TEST_F(SlabTest, StatsCount) {
   EXPECT_EQ(stats.object_bytes, 60u);
   EXPECT_EQ(stats.stride_bytes, 60u);
   EXPECT_EQ(stats.num_live + stats.num_cached + stats.num_free, 0u);
+TEST_F(SlabTest, BufferOfManyObjectsHoldsThem) {
+  struct {
+    size_t size;
+    size_t align;
+    size_t count;
+  } cases[] = {
+      {1, 1, 1500000}, {2, 1, 700000},  {3, 4, 700000},     {8, 8, 1000000},
+      {64, 64, 60000}, {1, 4096, 2000}, {5000, 4096, 1000}, {1, 1 << 20, 8},
+  };
+  for (const auto &each : cases) {
+    for (const bool is_debug : {false, true}) {
+      // A debug variant fills and looks at every byte.
+      const size_t count = is_debug ? each.count / 8 : each.count;
+      const size_t bytes =
+          is_debug ? SLAB_BUFFER_BYTES_DEBUG(each.size, each.align, count)
+                   : SLAB_BUFFER_BYTES(each.size, each.align, count);
+      for (const size_t shift : {0, 1, 63}) {
+        std::unique_ptr<char[]> buffer(new char[bytes + shift]);
+        slab_options_t options = Options(each.size, each.align);
+        options.flags = is_debug ? unsigned{SLAB_DEBUG} : 0u;
+        options.buffer = buffer.get() + shift;
+        options.buffer_bytes = bytes;
+        slab_cache_t *cache = slab_cache_create(&options);
+        ASSERT_NE(cache, nullptr);
+        EXPECT_GE(Stats(cache).capacity, count)
+            << each.size << " " << each.align << " " << is_debug;
+        void *object = slab_alloc(cache);
+        slab_free(cache, object);
+        EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+      }
+    }
+  }
+}
+
   EXPECT_EQ(stats.hit_rate, 1.0);
   for (int i = 0; i < 1000; ++i) {
     slab_free(cache_, slab_alloc(cache_));
