@@ -16,7 +16,7 @@ enum {
   DEFAULT_ALIGN_MAX = 16,
   STRIDE_MIN = 2,  // The reciprocal of 1 does not fit.
   LEAKS_NAMED = 8,
-  LIMIT_SHARE = 64,  // Of max_objects, what a magazine may have.
+  LIMIT_SHARE = 64,  // Of max_objects, what a thread may have cached.
   PAGE_BYTES = 4096,
   LINE_BYTES = 64,
 };
@@ -73,11 +73,13 @@ static size_t max_slots(const slab_cache_t *cache) {
   if (count > SLAB_MAGAZINE_MAX_SLOTS) {
     count = SLAB_MAGAZINE_MAX_SLOTS;
   }
-  if (cache->max_objects != SIZE_MAX &&
-      count > cache->max_objects / LIMIT_SHARE) {
+  count = count == 0 ? 1 : count;
+  // Beside the slots there is the hot object.
+  if (cache->max_objects / LIMIT_SHARE < count + 1) {
     count = cache->max_objects / LIMIT_SHARE;
+    count -= count != 0;
   }
-  return count == 0 ? 1 : count;
+  return count;
 }
 
 static void set_options(slab_cache_t *cache, const slab_options_t *options) {

@@ -102,8 +102,9 @@ typedef struct slab_options {
   void (*destruct)(void *object, void *context);
   void *context;
   unsigned flags;  // SLAB_...
-  // At most so many objects exist, those cached for threads included (they
-  // are few: 1/64 of the limit a thread). 0: no limit.
+  // At most so many objects exist, those cached for threads included: up to
+  // 1/64 of the limit a thread, which other threads do not get. Below 128,
+  // nothing is cached, as with SLAB_NO_MAGAZINES. 0: no limit.
   size_t max_objects;
   // Functions NULL: the kernel.
   slab_source_t source;
