@@ -109,7 +109,8 @@ typedef struct slab_options {
   // Functions NULL: the kernel.
   slab_source_t source;
   // If not NULL, all memory of the cache, its handle included, is in here and
-  // stays there; `source` is not used. See SLAB_BUFFER_BYTES.
+  // stays there, but for the heads of threads' magazines; `source` is not
+  // used. See SLAB_BUFFER_BYTES.
   void *buffer;
   size_t buffer_bytes;
 } slab_options_t;
@@ -139,7 +140,8 @@ typedef struct slab_options {
 // Makes a cache. Returns NULL with `errno` EINVAL when an option is out of
 // range or a buffer cannot hold one object, ENOMEM when there is no memory.
 // With a buffer it makes no system call, nor does any other function for such
-// a cache as long as one thread uses it.
+// a cache as long as one thread uses it and that thread was the first of the
+// process to use any cache; others map 512 KiB of addresses, once a thread.
 SLAB_API slab_cache_t *slab_cache_create(const slab_options_t *options)
     SLAB_MUST_USE;
 
