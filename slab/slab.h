@@ -40,7 +40,8 @@
 // again, or that its slab is gone, frees what is there then.
 // Signals: not from a signal handler, as with malloc.
 // fork: the child may use every cache; what other threads of the parent had
-// cached goes back to the slabs, their live objects stay live.
+// cached goes back to the slabs, their live objects stay live, and an object
+// that one of them was constructing stays unused.
 
 #ifndef MY_ALLOC_SLAB_SLAB_H_
 #define MY_ALLOC_SLAB_SLAB_H_
