@@ -296,7 +296,8 @@ void slab_free_slow(slab_cache_t *cache, void *object) {
   slab_free_checked(cache, object, "slab_free", __builtin_return_address(0));
 }
 
-// A function of its own, so that `slab_free` needs no registers saved.
+// A function of its own, so that `slab_free` needs no registers saved. That one
+// jumps here (BUILD.bazel), so the return address is its caller's.
 __attribute__((noinline)) static void free_any(slab_cache_t *cache,
                                                void *object,
                                                slab_magazine_t *magazine) {
@@ -307,8 +308,21 @@ __attribute__((noinline)) static void free_any(slab_cache_t *cache,
   }
 }
 
+// The usual cases of `slab_alloc_inline`. NULL: it is none of them.
+SLAB_INLINE void *alloc_usual(slab_cache_t *cache) {
+  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
+  void *object = magazine->hot_free;
+  if (object != NULL) {
+    return SLAB_LIKELY(slab_alloc_hot(magazine)) ? object : NULL;
+  }
+  return slab_alloc_any(magazine);
+}
+
 void *slab_alloc(slab_cache_t *cache) {
-  return slab_alloc_inline(cache);
+  void *object = alloc_usual(cache);
+  return SLAB_LIKELY(object != NULL)
+             ? object
+             : slab_alloc_checked(cache, 1, __builtin_return_address(0));
 }
 
 void *slab_alloc_zeroed(slab_cache_t *cache) {
@@ -316,7 +330,10 @@ void *slab_alloc_zeroed(slab_cache_t *cache) {
     errno = EINVAL;
     return NULL;
   }
-  void *object = slab_alloc_inline(cache);
+  void *object = alloc_usual(cache);
+  if (SLAB_UNLIKELY(object == NULL)) {
+    object = slab_alloc_checked(cache, 1, __builtin_return_address(0));
+  }
   return object == NULL ? NULL : memset(object, 0, cache->object_bytes);
 }
 
