@@ -62,6 +62,7 @@ static bool has_red_zones(const slab_cache_t *cache,
              cache->stride_bytes - cache->object_bytes - cache->front_bytes);
 }
 
+// Lock held.
 static slab_record_t *record_of(slab_cache_t *cache, const void *object) {
   uintptr_t address = (uintptr_t)object;
   slab_t *slab = slab_table_find(cache->fast.table, address)->slab;
@@ -87,37 +88,42 @@ void slab_debug_init_slab(const slab_cache_t *cache, slab_t *slab) {
   }
 }
 
-// Takes an object from a slab, its state LIVE. NULL: no memory.
-static void *take(slab_cache_t *cache, bool *out_is_unused) {
+// Takes an object from a slab, its state LIVE, or RAW if it is yet to be
+// constructed. NULL: no memory.
+static slab_slot_t take(slab_cache_t *cache, slab_record_t **out_record,
+                        bool *out_is_unused) {
   slab_slot_t slot = {NULL, NULL};
   size_t num_unused = 0;
   do {
     pthread_mutex_lock(&cache->lock);
     slab_take(cache, SLAB_STATE_LIVE, &slot, 1, &num_unused);
     if (slot.object != NULL) {
+      *out_record = record_of(cache, slot.object);
       ++cache->num_allocs_before;
       ++cache->num_refills_before;
     }
     pthread_mutex_unlock(&cache->lock);
   } while (slot.object == NULL && slab_grow(cache));
   *out_is_unused = num_unused != 0;
-  return slot.object;
+  return slot;
 }
 
 void *slab_debug_alloc(slab_cache_t *cache, const void *caller) {
   bool is_unused;
-  void *object = take(cache, &is_unused);
+  slab_record_t *record = NULL;
+  slab_slot_t slot = take(cache, &record, &is_unused);
+  void *object = slot.object;
   if (object == NULL) {
     errno = ENOMEM;
     return NULL;
   }
-  slab_record_t *record = record_of(cache, object);
   if (!has_red_zones(cache, object)) {
     report(cache, object, record, SLAB_MISUSE_RED_ZONE, "slab_alloc", caller);
   }
   if (is_unused) {
     if (cache->construct != NULL) {
       cache->construct(object, cache->context);
+      slab_state_store(slot.state, SLAB_STATE_LIVE);
     }
   } else if (record->digest != digest_of(cache, object)) {
     report(cache, object, record, SLAB_MISUSE_WRITTEN, "slab_alloc", caller);

@@ -12,7 +12,9 @@
 //
 // A slab is planned under the cache's lock (size, color, its share of the
 // limit), allocated without it, and published under it. Two threads may so make
-// one each where one would do.
+// one each where one would do. Near the limit the first one's plan has all that
+// is left; the second one waits for that slab, or for its failure, before it
+// says that there is nothing.
 //
 // Empty slabs are kept, up to 4 MiB and a quarter of what is in use; beyond
 // that the thread that emptied the last one gives them back. If they are wanted
@@ -186,8 +188,11 @@ static void learn_to_keep(slab_cache_t *cache, size_t bytes) {
   }
 }
 
-// Plans the next slab and reserves its objects; false: the limit is reached.
-static bool plan_slab(slab_cache_t *cache, plan_t *out_plan) {
+// Plans the next slab and reserves its objects. False: the limit leaves none.
+// Then, if slabs are in the making, waits until one of them is there or is not
+// to be, and sets `*out_has_waited`.
+static bool plan_slab(slab_cache_t *cache, plan_t *out_plan,
+                      bool *out_has_waited) {
   pthread_mutex_lock(&cache->lock);
   size_t most = cache->max_objects - cache->num_objects;
   size_t bytes = next_slab_bytes(cache);
@@ -208,17 +213,48 @@ static bool plan_slab(slab_cache_t *cache, plan_t *out_plan) {
   if (count != 0) {
     cache->num_objects += count;
     cache->slab_bytes += bytes;
+    ++cache->num_planned;
     learn_to_keep(cache, bytes);
+  }
+  *out_has_waited = count == 0 && cache->num_planned != 0;
+  if (*out_has_waited) {
+    ++cache->num_waiting;
+    // One wake-up is enough, spurious or not: the caller looks again.
+    pthread_cond_wait(&cache->grown, &cache->lock);
+    --cache->num_waiting;
   }
   pthread_mutex_unlock(&cache->lock);
   return count != 0;
 }
 
-static void unplan_slab(slab_cache_t *cache, const plan_t *plan) {
+// The slab is there, or, then what was reserved is not any more, is not to be.
+static void end_plan(slab_cache_t *cache, const plan_t *plan, bool is_there) {
   pthread_mutex_lock(&cache->lock);
-  cache->num_objects -= plan->count;
-  cache->slab_bytes -= plan->bytes;
+  if (!is_there) {
+    cache->num_objects -= plan->count;
+    cache->slab_bytes -= plan->bytes;
+  }
+  --cache->num_planned;
+  if (cache->num_waiting != 0) {
+    pthread_cond_broadcast(&cache->grown);
+  }
   pthread_mutex_unlock(&cache->lock);
+}
+
+void slab_forget_planned(slab_cache_t *cache) {
+  cache->num_objects = 0;
+  cache->slab_bytes = 0;
+  cache->num_planned = 0;
+  cache->num_waiting = 0;
+  // Anew: those who waited are not here.
+  pthread_cond_init(&cache->grown, NULL);
+  for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {
+    for (slab_t *slab = cache->lists[list].first; slab != NULL;
+         slab = slab->next) {
+      cache->num_objects += slab->count;
+      cache->slab_bytes += slab->memory_bytes;
+    }
+  }
 }
 
 // Publishes `slab`, with a larger table if need be. False: no memory.
@@ -241,18 +277,17 @@ static bool publish(slab_cache_t *cache, slab_t *slab) {
 
 bool slab_grow(slab_cache_t *cache) {
   plan_t plan;
-  if (cache->has_buffer || !plan_slab(cache, &plan)) {
-    return false;
+  bool has_waited = false;
+  if (cache->has_buffer || !plan_slab(cache, &plan, &has_waited)) {
+    return has_waited;
   }
   slab_t *slab = slab_new(cache, &plan);
-  if (slab != NULL && publish(cache, slab)) {
-    return true;
-  }
-  if (slab != NULL) {
+  bool is_there = slab != NULL && publish(cache, slab);
+  if (slab != NULL && !is_there) {
     free_parts(cache, slab);
   }
-  unplan_slab(cache, &plan);
-  return false;
+  end_plan(cache, &plan, is_there);
+  return is_there;
 }
 
 bool slab_grow_in_buffer(slab_cache_t *cache) {
@@ -305,6 +340,7 @@ slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes) {
   size_t unlinked = 0;
   while (unlinked < bytes && cache->lists[SLAB_LIST_EMPTY].first != NULL) {
     slab_t *slab = cache->lists[SLAB_LIST_EMPTY].first;
+    slab_verify_count(cache, slab, "slab_free");
     slab_list_drop(cache, slab);
     slab_table_remove(cache, slab);
     cache->num_objects -= slab->count;
@@ -325,7 +361,9 @@ size_t slab_destroy_chain(slab_cache_t *cache, slab_t *first) {
     slab_t *slab = first;
     first = slab->next;
     for (size_t i = 0; cache->destruct != NULL && i < slab->num_used; ++i) {
-      cache->destruct(slab_object_at(cache, slab, i), cache->context);
+      if (slab_state_load(&slab->states[i]) != SLAB_STATE_RAW) {
+        cache->destruct(slab_object_at(cache, slab, i), cache->context);
+      }
     }
     bytes += slab->memory_bytes;
     free_parts(cache, slab);
@@ -379,6 +417,7 @@ size_t slab_take_constructed(slab_cache_t *cache, uint8_t state,
   for (size_t i = taken - num_unused; cache->construct != NULL && i < taken;
        ++i) {
     cache->construct(slots[i].object, cache->context);
+    slab_state_store(slots[i].state, state);
   }
   return taken;
 }

@@ -141,7 +141,6 @@ static void slots_free(slab_cache_t *cache, slab_slot_t *slots, size_t count) {
     slab_metadata_free(cache, slots, count * sizeof(*slots));
     return;
   }
-  memset(slots - 1, 0, count * sizeof(*slots));
   pthread_mutex_lock(&cache->lock);
   cache->buffer_slots_taken = false;
   pthread_mutex_unlock(&cache->lock);
@@ -312,9 +311,8 @@ void slab_magazine_make_room(slab_magazine_t *magazine) {
   slab_release_excess(magazine->cache);
 }
 
-void slab_magazine_drain(slab_magazine_t *magazine) {
+void slab_magazine_abandon(slab_magazine_t *magazine) {
   slab_cache_t *cache = magazine->cache;
-  flush_all(magazine);
   if (!slab_magazine_is_shared(magazine)) {
     uint8_t tag = (uint8_t)(magazine->traits.free_state - SLAB_STATE_CACHED);
     cache->tags[tag / 64] &= ~(UINT64_C(1) << (tag % 64));
@@ -326,6 +324,11 @@ void slab_magazine_drain(slab_magazine_t *magazine) {
   pthread_mutex_unlock(&cache->lock);
   slots_free(cache, magazine->bottom, num_slots(magazine));
   memset(magazine, 0, sizeof(*magazine));
+}
+
+void slab_magazine_drain(slab_magazine_t *magazine) {
+  flush_all(magazine);
+  slab_magazine_abandon(magazine);
 }
 
 // ---- getting objects ----

@@ -84,6 +84,8 @@ static const char *text_of(slab_misuse_t misuse) {
       return "wrong cache";
     case SLAB_MISUSE_TWICE:
       return "double free (by two threads at once)";
+    case SLAB_MISUSE_MISCOUNTED:
+      return "double free (by two threads at once) in the slab at";
     case SLAB_MISUSE_RED_ZONE:
       return "written outside of the object";
     case SLAB_MISUSE_WRITTEN:
@@ -207,7 +209,8 @@ SLAB_NORETURN void slab_report_free(slab_cache_t *cache, void *ptr,
   report.record = records == NULL ? NULL : &records[index];
   if (report.object != ptr) {
     report.misuse = SLAB_MISUSE_INTERIOR;
-  } else if (slab_state_load(&slab->states[index]) == SLAB_STATE_UNUSED) {
+  } else if (slab_state_load(&slab->states[index]) == SLAB_STATE_UNUSED ||
+             slab_state_load(&slab->states[index]) == SLAB_STATE_RAW) {
     report.misuse = SLAB_MISUSE_UNUSED;
   } else {
     report.misuse = SLAB_MISUSE_FREED;

@@ -21,6 +21,13 @@
 // 3. No FREE state is before first_free.
 // 4. A slab is in the list that num_free says; the table knows its granules.
 //
+// If two threads free one object at once, and one of them is held up until the
+// other's share is back in the slab (magazine.c), the object counts twice in
+// num_free, and no state shows it: the slab would look empty while one of its
+// objects is live. So the states are counted before a slab goes back to the
+// source and when the cache is destroyed, and a slab that has not as many as
+// it says ends the process.
+//
 // Not done: moving objects, giving back part of a slab.
 
 #include "slab/slab_internal.h"
@@ -136,6 +143,35 @@ static size_t find_free(const slab_t *slab, size_t index) {
   return slab->num_used;
 }
 
+// The slab counts more free objects than there are.
+SLAB_NORETURN static void die_miscounted(const slab_cache_t *cache,
+                                         const slab_t *slab,
+                                         const char *function) {
+  slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_MISCOUNTED,
+                                      .function = function,
+                                      .cache = cache,
+                                      .ptr = slab->base});
+}
+
+void slab_verify_count(const slab_cache_t *cache, const slab_t *slab,
+                       const char *function) {
+  size_t num_free = slab->count - slab->num_used;
+  for (size_t i = 0; i < slab->num_used; i += WORD_BYTES) {
+    uint64_t word = load_word(slab, i);
+    if (word == EACH_BYTE * SLAB_STATE_FREE) {
+      num_free += WORD_BYTES;
+      continue;
+    }
+    // The states are whole words; those behind the last are UNUSED.
+    for (; word != 0; word >>= 8) {
+      num_free += (word & 0xff) == SLAB_STATE_FREE;
+    }
+  }
+  if (num_free != slab->num_free) {
+    die_miscounted(cache, slab, function);
+  }
+}
+
 static void take_one(slab_cache_t *cache, slab_t *slab, size_t index,
                      uint8_t state, slab_slot_t *slot) {
   slot->object = slab_object_at(cache, slab, index);
@@ -156,9 +192,7 @@ static size_t take_free(slab_cache_t *cache, slab_t *slab, uint8_t state,
     index = find_free(slab, index);
     if (index == slab->num_used) {
       // Counted as free, but a thread has it as well.
-      slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
-                                          .function = "slab_alloc",
-                                          .cache = cache});
+      die_miscounted(cache, slab, "slab_alloc");
     }
     take_one(cache, slab, index, state, &slots[i]);
   }
@@ -169,6 +203,8 @@ static size_t take_free(slab_cache_t *cache, slab_t *slab, uint8_t state,
 size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
                  size_t count, size_t *out_num_unused) {
   size_t taken = 0;
+  // A child of fork must not take it for constructed.
+  uint8_t unused_state = cache->construct == NULL ? state : SLAB_STATE_RAW;
   *out_num_unused = 0;
   while (taken < count && *out_num_unused == 0) {
     slab_t *slab = cache->lists[SLAB_LIST_PARTIAL].first;
@@ -183,7 +219,7 @@ size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
       if (slab->first_free == slab->num_used) {
         ++slab->first_free;
       }
-      take_one(cache, slab, slab->num_used++, state, &slots[taken++]);
+      take_one(cache, slab, slab->num_used++, unused_state, &slots[taken++]);
       ++*out_num_unused;
     }
     relist(cache, slab);
@@ -192,7 +228,9 @@ size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
 }
 
 void slab_put(slab_cache_t *cache, slab_t *slab, size_t index) {
-  SLAB_ASSERT(slab->num_free < slab->count);
+  if (slab->num_free == slab->count) {
+    die_miscounted(cache, slab, "slab_free");
+  }
   ++slab->num_free;
   if (index < slab->first_free) {
     slab->first_free = (uint32_t)index;
@@ -204,8 +242,18 @@ void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count) {
   pthread_mutex_lock(&cache->lock);
   for (size_t i = 0; i < count; ++i) {
     uintptr_t address = (uintptr_t)objects[i];
-    slab_t *slab = slab_table_find(cache->fast.table, address)->slab;
-    size_t index = slab_index_of(cache, slab, address);
+    slab_entry_t *entry = slab_table_find(cache->fast.table, address);
+    slab_t *slab = entry == NULL ? NULL : entry->slab;
+    size_t index = slab == NULL ? 0 : slab_index_of(cache, slab, address);
+    if (slab == NULL ||
+        slab_state_load(&slab->states[index]) != SLAB_STATE_SHARED) {
+      // Another thread freed it as well, and took it to its slab already.
+      slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
+                                          .function = "slab_free",
+                                          .cache = cache,
+                                          .ptr = objects[i],
+                                          .object = objects[i]});
+    }
     slab_state_store(&slab->states[index], SLAB_STATE_FREE);
     slab_put(cache, slab, index);
   }

@@ -35,7 +35,7 @@ static void count_objects(slab_cache_t *cache, slab_stats_t *stats) {
       for (size_t i = 0; i < slab->num_used; ++i) {
         uint8_t state = slab_state_load(&slab->states[i]);
         stats->num_live += state == SLAB_STATE_LIVE;
-        stats->num_cached += state > SLAB_STATE_FREE;
+        stats->num_cached += state > SLAB_STATE_FREE || state == SLAB_STATE_RAW;
       }
       ++stats->num_slabs;
       stats->capacity += slab->count;

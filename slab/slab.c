@@ -16,7 +16,7 @@ enum {
   DEFAULT_ALIGN_MAX = 16,
   STRIDE_MIN = 2,  // The reciprocal of 1 does not fit.
   LEAKS_NAMED = 8,
-  LIMIT_SHARE = 64,  // Of max_objects, what a magazine may have.
+  LIMIT_SHARE = 64,  // Of max_objects, what a thread may have cached.
   PAGE_BYTES = 4096,
   LINE_BYTES = 64,
 };
@@ -73,11 +73,13 @@ static size_t max_slots(const slab_cache_t *cache) {
   if (count > SLAB_MAGAZINE_MAX_SLOTS) {
     count = SLAB_MAGAZINE_MAX_SLOTS;
   }
-  if (cache->max_objects != SIZE_MAX &&
-      count > cache->max_objects / LIMIT_SHARE) {
+  count = count == 0 ? 1 : count;
+  // Beside the slots there is the hot object.
+  if (cache->max_objects / LIMIT_SHARE < count + 1) {
     count = cache->max_objects / LIMIT_SHARE;
+    count -= count != 0;
   }
-  return count == 0 ? 1 : count;
+  return count;
 }
 
 static void set_options(slab_cache_t *cache, const slab_options_t *options) {
@@ -105,6 +107,9 @@ static void set_options(slab_cache_t *cache, const slab_options_t *options) {
 // Sets up what needs no memory but the cache's own.
 static int init_locks(slab_cache_t *cache) {
   int status = pthread_mutex_init(&cache->lock, NULL);
+  if (status == 0) {
+    status = pthread_cond_init(&cache->grown, NULL);
+  }
   return status != 0 ? status : slab_depot_init(cache);
 }
 
@@ -248,6 +253,9 @@ static void drain(void *context, slab_magazine_t *magazine) {
 static void destroy_slabs(slab_cache_t *cache) {
   for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {
     slab_t *first = cache->lists[list].first;
+    for (slab_t *slab = first; slab != NULL; slab = slab->next) {
+      slab_verify_count(cache, slab, "slab_cache_destroy");
+    }
     cache->lists[list].first = NULL;
     slab_destroy_chain(cache, first);
   }
@@ -271,6 +279,7 @@ int slab_cache_destroy(slab_cache_t *cache, unsigned flags) {
   slab_depot_trim(cache);
   free_tables(cache);
   pthread_mutex_destroy(&cache->depot.lock);
+  pthread_cond_destroy(&cache->grown);
   pthread_mutex_destroy(&cache->lock);
   cache_free(cache);
   errno = saved_errno;
@@ -287,7 +296,8 @@ void slab_free_slow(slab_cache_t *cache, void *object) {
   slab_free_checked(cache, object, "slab_free", __builtin_return_address(0));
 }
 
-// A function of its own, so that `slab_free` needs no registers saved.
+// A function of its own, so that `slab_free` needs no registers saved. That one
+// jumps here (BUILD.bazel), so the return address is its caller's.
 __attribute__((noinline)) static void free_any(slab_cache_t *cache,
                                                void *object,
                                                slab_magazine_t *magazine) {
@@ -298,8 +308,21 @@ __attribute__((noinline)) static void free_any(slab_cache_t *cache,
   }
 }
 
+// The usual cases of `slab_alloc_inline`. NULL: it is none of them.
+SLAB_INLINE void *alloc_usual(slab_cache_t *cache) {
+  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
+  void *object = magazine->hot_free;
+  if (object != NULL) {
+    return SLAB_LIKELY(slab_alloc_hot(magazine)) ? object : NULL;
+  }
+  return slab_alloc_any(magazine);
+}
+
 void *slab_alloc(slab_cache_t *cache) {
-  return slab_alloc_inline(cache);
+  void *object = alloc_usual(cache);
+  return SLAB_LIKELY(object != NULL)
+             ? object
+             : slab_alloc_checked(cache, 1, __builtin_return_address(0));
 }
 
 void *slab_alloc_zeroed(slab_cache_t *cache) {
@@ -307,7 +330,10 @@ void *slab_alloc_zeroed(slab_cache_t *cache) {
     errno = EINVAL;
     return NULL;
   }
-  void *object = slab_alloc_inline(cache);
+  void *object = alloc_usual(cache);
+  if (SLAB_UNLIKELY(object == NULL)) {
+    object = slab_alloc_checked(cache, 1, __builtin_return_address(0));
+  }
   return object == NULL ? NULL : memset(object, 0, cache->object_bytes);
 }
 

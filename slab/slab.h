@@ -34,11 +34,14 @@
 // `slab_cache_destroy`; an object may be freed by another thread than the one
 // that got it. If two threads free one object within the same few
 // instructions, both calls may return; the mistake is then reported before the
-// object is handed out twice, when a thread exits, or by `slab_cache_destroy`,
-// whichever comes first.
+// object is handed out twice, when a thread exits, before the memory of its
+// slab goes back, or by `slab_cache_destroy`, whichever comes first. A thread
+// that is held up inside such a call for so long that the object is handed out
+// again, or that its slab is gone, frees what is there then.
 // Signals: not from a signal handler, as with malloc.
 // fork: the child may use every cache; what other threads of the parent had
-// cached goes back to the slabs, their live objects stay live.
+// cached goes back to the slabs, their live objects stay live, and an object
+// that one of them was constructing stays unused.
 
 #ifndef MY_ALLOC_SLAB_SLAB_H_
 #define MY_ALLOC_SLAB_SLAB_H_
@@ -61,7 +64,8 @@ extern "C" {
 typedef struct slab_cache slab_cache_t;
 
 // Where a cache gets its memory. Both are called from any thread, several at a
-// time, `free` also at thread exit; they must not use slab themselves.
+// time, `free` also at thread exit; they must not use slab themselves, nor wait
+// for a thread that does.
 typedef struct slab_source {
   // Returns `size_bytes` at a multiple of `align_bytes` (a power of two), or
   // NULL. The contents do not matter.
@@ -99,34 +103,46 @@ typedef struct slab_options {
   void (*destruct)(void *object, void *context);
   void *context;
   unsigned flags;  // SLAB_...
-  // At most so many objects exist, those cached for threads included (they
-  // are few: 1/64 of the limit a thread). 0: no limit.
+  // At most so many objects exist, those cached for threads included: up to
+  // 1/64 of the limit a thread, which other threads do not get. Below 128,
+  // nothing is cached, as with SLAB_NO_MAGAZINES. 0: no limit.
   size_t max_objects;
   // Functions NULL: the kernel.
   slab_source_t source;
   // If not NULL, all memory of the cache, its handle included, is in here and
-  // stays there; `source` is not used. See SLAB_BUFFER_BYTES.
+  // stays there, but for the heads of threads' magazines; `source` is not
+  // used. See SLAB_BUFFER_BYTES.
   void *buffer;
   size_t buffer_bytes;
 } slab_options_t;
 
 // How many bytes of buffer surely hold `count` objects of `object_bytes` at a
-// multiple of `align_bytes` (not 0), whatever the buffer's own alignment.
-#define SLAB_BUFFER_BYTES(object_bytes, align_bytes, count)                \
-  (4096 + 2 * (size_t)(align_bytes) +                                      \
-   (size_t)(count) * ((((object_bytes) < 2 ? 2 : (size_t)(object_bytes)) + \
-                       (align_bytes)-1) /                                  \
-                          (align_bytes) * (align_bytes) +                  \
-                      1) +                                                 \
-   ((size_t)(count) * ((size_t)(object_bytes) + (size_t)(align_bytes)) /   \
-        65536 * 2 +                                                        \
-    4) *                                                                   \
-       64)
+// multiple of `align_bytes` (not 0), whatever the buffer's own alignment; the
+// second one for a cache with SLAB_DEBUG. Both are constants if all three are.
+#define SLAB_BUFFER_BYTES(object_bytes, align_bytes, count)                  \
+  SLAB_BUFFER_OF_(                                                           \
+      SLAB_ROUND_UP_((object_bytes) < 2 ? 2 : (object_bytes), align_bytes) + \
+          1,                                                                 \
+      align_bytes, count)
+#define SLAB_BUFFER_BYTES_DEBUG(object_bytes, align_bytes, count)           \
+  SLAB_BUFFER_OF_(                                                          \
+      SLAB_ROUND_UP_(SLAB_ROUND_UP_(16, align_bytes) + (object_bytes) + 16, \
+                     align_bytes) +                                         \
+          1 + 24,                                                           \
+      align_bytes, count)
+// `each_bytes` an object, its state included; the table is 1/512 of all.
+#define SLAB_BUFFER_OF_(each_bytes, align_bytes, count)                \
+  (4096 + 3 * (size_t)(align_bytes) + (size_t)(count) * (each_bytes) + \
+   (size_t)(count) * (each_bytes) / 500)
+#define SLAB_ROUND_UP_(value, multiple)                            \
+  (((size_t)(value) + (size_t)(multiple)-1) / (size_t)(multiple) * \
+   (size_t)(multiple))
 
 // Makes a cache. Returns NULL with `errno` EINVAL when an option is out of
 // range or a buffer cannot hold one object, ENOMEM when there is no memory.
 // With a buffer it makes no system call, nor does any other function for such
-// a cache as long as one thread uses it.
+// a cache as long as one thread uses it and that thread was the first of the
+// process to use any cache; others map 512 KiB of addresses, once a thread.
 SLAB_API slab_cache_t *slab_cache_create(const slab_options_t *options)
     SLAB_MUST_USE;
 

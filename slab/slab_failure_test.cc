@@ -6,8 +6,12 @@
 // a source of the caller's, once on the kernel. After each failure the cache is
 // whole, and nothing is lost.
 
+#include <pthread.h>
+
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <string>
 #include <thread>
@@ -198,6 +202,79 @@ TEST_F(SlabFailureTest, EachMappingMayFailOnce) {
 
 TEST_F(SlabFailureTest, EachMappingAndAllAfterItMayFail) {
   FailEachOfKernel(64, 0, 1 << 30);
+}
+
+// A source under whose `alloc` another thread asks for an object of a cache
+// whose limit the slab in the making has reached already.
+struct RivalSource {
+  slab_cache_t *cache = nullptr;
+  bool is_refusing = false;
+  std::thread rival;
+  void *object = nullptr;
+  std::atomic<bool> is_done{false};
+
+  // Ends when the rival waits, or when it did not and has its answer.
+  void RunRival() {
+    rival = std::thread([this] {
+      object = slab_alloc(cache);
+      is_done = true;
+    });
+    for (size_t num_waiting = 0; num_waiting == 0 && !is_done;) {
+      std::this_thread::yield();
+      pthread_mutex_lock(&cache->lock);
+      num_waiting = cache->num_waiting;
+      pthread_mutex_unlock(&cache->lock);
+    }
+  }
+
+  static void *Alloc(void *context, size_t size_bytes, size_t align_bytes) {
+    auto *source = static_cast<RivalSource *>(context);
+    bool is_refused = false;
+    if (size_bytes >= 65536 && !source->rival.joinable()) {
+      source->RunRival();
+      is_refused = source->is_refusing;
+    }
+    void *ptr = nullptr;
+    return is_refused || posix_memalign(&ptr, align_bytes, size_bytes) != 0
+               ? nullptr
+               : ptr;
+  }
+
+  static void Free(void *, void *ptr, size_t) {
+    std::free(ptr);
+  }
+};
+
+// Returns how many objects two threads got at once from a cache of 1,000.
+int CountOfTwoThreads(unsigned flags, bool is_refusing) {
+  RivalSource source;
+  source.is_refusing = is_refusing;
+  slab_options_t options = Options(64, flags);
+  options.max_objects = 1000;
+  options.source = {RivalSource::Alloc, RivalSource::Free, &source};
+  source.cache = slab_cache_create(&options);
+  void *object = slab_alloc(source.cache);
+  source.rival.join();
+  const int count = (object != nullptr) + (source.object != nullptr);
+  slab_free(source.cache, object);
+  slab_free(source.cache, source.object);
+  EXPECT_STREQ(slab_check(source.cache), nullptr);
+  EXPECT_EQ(slab_cache_destroy(source.cache, 0), 0);
+  return count;
+}
+
+TEST_F(SlabFailureTest, SlabInTheMakingIsNotALimit) {
+  for (const unsigned flags :
+       {0u, unsigned{SLAB_NO_MAGAZINES}, unsigned{SLAB_DEBUG}}) {
+    EXPECT_EQ(CountOfTwoThreads(flags, false), 2);
+  }
+}
+
+TEST_F(SlabFailureTest, SlabThatIsNotMadeLeavesTheLimitToOthers) {
+  for (const unsigned flags :
+       {0u, unsigned{SLAB_NO_MAGAZINES}, unsigned{SLAB_DEBUG}}) {
+    EXPECT_EQ(CountOfTwoThreads(flags, true), 1);
+  }
 }
 
 TEST_F(SlabFailureTest, CreateFailsCleanly) {

@@ -34,6 +34,7 @@ enum {
   SLAB_STATE_UNUSED = 0,  // Never handed out, not constructed.
   // SLAB_STATE_LIVE = 1 (slab_inline.h).
   SLAB_STATE_NEVER = 2,     // Of no object: what sharers' fast paths expect.
+  SLAB_STATE_RAW = 3,       // Handed out, and its constructor not through yet.
   SLAB_STATE_FREE = 128,    // In its slab, constructed.
   SLAB_STATE_CACHED = 128,  // + tag: in the magazine with that tag.
   // Of magazines that came when all other tags were taken, of the depot, and
@@ -143,6 +144,9 @@ struct slab_cache {
   size_t num_slabs;
   size_t num_objects;  // Of all slabs and of those being made.
   size_t slab_bytes;   // The same.
+  size_t num_planned;  // Slabs being made.
+  size_t num_waiting;  // Threads that wait for one of them.
+  pthread_cond_t grown;
   size_t empty_bytes;  // Of slabs in the list of empty ones.
   size_t keep_bytes;   // As much of these may stay, and a quarter of the rest.
   size_t released_bytes;  // When more did not, last; 0 once that was wanted.
@@ -200,14 +204,15 @@ static inline slab_record_t *slab_records(const slab_cache_t *cache,
 // ---- misuse.c: the process ends, with one line ----
 
 typedef enum slab_misuse {
-  SLAB_MISUSE_FREED,     // Free already.
-  SLAB_MISUSE_UNUSED,    // Never handed out.
-  SLAB_MISUSE_INTERIOR,  // Inside an object, not at its start.
-  SLAB_MISUSE_FOREIGN,   // No object of any cache.
-  SLAB_MISUSE_OTHER,     // An object of another cache.
-  SLAB_MISUSE_TWICE,     // Two threads freed it at once.
-  SLAB_MISUSE_RED_ZONE,  // Written before or behind the object.
-  SLAB_MISUSE_WRITTEN,   // Written while it was free.
+  SLAB_MISUSE_FREED,       // Free already.
+  SLAB_MISUSE_UNUSED,      // Never handed out.
+  SLAB_MISUSE_INTERIOR,    // Inside an object, not at its start.
+  SLAB_MISUSE_FOREIGN,     // No object of any cache.
+  SLAB_MISUSE_OTHER,       // An object of another cache.
+  SLAB_MISUSE_TWICE,       // Two threads freed it at once.
+  SLAB_MISUSE_MISCOUNTED,  // The same; which object is not known.
+  SLAB_MISUSE_RED_ZONE,    // Written before or behind the object.
+  SLAB_MISUSE_WRITTEN,     // Written while it was free.
 } slab_misuse_t;
 
 typedef struct slab_report {
@@ -283,10 +288,14 @@ void *slab_object_at(const slab_cache_t *cache, const slab_t *slab,
 void slab_list_add(slab_cache_t *cache, slab_t *slab);
 void slab_list_drop(slab_cache_t *cache, slab_t *slab);
 // Takes up to `count` objects out of slabs; their states become `state`. Fills
-// `slots`; the last `*out_num_unused` of them are not constructed yet. Returns
-// how many.
+// `slots`; the last `*out_num_unused` of them are not constructed yet: if the
+// cache has a constructor, their states are RAW until the caller has called it.
+// Returns how many.
 size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
                  size_t count, size_t *out_num_unused);
+// Dies if the slab counts more free objects than have the state.
+void slab_verify_count(const slab_cache_t *cache, const slab_t *slab,
+                       const char *function);
 // Puts an object whose state is `FREE` already back into its slab.
 void slab_put(slab_cache_t *cache, slab_t *slab, size_t index);
 // Puts objects with the state SHARED into their slabs. No lock held.
@@ -295,7 +304,8 @@ const char *slab_check_layer(slab_cache_t *cache);
 
 // ---- growth.c: slabs come and go; no lock held but where it says so ----
 
-// Makes a slab more; false if there is no memory or no room under the limit.
+// Makes a slab more, or waits for one that another thread makes; false if there
+// is no memory or no room under the limit. True: it is worth a look.
 bool slab_grow(slab_cache_t *cache);
 // Makes the rest of the buffer one slab, of any length. False: no room for an
 // object. While the cache is created.
@@ -311,6 +321,9 @@ slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes);
 size_t slab_destroy_chain(slab_cache_t *cache, slab_t *first);
 // Gives memory of empty slabs back if there is too much.
 void slab_release_excess(slab_cache_t *cache);
+// In the child of a fork, cache's lock held: slabs that other threads were
+// making will not come, and are nobody's part of the limit any more.
+void slab_forget_planned(slab_cache_t *cache);
 // Forgets what was learned about how many to keep. Cache's lock held.
 void slab_keep_least(slab_cache_t *cache);
 
@@ -339,6 +352,8 @@ void slab_magazine_sync(slab_magazine_t *magazine);
 // Gives all up, slots and all, to the slabs; the magazine is all zero then.
 // Process's lock held. Also that of a thread that does not run.
 void slab_magazine_drain(slab_magazine_t *magazine);
+// The same, but leaves its objects where they are, cached by their states only.
+void slab_magazine_abandon(slab_magazine_t *magazine);
 // Has it no tag of its own?
 bool slab_magazine_is_shared(const slab_magazine_t *magazine);
 // The state of objects in it. What its fast paths expect is another one if it

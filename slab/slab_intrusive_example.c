@@ -2,13 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // slab_intrusive: a cache inside the program's own static memory, for code that
-// may not call malloc, take a signal, or enter the kernel: firmware, a signal
-// handler's own data, the inside of an allocator.
+// may not call malloc or enter the kernel: firmware, the inside of an allocator.
+// Not for signal handlers.
 //
-// The cache's handle, its tables, the thread's magazine and all objects lie in
-// one static array. With one thread, no function here makes a system call:
-// this program forbids all but write and exit to itself before it starts, and
-// runs as a test.
+// The cache's handle, its tables, the magazine's slots and all objects lie in
+// one static array. In the first thread of a process that uses slab, as here,
+// no function makes a system call: this program forbids all but write and exit
+// to itself before it starts, and runs as a test. Other threads ask the kernel
+// once each, for the heads of their magazines.
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -6,6 +6,7 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -20,6 +21,7 @@
 #include "gtest/gtest.h"
 #include "slab/slab.h"
 #include "slab/slab_inline.h"
+#include "slab/slab_internal.h"
 
 namespace {
 
@@ -273,6 +275,7 @@ TEST_P(SlabMisuseTest, DoubleFreeByTwoThreadsAtOnceDies) {
             slab_free(cache, slab_alloc(cache));
             ++num_ready;
             while (num_ready != 2) {
+              std::this_thread::yield();
             }
             slab_free(cache, object);
           };
@@ -288,6 +291,83 @@ TEST_P(SlabMisuseTest, DoubleFreeByTwoThreadsAtOnceDies) {
         testing::KilledBySignal(SIGABRT), "double free");
   }
   slab_cache_destroy(cache, 0);
+}
+
+// Two threads free one object at once, and one of them is held up between its
+// look at the state and its store, until the other's share of it is back in
+// the slab. The object counts twice then.
+class SlabHeldUpFreeTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    slab_options_t options = {};
+    options.name = "nodes";
+    options.object_bytes = kObjectBytes;
+    cache_ = slab_cache_create(&options);
+    ASSERT_NE(cache_, nullptr);
+  }
+  void TearDown() override {
+    EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
+  }
+
+  void FreeHeldUp(void *object) {
+    const auto address = reinterpret_cast<uintptr_t>(object);
+    uint8_t *state = nullptr;
+    slab_find_state(&cache_->fast, slab_table_home(cache_->fast.table, address),
+                    address, &state);
+    if (state == nullptr || slab_state_load(state) != SLAB_STATE_LIVE) {
+      _exit(1);
+    }
+    // What a thread has cached goes to the slab when it exits.
+    std::thread([&] { slab_free(cache_, object); }).join();
+    slab_magazine_t *magazine = slab_magazine_of(&cache_->fast);
+    slab_state_store(state, magazine->traits.free_state);
+    *magazine->top++ = {object, state};
+  }
+
+  slab_cache_t *cache_;
+};
+
+constexpr char kMiscounted[] =
+    ": double free \\(by two threads at once\\) in the slab at: 0x[0-9a-f]+, "
+    "cache \"nodes\"";
+
+TEST_F(SlabHeldUpFreeTest, SlabWithALiveObjectIsNotGivenBack) {
+  EXPECT_EXIT(
+      {
+        auto *kept = static_cast<volatile char *>(slab_alloc(cache_));
+        FreeHeldUp(slab_alloc(cache_));
+        slab_reap(cache_);
+        *kept = 1;
+        _exit(0);
+      },
+      testing::KilledBySignal(SIGABRT),
+      std::string("^slab: slab_free") + kMiscounted);
+}
+
+TEST_F(SlabHeldUpFreeTest, SlabWithAnObjectInAMagazineIsNotGivenBack) {
+  EXPECT_EXIT(
+      {
+        FreeHeldUp(slab_alloc(cache_));
+        // It was the only one: another thread finds the slab empty.
+        std::thread([&] { slab_reap(cache_); }).join();
+        _exit(0);
+      },
+      testing::KilledBySignal(SIGABRT),
+      std::string("^slab: slab_free") + kMiscounted);
+}
+
+TEST_F(SlabHeldUpFreeTest, IsReportedByDestroy) {
+  EXPECT_EXIT(
+      {
+        FreeHeldUp(slab_alloc(cache_));
+        // Not empty by its count when it looks.
+        void *kept = slab_alloc(cache_);
+        slab_cache_destroy(cache_, SLAB_DESTROY_LIVE | SLAB_DESTROY_QUIET);
+        _exit(kept == nullptr);
+      },
+      testing::KilledBySignal(SIGABRT),
+      std::string("^slab: slab_cache_destroy") + kMiscounted);
 }
 
 // ---- debug variant ----
@@ -335,8 +415,12 @@ TEST_F(SlabDebugTest, WriteAfterFreeIsFoundByAlloc) {
         auto *object = static_cast<volatile char *>(slab_alloc(cache_));
         slab_free(cache_, const_cast<char *>(object));
         object[7] = 1;
-        EXPECT_STREQ(slab_check(cache_),
-                     "slab: an object was written while it was free");
+        const char *broken = slab_check(cache_);
+        if (broken == nullptr ||
+            strcmp(broken, "slab: an object was written while it was free") !=
+                0) {
+          _exit(1);
+        }
         void *again = slab_alloc(cache_);
         slab_free(cache_, again);
       },
@@ -370,6 +454,112 @@ TEST_F(SlabDebugTest, DoubleFreeNamesBothSites) {
       testing::KilledBySignal(SIGABRT),
       "double free: .*, called from 0x[0-9a-f]+, allocated from 0x[0-9a-f]+, "
       "last freed from 0x[0-9a-f]+\n");
+}
+
+// ---- call sites ----
+
+// These functions are in a section of their own, so that it is known where
+// their calls return to. Nothing is called last, since a call that is a jump
+// returns elsewhere.
+#define CALL_SITE __attribute__((noinline, section("slab_call_sites")))
+extern "C" const char __start_slab_call_sites[];
+extern "C" const char __stop_slab_call_sites[];
+
+inline void StayHere() {
+  __asm__ volatile("" ::: "memory");
+}
+
+CALL_SITE void *AllocHere(slab_cache_t *cache) {
+  void *object = slab_alloc(cache);
+  StayHere();
+  return object;
+}
+
+CALL_SITE void *AllocInlineHere(slab_cache_t *cache) {
+  void *object = slab_alloc_inline(cache);
+  StayHere();
+  return object;
+}
+
+CALL_SITE void *AllocZeroedHere(slab_cache_t *cache) {
+  void *object = slab_alloc_zeroed(cache);
+  StayHere();
+  return object;
+}
+
+CALL_SITE void *AllocBulkHere(slab_cache_t *cache) {
+  void *object = nullptr;
+  const int status = slab_alloc_bulk(cache, 1, &object);
+  StayHere();
+  return status == 0 ? object : nullptr;
+}
+
+CALL_SITE void FreeHere(slab_cache_t *cache, void *object) {
+  slab_free(cache, object);
+  StayHere();
+}
+
+CALL_SITE void FreeInlineHere(slab_cache_t *cache, void *object) {
+  slab_free_inline(cache, object);
+  StayHere();
+}
+
+CALL_SITE void FreeBulkHere(slab_cache_t *cache, void *object) {
+  slab_free_bulk(cache, 1, &object);
+  StayHere();
+}
+
+// Returns what a child that runs `run` writes to stderr.
+std::string TextOfChild(const std::function<void()> &run) {
+  int ends[2];
+  EXPECT_EQ(pipe(ends), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(ends[1], STDERR_FILENO);
+    run();
+    _exit(0);
+  }
+  close(ends[1]);
+  std::string text;
+  char part[512];
+  for (ssize_t count; (count = read(ends[0], part, sizeof(part))) > 0;) {
+    text.append(part, static_cast<size_t>(count));
+  }
+  close(ends[0]);
+  int status = 0;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) << text;
+  return text;
+}
+
+void ExpectCallSite(const std::string &text, const std::string &name) {
+  const size_t at = text.find(name + " 0x");
+  ASSERT_NE(at, std::string::npos) << name << " in: " << text;
+  const auto site = std::stoull(text.substr(at + name.size() + 1), nullptr, 16);
+  EXPECT_GT(site, reinterpret_cast<uintptr_t>(__start_slab_call_sites)) << text;
+  EXPECT_LT(site, reinterpret_cast<uintptr_t>(__stop_slab_call_sites)) << text;
+}
+
+TEST_P(SlabMisuseTest, ReportNamesTheCallerOfEachFunction) {
+  slab_cache_t *cache = Create();
+  for (auto *alloc :
+       {AllocHere, AllocInlineHere, AllocZeroedHere, AllocBulkHere}) {
+    for (auto *free_it : {FreeHere, FreeInlineHere, FreeBulkHere}) {
+      const std::string text = TextOfChild([&] {
+        void *object = alloc(cache);
+        void *other = slab_alloc(cache);
+        free_it(cache, object);
+        slab_free(cache, other);
+        free_it(cache, object);
+      });
+      ExpectCallSite(text, "called from");
+      if (GetParam() == SLAB_DEBUG) {
+        ExpectCallSite(text, "allocated from");
+        ExpectCallSite(text, "last freed from");
+      }
+    }
+  }
+  slab_cache_destroy(cache, 0);
 }
 
 }  // namespace

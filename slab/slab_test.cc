@@ -9,9 +9,11 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -134,8 +136,13 @@ TEST_F(SlabTest, DestroyNamesLiveObjectsAndRefuses) {
 
 TEST_F(SlabTest, DestroyTakesLiveObjectsIfAsked) {
   slab_options_t options = Options();
+  static int num_constructed;
   static int num_destructed;
+  num_constructed = 0;
   num_destructed = 0;
+  options.construct = [](void *, void *) {
+    ++num_constructed;
+  };
   options.destruct = [](void *, void *) {
     ++num_destructed;
   };
@@ -146,7 +153,9 @@ TEST_F(SlabTest, DestroyTakesLiveObjectsIfAsked) {
   EXPECT_EQ(slab_cache_destroy(cache, SLAB_DESTROY_LIVE | SLAB_DESTROY_QUIET),
             0);
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
-  EXPECT_GE(num_destructed, 4);
+  // Those cached or in the slab that were never handed out as well.
+  EXPECT_GE(num_constructed, 4);
+  EXPECT_EQ(num_destructed, num_constructed);
 }
 
 // ---- normal use ----
@@ -332,6 +341,37 @@ TEST_F(SlabTest, LimitIsHard) {
   }
 }
 
+// What a thread keeps of a limit while another one wants all of it.
+TEST_F(SlabTest, ThreadKeepsNoMoreOfALimitThanItsShare) {
+  for (unsigned flags :
+       {0u, unsigned{SLAB_NO_MAGAZINES}, unsigned{SLAB_DEBUG}}) {
+    for (size_t limit : {1, 2, 10, 63, 64, 127, 128, 129, 1000, 5000, 100000}) {
+      slab_options_t options = Options();
+      options.max_objects = limit;
+      options.flags = flags;
+      Create(options);
+      for (void *object : AllocMany(cache_, limit)) {
+        slab_free(cache_, object);
+      }
+      const size_t share = flags == 0 && limit >= 128 ? limit / 64 : 0;
+      EXPECT_LE(Stats(cache_).num_cached, share) << limit;
+      std::thread([&] {
+        std::vector<void *> objects;
+        while (void *object = slab_alloc(cache_)) {
+          objects.push_back(object);
+        }
+        EXPECT_GE(objects.size(), limit - share) << limit;
+        EXPECT_LE(objects.size(), limit) << limit;
+        for (void *object : objects) {
+          slab_free(cache_, object);
+        }
+      }).join();
+      EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
+      cache_ = nullptr;
+    }
+  }
+}
+
 TEST_F(SlabTest, ReapGivesAllEmptySlabsBack) {
   slab_options_t options = Options();
   options.source = source_.Get();
@@ -412,6 +452,40 @@ TEST_F(SlabTest, BufferHoldsWhatItIsSaidToHold) {
         }
         model.Reap();
         EXPECT_TRUE(model.Alloc());
+      }
+    }
+  }
+}
+
+TEST_F(SlabTest, BufferOfManyObjectsHoldsThem) {
+  struct {
+    size_t size;
+    size_t align;
+    size_t count;
+  } cases[] = {
+      {1, 1, 1500000}, {2, 1, 700000},  {3, 4, 700000},     {8, 8, 1000000},
+      {64, 64, 60000}, {1, 4096, 2000}, {5000, 4096, 1000}, {1, 1 << 20, 8},
+  };
+  for (const auto &each : cases) {
+    for (const bool is_debug : {false, true}) {
+      // A debug variant fills and looks at every byte.
+      const size_t count = is_debug ? each.count / 8 : each.count;
+      const size_t bytes =
+          is_debug ? SLAB_BUFFER_BYTES_DEBUG(each.size, each.align, count)
+                   : SLAB_BUFFER_BYTES(each.size, each.align, count);
+      for (const size_t shift : {0, 1, 63}) {
+        std::unique_ptr<char[]> buffer(new char[bytes + shift]);
+        slab_options_t options = Options(each.size, each.align);
+        options.flags = is_debug ? unsigned{SLAB_DEBUG} : 0u;
+        options.buffer = buffer.get() + shift;
+        options.buffer_bytes = bytes;
+        slab_cache_t *cache = slab_cache_create(&options);
+        ASSERT_NE(cache, nullptr);
+        EXPECT_GE(Stats(cache).capacity, count)
+            << each.size << " " << each.align << " " << is_debug;
+        void *object = slab_alloc(cache);
+        slab_free(cache, object);
+        EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
       }
     }
   }

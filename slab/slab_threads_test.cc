@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <mutex>
 #include <random>
 #include <thread>
@@ -289,35 +290,52 @@ TEST(SlabThreadsTest, DestroyTakesBackWhatRunningThreadsHaveCached) {
   }
 }
 
-TEST(SlabThreadsTest, ReapReachesOtherThreadsWhenTheyRunOut) {
+TEST(SlabThreadsTest, ReapReachesOtherThreadsWhenTheyOverflow) {
   const slab_options_t options = Options();
   slab_cache_t *cache = slab_cache_create(&options);
   std::atomic<int> stage{0};
   std::thread other([&] {
-    std::vector<void *> objects(2000);
+    std::vector<void *> objects(5000);
     for (void *&object : objects) {
       object = slab_alloc(cache);
     }
-    for (void *object : objects) {
-      slab_free(cache, object);
+    for (size_t i = 0; i < 2000; ++i) {
+      slab_free(cache, objects[i]);
     }
     stage = 1;
     while (stage != 2) {
       std::this_thread::yield();
     }
-    // More than it has: it runs out.
-    for (int i = 0; i < 20000; ++i) {
-      objects.push_back(slab_alloc(cache));
-    }
+    // Without a reap, an overflow gives up half, or nothing.
+    size_t most = Stats(cache).num_cached;
+    size_t now = most;
     for (size_t i = 2000; i < objects.size(); ++i) {
       slab_free(cache, objects[i]);
+      if (now >= most) {
+        most = now;
+        now = Stats(cache).num_cached;
+        EXPECT_TRUE(now > most || now <= 2) << now << " of " << most;
+      }
+    }
+    EXPECT_LT(now, most);
+    stage = 3;
+    while (stage != 4) {
+      std::this_thread::yield();
     }
   });
   while (stage != 1) {
     std::this_thread::yield();
   }
   slab_reap(cache);
+  EXPECT_GT(Stats(cache).num_cached, 100u);
   stage = 2;
+  while (stage != 3) {
+    std::this_thread::yield();
+  }
+  // It still runs: what it freed since is in its magazine or the depot.
+  EXPECT_EQ(Stats(cache).num_live, 0u);
+  EXPECT_GT(Stats(cache).num_slabs, 0u);
+  stage = 4;
   other.join();
   slab_reap(cache);
   EXPECT_EQ(Stats(cache).num_slabs, 0u);
@@ -332,50 +350,236 @@ void ExpectChildSucceeds(pid_t child) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
+// Forks `num_children` times while `num_threads` run `work` again and again,
+// once at least.
+// Children exit with what `child` returns; 0 is success.
+void ForkWhile(int num_threads, int num_children,
+               const std::function<void()> &work,
+               const std::function<int()> &child) {
+  std::atomic<bool> end{false};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < num_threads; ++i) {
+    threads.emplace_back([&] {
+      do {
+        work();
+      } while (!end);
+    });
+  }
+  for (int i = 0; i < num_children; ++i) {
+    const pid_t pid = fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+      _exit(child());
+    }
+    ExpectChildSucceeds(pid);
+  }
+  end = true;
+  for (std::thread &thread : threads) {
+    thread.join();
+  }
+}
+
+// Forks while another thread, which runs `work`, is between Enter and the end
+// of it.
+class Gate {
+ public:
+  // By the other thread: waits here, the first time, until the fork is over.
+  void Enter() {
+    int expected = kClosed;
+    if (stage_.compare_exchange_strong(expected, kEntered)) {
+      while (stage_ != kOpen) {
+        std::this_thread::yield();
+      }
+    }
+  }
+  void Fork(const std::function<void()> &work,
+            const std::function<int()> &child) {
+    std::thread other(work);
+    while (stage_ != kEntered) {
+      std::this_thread::yield();
+    }
+    const pid_t pid = fork();
+    if (pid == 0) {
+      _exit(child());
+    }
+    stage_ = kOpen;
+    other.join();
+    ASSERT_GE(pid, 0);
+    ExpectChildSucceeds(pid);
+  }
+
+ private:
+  enum Stage {
+    kClosed,
+    kEntered,
+    kOpen
+  };
+  std::atomic<int> stage_{kClosed};
+};
+
+// Magazines of other threads are flushed and popped in bulk all the time: there
+// the states of objects change long before the top moves.
+TEST(SlabThreadsTest, ForkInTheMidstOfFlushesLeavesTheChildWhole) {
+  const slab_options_t options = Options();
+  slab_cache_t *cache = slab_cache_create(&options);
+  void *kept = slab_alloc(cache);
+  ForkWhile(
+      2, 100,
+      [&] {
+        std::vector<void *> objects(6000);
+        if (slab_alloc_bulk(cache, objects.size(), objects.data()) == 0) {
+          slab_free_bulk(cache, objects.size(), objects.data());
+        }
+      },
+      [&] {
+        slab_free(cache, kept);
+        return slab_check(cache) == nullptr ? 0 : 1;
+      });
+  slab_free(cache, kept);
+  EXPECT_STREQ(slab_check(cache), nullptr);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+}
+
+// One thread without any magazine is about to put an object into its slab.
+TEST(SlabThreadsTest, ForkLosesNoObjectThatIsFreedWithoutAMagazine) {
+  const slab_options_t options = Options(SLAB_NO_MAGAZINES);
+  slab_cache_t *cache = slab_cache_create(&options);
+  ForkWhile(
+      2, 100, [&] { slab_free(cache, slab_alloc(cache)); },
+      [&] {
+        const bool is_good =
+            slab_check(cache) == nullptr && Stats(cache).num_cached == 0;
+        return is_good ? 0 : 1;
+      });
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+}
+
+// Objects are constructed if they have `kMagic`; only those may be handed out
+// or destructed.
+constexpr uint64_t kMagic = 0x600d0b7ec7;
+
+struct Constructed {
+  Gate gate;
+  std::atomic<int> num_bad{0};
+  std::atomic<int> num_destructed{0};
+
+  static void Construct(void *object, void *context) {
+    static_cast<Constructed *>(context)->gate.Enter();
+    static_cast<Object *>(object)->owner = kMagic;
+  }
+  static void Destruct(void *object, void *context) {
+    auto *self = static_cast<Constructed *>(context);
+    self->num_bad += static_cast<Object *>(object)->owner != kMagic;
+    ++self->num_destructed;
+  }
+};
+
+TEST(SlabThreadsTest, ForkDuringAConstructorLeavesItsObjectAlone) {
+  for (unsigned flags :
+       {0u, unsigned{SLAB_NO_MAGAZINES}, unsigned{SLAB_DEBUG}}) {
+    Constructed constructed;
+    slab_options_t options = Options(flags);
+    options.construct = Constructed::Construct;
+    options.destruct = Constructed::Destruct;
+    options.context = &constructed;
+    slab_cache_t *cache = slab_cache_create(&options);
+    constructed.gate.Fork(
+        [&] { slab_free(cache, slab_alloc(cache)); },
+        [&] {
+          std::vector<void *> objects(3000);
+          for (void *&object : objects) {
+            object = slab_alloc(cache);
+            if (static_cast<Object *>(object)->owner != kMagic) {
+              return 1;
+            }
+          }
+          if (slab_check(cache) != nullptr) {
+            return 2;
+          }
+          slab_free_bulk(cache, objects.size(), objects.data());
+          // What was never handed out does not keep the cache alive.
+          if (slab_cache_destroy(cache, SLAB_DESTROY_LIVE) != 0 ||
+              constructed.num_bad != 0 || constructed.num_destructed < 3000) {
+            return 3;
+          }
+          return 0;
+        });
+    EXPECT_STREQ(slab_check(cache), nullptr);
+    EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+    EXPECT_EQ(constructed.num_bad, 0);
+  }
+}
+
+void *GatedAlloc(void *context, size_t size_bytes, size_t align_bytes) {
+  if (size_bytes >= 1 << 16) {
+    static_cast<Gate *>(context)->Enter();
+  }
+  return std::aligned_alloc(
+      align_bytes, (size_bytes + align_bytes - 1) / align_bytes * align_bytes);
+}
+
+void PlainFree(void *, void *ptr, size_t) {
+  std::free(ptr);
+}
+
+TEST(SlabThreadsTest, ForkDuringTheSourcesWorkLosesNothingOfTheLimit) {
+  constexpr size_t kLimit = 100;
+  Gate gate;
+  slab_options_t options = Options(SLAB_NO_MAGAZINES);
+  options.max_objects = kLimit;
+  options.source = {GatedAlloc, PlainFree, &gate};
+  slab_cache_t *cache = slab_cache_create(&options);
+  gate.Fork([&] { slab_free(cache, slab_alloc(cache)); },
+            [&] {
+              if (slab_check(cache) != nullptr) {
+                return 1;
+              }
+              for (size_t i = 0; i < kLimit; ++i) {
+                if (slab_alloc(cache) == nullptr) {
+                  return 2;
+                }
+              }
+              return slab_alloc(cache) == nullptr ? 0 : 3;
+            });
+  EXPECT_STREQ(slab_check(cache), nullptr);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+}
+
 TEST(SlabThreadsTest, ChildOfForkFindsEverythingWhole) {
   const slab_options_t options = Options();
   slab_cache_t *cache = slab_cache_create(&options);
   void *kept = slab_alloc(cache);
-  std::atomic<bool> end{false};
-  std::vector<std::thread> threads;
-  for (int i = 0; i < 3; ++i) {
-    threads.emplace_back([&] {
-      while (!end) {
-        std::vector<void *> objects(700);
+  // More than a magazine takes, so that all of them are flushed, refilled and
+  // given up to a reap.
+  std::atomic<unsigned> num_rounds{0};
+  ForkWhile(
+      3, 30,
+      [&] {
+        std::vector<void *> objects(2000);
         for (void *&object : objects) {
           object = slab_alloc(cache);
         }
         for (void *object : objects) {
           slab_free(cache, object);
         }
-        if (objects.size() % 3 == 0) {
+        if (++num_rounds % 3 == 0) {
           slab_reap(cache);
         }
-      }
-    });
-  }
-  for (int i = 0; i < 30; ++i) {
-    const pid_t child = fork();
-    ASSERT_GE(child, 0);
-    if (child == 0) {
-      bool is_good = slab_check(cache) == nullptr;
-      slab_free(cache, kept);
-      for (int j = 0; j < 3000; ++j) {
-        void *object = slab_alloc(cache);
-        is_good = is_good && object != nullptr;
-        if (j % 3 != 0) {
-          slab_free(cache, object);
+      },
+      [&] {
+        bool is_good = slab_check(cache) == nullptr;
+        slab_free(cache, kept);
+        for (int j = 0; j < 3000; ++j) {
+          void *object = slab_alloc(cache);
+          is_good = is_good && object != nullptr;
+          if (j % 3 != 0) {
+            slab_free(cache, object);
+          }
         }
-      }
-      is_good = is_good && slab_check(cache) == nullptr;
-      _exit(is_good ? 0 : 1);
-    }
-    ExpectChildSucceeds(child);
-  }
-  end = true;
-  for (std::thread &thread : threads) {
-    thread.join();
-  }
+        is_good = is_good && slab_check(cache) == nullptr;
+        return is_good ? 0 : 1;
+      });
+  EXPECT_GE(num_rounds, 3u);
   slab_free(cache, kept);
   EXPECT_STREQ(slab_check(cache), nullptr);
   EXPECT_EQ(Stats(cache).num_live, 0u);

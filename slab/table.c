@@ -24,8 +24,14 @@
 // was inserted, so it sees a table with that slab, and its slab stays while
 // the object lives. Anybody else's pointer is a mistake: whatever moment's
 // table it meets, it must be rejected without harm, hence limits are set last
-// when an entry is filled and first when it is emptied, and old tables stay
-// readable until the cache is gone.
+// when an entry is filled and first when it is emptied. What an entry says is
+// read in pieces: if one slab is removed and another inserted there at that
+// moment, a mistaken pointer may be measured against pieces of both.
+//
+// A table that was replaced still knows all objects that are live since, so
+// whoever loaded it before may go on with it. It is kept, the sum of all being
+// no more than the table itself; its pages go back when the cache has no slab,
+// so that nobody has an object to look for.
 
 #include "slab/slab_internal.h"
 
@@ -34,6 +40,7 @@
 
 enum {
   PAGE_BYTES = 4096,
+  HOME_SHIFT = SLAB_GRANULE_SHIFT - 5,  // As slab_table_home has it.
 };
 
 static_assert(sizeof(slab_entry_t) == 32, "shifted by 5 in slab_table_home");
@@ -70,8 +77,13 @@ bool slab_table_has_room(const slab_table_t *table, size_t num_granules) {
 }
 
 slab_entry_t *slab_table_find(slab_table_t *table, uintptr_t address) {
-  slab_entry_t *entry = slab_table_home(table, address);
-  for (size_t i = num_entries(table); i != 0; --i) {
+  // Once: an old table may become all zero meanwhile.
+  uintptr_t mask_bytes = __atomic_load_n(&table->mask_bytes, __ATOMIC_RELAXED);
+  slab_entry_t *first = entries_of(table);
+  size_t home = ((address >> HOME_SHIFT) & mask_bytes) / sizeof(slab_entry_t);
+  size_t last = mask_bytes / sizeof(slab_entry_t);
+  for (size_t i = 0; i <= last; ++i) {
+    slab_entry_t *entry = first + ((home + i) & last);
     // Acquire: with the release in `fill`, the limit's base.
     size_t limit = __atomic_load_n(&entry->limit_bytes, __ATOMIC_ACQUIRE);
     uintptr_t base = __atomic_load_n(&entry->base, __ATOMIC_RELAXED);
@@ -81,7 +93,6 @@ slab_entry_t *slab_table_find(slab_table_t *table, uintptr_t address) {
     if (address - base < limit) {
       return entry;
     }
-    entry = next_entry(table, entry);
   }
   return NULL;
 }
@@ -131,15 +142,6 @@ void slab_table_remove(const slab_cache_t *cache, const slab_t *slab) {
   }
 }
 
-// Gives the pages of a table back that was replaced. Whoever still reads it
-// finds it all zero: a table with one entry, which says nothing.
-static void retire(const slab_cache_t *cache, slab_table_t *table) {
-  size_t size_bytes = slab_table_bytes(slab_table_log2(table));
-  if (!cache->has_buffer && !cache->has_source && size_bytes >= PAGE_BYTES) {
-    madvise(table, size_bytes, MADV_DONTNEED);
-  }
-}
-
 void slab_table_replace(slab_cache_t *cache, slab_table_t *bigger) {
   for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {
     for (slab_t *slab = cache->lists[list].first; slab != NULL;
@@ -147,11 +149,21 @@ void slab_table_replace(slab_cache_t *cache, slab_table_t *bigger) {
       slab_table_insert(cache, bigger, slab);
     }
   }
-  slab_table_t *old = cache->fast.table;
   cache->tables[slab_table_log2(bigger)] = bigger;
   // Release: with slab_table_of.
   __atomic_store_n(&cache->fast.table, bigger, __ATOMIC_RELEASE);
-  retire(cache, old);
+}
+
+// Gives the pages of the tables back that were replaced. Whoever reads one all
+// the same, with a pointer to no object, finds it all zero: a table with one
+// entry, which says nothing.
+static void trim_replaced(slab_cache_t *cache) {
+  for (size_t i = 0; i < slab_table_log2(cache->fast.table); ++i) {
+    size_t size_bytes = slab_table_bytes(i);
+    if (cache->tables[i] != NULL && size_bytes >= PAGE_BYTES) {
+      madvise(cache->tables[i], size_bytes, MADV_DONTNEED);
+    }
+  }
 }
 
 // Gives the pages of `table` back in which no entry is live.
@@ -174,12 +186,17 @@ static void trim_pages(slab_table_t *table, size_t size_bytes) {
 }
 
 void slab_table_trim(slab_cache_t *cache) {
+  if (cache->has_buffer || cache->has_source) {
+    return;
+  }
   slab_table_t *table = cache->fast.table;
   size_t size_bytes = slab_table_bytes(slab_table_log2(table));
   // If an entry is not at home, the search for it may go through any that was
   // used.
-  if (!cache->has_buffer && !cache->has_source && size_bytes >= PAGE_BYTES &&
-      table->num_displaced == 0) {
+  if (size_bytes >= PAGE_BYTES && table->num_displaced == 0) {
     trim_pages(table, size_bytes);
+  }
+  if (cache->num_slabs == 0) {
+    trim_replaced(cache);
   }
 }

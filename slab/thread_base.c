@@ -18,10 +18,13 @@
 // another thread-specific value uses a cache afterwards, the thread gets a
 // region again, and this destructor runs once more.
 //
-// fork takes every lock there is, in order, so the child finds everything
-// whole. It puts what other threads had in their magazines into the slabs. An
-// object that another thread had just popped or was about to push is in no
-// magazine; it is found by its state.
+// fork takes every lock there is, in order, so the child finds what they guard
+// whole. Magazines have no lock: another thread's may have been between any two
+// stores, so the child believes nothing of them but where their slots are.
+// What other threads had is found by the states of the objects alone: CACHED by
+// another's tag or SHARED means free and constructed, and goes into its slab.
+// An object whose constructor was not through (RAW) can be neither used nor
+// destroyed, and stays as it is. A slab that was not published yet is gone.
 
 #include "slab/slab_internal.h"
 
@@ -145,15 +148,21 @@ bool slab_thread_create(void) {
     // cache is destroyed.
     exit_key_created = pthread_key_create(&exit_key, thread_exited) == 0;
   }
+  bool has_key = exit_key_created;
   region_t *region = create_region();
   slab_process_unlock();
   if (region == NULL) {
     return false;
   }
-  slab_thread_base = (unsigned char *)region;
-  if (exit_key_created) {
-    pthread_setspecific(exit_key, region);
+  // No lock held: it may call malloc.
+  if (has_key && pthread_setspecific(exit_key, region) != 0) {
+    // What the thread cached would be lost when it exits.
+    slab_process_lock();
+    destroy_region(region);
+    slab_process_unlock();
+    return false;
   }
+  slab_thread_base = (unsigned char *)region;
   return true;
 }
 
@@ -198,16 +207,29 @@ static void collect_in_slab(slab_cache_t *cache, slab_t *slab, uint8_t own) {
   }
 }
 
-// Puts into the slabs what other threads had in hand. Process's lock held.
+// Drops the magazines of a thread that is no more. Process's lock held.
+static void abandon_region(region_t *region) {
+  for (slab_cache_t *cache = caches; cache != NULL; cache = cache->next) {
+    slab_magazine_t *magazine = &region->magazines[cache->magazine_id];
+    if (magazine->cache != NULL) {
+      slab_magazine_abandon(magazine);
+    }
+  }
+  destroy_region(region);
+}
+
+// Puts into the slabs what other threads had. Process's lock held.
 static void collect_orphans(slab_cache_t *cache) {
   slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
   if (magazine->cache != NULL && slab_magazine_is_shared(magazine)) {
     slab_magazine_drain(magazine);
   }
   slab_depot_drain(cache);
-  // What is cached now is in this thread's magazine, or was in the hands of
-  // another one.
+  // What is cached now is in this thread's magazine, or was another one's.
   pthread_mutex_lock(&cache->lock);
+  slab_forget_planned(cache);
+  // Another thread may have been about to set up its magazine with them.
+  cache->buffer_slots_taken = cache->has_buffer && magazine->cache != NULL;
   for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {
     slab_t *next;
     for (slab_t *slab = cache->lists[list].first; slab != NULL; slab = next) {
@@ -221,18 +243,15 @@ static void collect_orphans(slab_cache_t *cache) {
 static void reset_in_child(void) {
   unlock_all();
   slab_process_lock();
-  bool had_others = false;
   region_t *next;
   for (region_t *region = regions; region != NULL; region = next) {
     next = region->next;
     if ((unsigned char *)region != slab_thread_base) {
-      drain_region(region);
-      destroy_region(region);
-      had_others = true;
+      abandon_region(region);
     }
   }
-  for (slab_cache_t *cache = caches; cache != NULL && had_others;
-       cache = cache->next) {
+  // Other threads may have had objects without having a region.
+  for (slab_cache_t *cache = caches; cache != NULL; cache = cache->next) {
     collect_orphans(cache);
   }
   slab_process_unlock();
