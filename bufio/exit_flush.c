@@ -36,6 +36,7 @@
 #include <time.h>
 
 #include "bufio/io_system.h"
+#include "bufio/journal_internal.h"
 #include "bufio/writer_internal.h"
 
 #define SLOTS_PER_CHUNK 62
@@ -126,8 +127,12 @@ static void write_committed(bufio_writer_t *writer) {
     if (count <= 0 || count > (int64_t)len) {
       return;
     }
-    // At level `process` the side file is not told: its word may lag.
     writer->written += (uint64_t)count;
+    if (writer->journal != NULL) {
+      // One store. Were the word to lag, a writer that lives on would reuse the
+      // ring's bytes before it, which a replay takes for the file's.
+      bufio_journal_set_written(writer->journal, writer->written);
+    }
   }
 }
 

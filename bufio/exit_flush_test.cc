@@ -173,6 +173,48 @@ TEST_F(ExitFlushTest, FlushAllTwiceWritesOnce) {
   EXPECT_EQ(ReadFile(path_), "onetwo");
 }
 
+TEST_F(ExitFlushTest, FlushAllOfAWriterThatLivesOnLeavesAReplayWhole) {
+  int status = Run(BUFIO_DURABILITY_PROCESS, [] { _exit(0); });
+  ASSERT_EQ(WEXITSTATUS(status), 0);
+  pid_t child = fork();
+  if (child == 0) {
+    bufio_writer_t writer;
+    bufio_writer_options_t options = {};
+    options.durability = BUFIO_DURABILITY_PROCESS;
+    options.append = true;
+    options.buffer_bytes = 4096;
+    if (bufio_writer_open(&writer, path_.c_str(), &options) != 0) {
+      _exit(100);
+    }
+    // To the brim, so that what comes next takes the place of what is flushed.
+    std::string record(100, 'a');
+    for (int i = 0; i < 81; i++) {
+      if (i == 80) {
+        bufio_exit_flush_all();
+      }
+      if (bufio_writer_write(&writer, record.data(), 100) != 0) {
+        _exit(101);
+      }
+    }
+    std::string other(100, 'b');
+    for (int i = 0; i < 30; i++) {
+      if (bufio_writer_write(&writer, other.data(), 100) != 0) {
+        _exit(102);
+      }
+    }
+    kill(getpid(), SIGKILL);
+  }
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status)) << status;
+  bufio_writer_options_t options = {};
+  options.append = true;
+  bufio_writer_t writer;
+  ASSERT_EQ(bufio_writer_open(&writer, path_.c_str(), &options), 0);
+  EXPECT_EQ(bufio_writer_close(&writer), 0);
+  EXPECT_EQ(ReadFile(path_),
+            "committed" + std::string(8100, 'a') + std::string(3000, 'b'));
+}
+
 TEST_F(ExitFlushTest, MoreWritersThanAChunkHasSlots) {
   constexpr int kWriters = 200;
   static bufio_writer_t writers[kWriters];
