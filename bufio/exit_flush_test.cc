@@ -189,13 +189,11 @@ TEST_F(ExitFlushTest, FlushAllOfAWriterThatLivesOnLeavesAReplayWhole) {
     // To the brim, so that what comes next takes the place of what is flushed.
     std::string record(100, 'a');
     for (int i = 0; i < 81; i++) {
-      if (i == 80) {
-        bufio_exit_flush_all();
-      }
       if (bufio_writer_write(&writer, record.data(), 100) != 0) {
         _exit(101);
       }
     }
+    bufio_exit_flush_all();
     std::string other(100, 'b');
     for (int i = 0; i < 30; i++) {
       if (bufio_writer_write(&writer, other.data(), 100) != 0) {
