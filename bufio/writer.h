@@ -37,7 +37,9 @@
 //   `<path>.bufio-journal`. A record is committed by one store of 64 bits. The
 //   next open of the same path, or `bufio_journal_replay`, appends to the file
 //   what was committed and did not get there; the side file of a writer that
-//   closed is gone. Needs a regular file, one writer at a time (-EBUSY).
+//   closed is gone. Needs a regular file, one writer at a time (-EBUSY): the
+//   file is locked by flock(2) until close, whatever its name. Use one name: of
+//   a killed writer's file, another name, hard or symbolic, has no side file.
 // - `power`: see the sync policy. Creating a file syncs its folder.
 //
 // Threads: one at a time. fork: the child finds the buffer empty and may write
@@ -136,16 +138,24 @@ typedef struct bufio_writer {
 
 // Opens the file for writing, creating it. If a side file of a killed writer is
 // there, it is replayed first (whatever the level, unless the file is to be
-// emptied: then it is removed). Errors of open(2), -ENOMEM, -EINVAL (options),
-// -EBUSY (side file in use), -EPROTO (side file damaged: it and the file are
-// left as they are). Nothing is left open on failure.
+// emptied: then it is removed, once the file is empty). Errors of open(2),
+// -ENOMEM, -EINVAL (options).
+// -EBUSY: a writer of level `process` has the file; also, unless it is opened
+// to append below level `process`, if anybody holds its flock(2).
+// -EPROTO: there is a file of the side file's name that is damaged, or not of
+// this file, which was removed or renamed, say. Both are left as they are: put
+// the tail in place with `bufio_journal_replay`, or remove the side file.
+// Nothing is left open on failure.
 BUFIO_API int bufio_writer_open(bufio_writer_t *writer, const char *path,
                                 const bufio_writer_options_t *options)
     BUFIO_MUST_USE;
 
 // Writes to `descriptor`, which stays the caller's, from where it stands. Level
-// `process`: the descriptor is a regular file without O_APPEND, and it and
-// `journal_path` are replayed first. Errors as above, -EBADF.
+// `process`: the descriptor is a regular file open for reading and writing,
+// without O_APPEND, and stands at its end, else -EINVAL; it and `journal_path`
+// are replayed first. The file is locked through an open file of our own (by
+// way of /proc), and close moves the descriptor behind the last byte written.
+// Errors as above, -EBADF.
 BUFIO_API int bufio_writer_attach(bufio_writer_t *writer, int descriptor,
                                   const bufio_writer_options_t *options)
     BUFIO_MUST_USE;
