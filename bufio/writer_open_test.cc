@@ -337,7 +337,6 @@ TEST_F(WriterOpenTest, TailOfAKilledWriterIsAppendedAtAnyLevel) {
 }
 
 TEST_F(WriterOpenTest, EmptyingRemovesTheTailToo) {
-  process_.append = true;
   for (bufio_durability_t level :
        {BUFIO_DURABILITY_NONE, BUFIO_DURABILITY_PROCESS}) {
     KillAWriterOf("accepted");
@@ -402,6 +401,39 @@ TEST_F(WriterOpenTest, FileOfAStrangerIsNotTakenForASideFile) {
       EXPECT_EQ(Open(options), -EPROTO);
       EXPECT_EQ(ReadFile(other_), bytes);
       EXPECT_EQ(ReadFile(path_), "text");
+    }
+  }
+}
+
+// An open that dies, at any call, is made good by the next of its kind.
+TEST_F(WriterOpenTest, OpenThatDiesCanBeRepeated) {
+  for (bool append : {true, false}) {
+    for (uint64_t at = 1;; at++) {
+      SCOPED_TRACE(testing::Message() << "append " << append << " call " << at);
+      process_.append = true;
+      KillAWriterOf("accepted");
+      process_.append = append;
+      pid_t child = fork();
+      if (child == 0) {
+        FaultyKernel kernel;
+        kernel.after = [&](Call, int64_t) {
+          if (kernel.calls() == at) {
+            kill(getpid(), SIGKILL);
+          }
+        };
+        _exit(Open(process_) == 0 ? 0 : 1);
+      }
+      int status = 0;
+      ASSERT_EQ(waitpid(child, &status, 0), child);
+      ASSERT_TRUE(WIFSIGNALED(status) || WEXITSTATUS(status) == 0);
+      ASSERT_EQ(Open(process_), 0);
+      EXPECT_EQ(bufio_writer_close(&writer_), 0);
+      EXPECT_EQ(ReadFile(path_), append ? "accepted" : "");
+      EXPECT_FALSE(Exists(side_));
+      unlink(path_.c_str());
+      if (WIFEXITED(status)) {
+        break;
+      }
     }
   }
 }
