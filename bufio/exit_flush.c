@@ -127,7 +127,9 @@ static void write_committed(bufio_writer_t *writer) {
     if (count <= 0 || count > (int64_t)len) {
       return;
     }
-    writer->written += (uint64_t)count;
+    // Relaxed: pairs with `written_hint` of the writer.
+    __atomic_store_n(&writer->written, writer->written + (uint64_t)count,
+                     __ATOMIC_RELAXED);
     if (writer->journal != NULL) {
       // One store. Were the word to lag, a writer that lives on would reuse the
       // ring's bytes before it, which a replay takes for the file's.
