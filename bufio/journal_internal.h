@@ -43,6 +43,9 @@ typedef struct bufio_journal_header {
   uint64_t written;
   // 0, or where a record that is written past the ring will end.
   uint64_t direct_end;
+  // 0, or the word of BUFIO_JOURNAL_OFFSET_MAX from before an open empties the
+  // file: once the file is empty, nothing here counts.
+  uint64_t emptying;
 } bufio_journal_header_t;
 
 static_assert(offsetof(bufio_journal_header_t, committed) == 64,

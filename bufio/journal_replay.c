@@ -32,6 +32,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -216,7 +217,7 @@ static bool is_unfinished(const bufio_journal_header_t *header,
          (header->device == 0 || header->device == target->device) &&
          (header->inode == 0 || header->inode == target->inode) &&
          (header->birth == 0 || header->birth == target->birth) &&
-         header->direct_end == 0 &&
+         header->direct_end == 0 && header->emptying == 0 &&
          (header->written == 0 || header->committed == 0 ||
           header->committed == offset) &&
          is_zero(header->padding1, sizeof(header->padding1));
@@ -306,6 +307,33 @@ static int look(int target, int journal, target_identity_t *out_identity,
   return is_of(out_header, out_identity) ? 0 : -EPROTO;
 }
 
+static uint64_t emptying_word(const bufio_journal_header_t *header) {
+  return bufio_journal_word(header, BUFIO_JOURNAL_OFFSET_MAX);
+}
+
+static int set_emptying(int journal, uint64_t word) {
+  return bufio_io_write_at(journal, &word, sizeof(word),
+                           offsetof(bufio_journal_header_t, emptying));
+}
+
+// A truncation that fails must not cost the tail, so the side file is removed
+// after it; dying in between must not leave a side file that speaks of bytes
+// which are gone, so it says before that they are about to go.
+static int truncate_for_good(int target, int journal, side_kind_t kind,
+                             const bufio_journal_header_t *header) {
+  int status = 0;
+  if (kind == SIDE_OF_TARGET) {
+    status = set_emptying(journal, emptying_word(header));
+  }
+  if (status == 0) {
+    status = bufio_io_truncate(target, 0);
+  }
+  if (status < 0 && kind == SIDE_OF_TARGET) {
+    (void)set_emptying(journal, 0);
+  }
+  return status;
+}
+
 static int replay_locked(int target, int journal,
                          bufio_journal_result_t *result) {
   target_identity_t identity;
@@ -315,6 +343,9 @@ static int replay_locked(int target, int journal,
   int status = look(target, journal, &identity, &kind, &header, &side_bytes);
   if (status < 0 || kind == SIDE_NEVER_BEGAN) {
     return status;
+  }
+  if (header.emptying == emptying_word(&header) && identity.size_bytes == 0) {
+    return 0;
   }
   replay_plan_t plan;
   status = make_plan(&header, side_bytes, &plan);
@@ -369,9 +400,8 @@ int bufio_journal_empty(int target, const char *journal_path) {
   uint64_t side_bytes;
   int status = look(target, journal, &identity, &kind, &header, &side_bytes);
   if (status == 0) {
-    status = bufio_io_truncate(target, 0);
+    status = truncate_for_good(target, journal, kind, &header);
   }
-  // The other way round, a truncation that fails would have cost the tail.
   if (status == 0) {
     status = bufio_system->unlink(journal_path);
   }

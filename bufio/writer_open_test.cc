@@ -438,6 +438,39 @@ TEST_F(WriterOpenTest, OpenThatDiesCanBeRepeated) {
   }
 }
 
+TEST_F(WriterOpenTest, OpenThatDiesWhileEmptyingKeepsAllOrNothing) {
+  uint64_t emptied = 0;
+  for (uint64_t at = 1;; at++) {
+    SCOPED_TRACE(testing::Message() << "call " << at);
+    process_.append = true;
+    WriteFile(path_, "handed over, ");
+    KillAWriterOf("accepted");
+    pid_t child = fork();
+    if (child == 0) {
+      FaultyKernel kernel;
+      kernel.after = [&](Call, int64_t) {
+        if (kernel.calls() == at) {
+          kill(getpid(), SIGKILL);
+        }
+      };
+      _exit(Open({}) == 0 ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFSIGNALED(status) || WEXITSTATUS(status) == 0);
+    ASSERT_EQ(Open(process_), 0);
+    EXPECT_EQ(bufio_writer_close(&writer_), 0);
+    std::string left = ReadFile(path_);
+    EXPECT_TRUE(left.empty() || left == "handed over, accepted") << left;
+    EXPECT_FALSE(Exists(side_));
+    if (WIFEXITED(status)) {
+      break;
+    }
+    emptied += left.empty();
+  }
+  EXPECT_GT(emptied, 0u);
+}
+
 TEST_F(WriterOpenTest, FileThatCannotBeEmptiedKeepsItsTail) {
   for (bufio_durability_t level :
        {BUFIO_DURABILITY_NONE, BUFIO_DURABILITY_PROCESS}) {
