@@ -309,7 +309,7 @@ TEST_F(ExitFlushTest, RecordsAreWholeWhereverTheSignalComes) {
       if (bufio_writer_open(&writer, path_.c_str(), &options) != 0) {
         _exit(100);
       }
-      for (uint64_t i = 0;; i++) {
+      for (uint64_t i = 0; i < (1u << 20); i++) {
         char record[9];
         snprintf(record, sizeof(record), "%07u\n",
                  static_cast<unsigned>(i % 10000000));
@@ -320,6 +320,7 @@ TEST_F(ExitFlushTest, RecordsAreWholeWhereverTheSignalComes) {
           (void)!write(ends[1], "x", 1);
         }
       }
+      pause();
     }
     char byte;
     ASSERT_EQ(read(ends[0], &byte, 1), 1);
