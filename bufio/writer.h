@@ -19,6 +19,11 @@
 // Acceptance. A call that writes is accepted whole (0) or fails, and then none
 // of its bytes are taken. The one exception: of a call with more bytes than the
 // buffer holds a prefix may be accepted; `bufio_writer_tell` counts what was.
+// A line-buffered writer that cannot hand an accepted line over returns 0; the
+// line goes with the next call, which also returns the error if it is sticky.
+// Accepted, not durable: with a sync policy a write that syncs waits even if
+// `return_would_block` is set, and returns the sync's error though its record
+// was accepted; the error is sticky, so do not write the record again.
 //
 // Errors. When the kernel refuses bytes (ENOSPC, EIO, EPIPE, ...), exactly the
 // bytes that it did not take stay in the buffer, and the error is sticky: every
@@ -43,7 +48,9 @@
 // - `power`: see the sync policy. Creating a file syncs its folder.
 //
 // Threads: one at a time. fork: the child finds the buffer empty and may write
-// bytes of its own, at levels `none`, `exit` and `power`; at level `process`
+// bytes of its own, at levels `none`, `exit` and `power`, but not sync them
+// (-ECHILD; close flushes only): the kernel tells an error of the disk once for
+// the open file that both have, and it is the parent's. At level `process`
 // every call in the child returns -ECHILD, and close gives back memory only.
 // Not between reserve and commit, nor in a putter.
 
@@ -133,7 +140,9 @@ typedef struct bufio_writer {
   bool owns_descriptor;
   bool line_buffered;
   bool return_would_block;
-  bool is_foreign;  // This process is a child of the one that opened.
+  bool is_foreign;  // This process is a child of the one that opened, and may
+                    // do nothing.
+  bool is_child;    // The same, and it may write.
 } bufio_writer_t;
 
 // Opens the file for writing, creating it. If a side file of a killed writer is
@@ -300,7 +309,8 @@ BUFIO_API int bufio_writer_vprintf(bufio_writer_t *writer, const char *format,
 
 // Returns room for `len` bytes in the buffer, which `bufio_writer_commit`
 // accepts; until then nobody sees them. Good until the next call. NULL: the
-// sticky error, or `bufio_writer_error` is 0 and `len` exceeds the buffer.
+// sticky error, or `bufio_writer_error` is 0 and `len` exceeds the buffer or
+// -EAGAIN is to be returned.
 BUFIO_INLINE unsigned char *bufio_writer_reserve(bufio_writer_t *writer,
                                                  size_t len) {
   unsigned char *cursor = writer->cursor;
@@ -310,9 +320,8 @@ BUFIO_INLINE unsigned char *bufio_writer_reserve(bufio_writer_t *writer,
   return bufio_writer_reserve_slow(writer, len);
 }
 
-// Accepts the first `len` bytes of what was reserved, as one record: 0, or, at
-// level `power` and of a line-buffered writer, the error of the flush or sync,
-// with the bytes accepted.
+// Accepts the first `len` bytes of what was reserved, as one record: 0, or,
+// with a sync policy, the error of the sync, with the bytes accepted.
 BUFIO_INLINE int bufio_writer_commit(bufio_writer_t *writer, size_t len) {
   if (BUFIO_LIKELY(len <= (size_t)(writer->limit - writer->cursor))) {
     bufio_writer_publish(writer, writer->cursor + len);

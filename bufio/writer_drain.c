@@ -361,6 +361,11 @@ int bufio_writer_sync(bufio_writer_t *writer) {
   if (status < 0) {
     return status;
   }
+  if (writer->is_child) {
+    // The open file is shared with the parent, and the kernel tells an error of
+    // the disk once per open file: we would take it from the parent.
+    return -ECHILD;
+  }
   status = bufio_io_sync_data(writer->descriptor);
   if (status < 0) {
     // The pages that did not reach the disk are clean now: a second call would
@@ -402,15 +407,21 @@ static bool is_sync_due(const bufio_writer_t *writer) {
 int bufio_writer_after_accept(bufio_writer_t *writer,
                               const unsigned char *bytes, size_t len) {
   writer->unsynced_records++;
-  if (writer->error != 0) {
-    return 0;  // It was accepted; the next call hears of the error.
-  }
   if (is_sync_due(writer)) {
-    return bufio_writer_sync(writer);
+    // Durable is what was asked for, so its failure is told now. A sync waits
+    // for the disk anyhow, so it waits for room too: -EAGAIN would look like a
+    // record that was not accepted.
+    bool return_would_block = writer->return_would_block;
+    writer->return_would_block = false;
+    int status = bufio_writer_sync(writer);
+    writer->return_would_block = return_would_block;
+    return status;
   }
   if (writer->line_buffered && bytes != NULL &&
       memrchr(bytes, '\n', len) != NULL) {
-    return bufio_writer_flush(writer);
+    // It was accepted, and who is told of an error would write it again. A
+    // sticky one comes out of the next call.
+    (void)bufio_writer_flush(writer);
   }
   return 0;
 }

@@ -61,6 +61,7 @@ static void writer_in_child(bufio_fork_node_t *node) {
     writer->room_end = NULL;
     return;
   }
+  writer->is_child = true;
   writer->commit_bias = writer->written - (uint64_t)(uintptr_t)writer->buffer;
   bufio_writer_publish(writer, writer->buffer);
   bufio_writer_set_limit(writer);
@@ -311,7 +312,7 @@ static int finish(bufio_writer_t *writer) {
   if (writer->is_foreign) {
     return -ECHILD;
   }
-  int status = writer->durability == BUFIO_DURABILITY_POWER
+  int status = writer->durability == BUFIO_DURABILITY_POWER && !writer->is_child
                    ? bufio_writer_sync(writer)
                    : bufio_writer_flush(writer);
   if (writer->journal != NULL) {
