@@ -58,7 +58,8 @@ static slot_chunk_t *chunks;  // Pushed by compare-and-swap; never popped.
 static pthread_once_t signals_once = PTHREAD_ONCE_INIT;
 static pthread_once_t quick_exit_once = PTHREAD_ONCE_INIT;
 
-// What kills a process that does not ask for it; SIGKILL cannot be caught.
+// What kills a process that does not ask for it, beside the real-time signals;
+// SIGKILL cannot be caught.
 static const int fatal_signals[] = {
     SIGHUP,  SIGINT,  SIGQUIT, SIGILL,    SIGTRAP, SIGABRT,   SIGBUS,  SIGFPE,
     SIGUSR1, SIGSEGV, SIGUSR2, SIGPIPE,   SIGALRM, SIGTERM,   SIGXCPU, SIGXFSZ,
@@ -185,12 +186,24 @@ __attribute__((destructor)) static void flush_at_exit(void) {
   flush_slots(false);
 }
 
-static void on_fatal_signal(int signal_number) {
+void bufio_exit_flush_fatal(void) {
   flush_slots(true);
+}
+
+static void on_fatal_signal(int signal_number) {
+  bufio_exit_flush_fatal();
   // The signal is blocked until this returns, and then does what it would have
   // done without us. A fault happens again by itself.
   signal(signal_number, SIG_DFL);
   raise(signal_number);
+}
+
+static void install_signal(int number, const struct sigaction *ours) {
+  struct sigaction now;
+  if (sigaction(number, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) == 0 &&
+      now.sa_handler == SIG_DFL) {
+    sigaction(number, ours, NULL);
+  }
 }
 
 static void install_signals(void) {
@@ -199,11 +212,10 @@ static void install_signals(void) {
   // One signal at a time: a second one must find the first done.
   sigfillset(&ours.sa_mask);
   for (size_t i = 0; i < sizeof(fatal_signals) / sizeof(*fatal_signals); i++) {
-    struct sigaction now;
-    if (sigaction(fatal_signals[i], NULL, &now) == 0 &&
-        (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == SIG_DFL) {
-      sigaction(fatal_signals[i], &ours, NULL);
-    }
+    install_signal(fatal_signals[i], &ours);
+  }
+  for (int number = SIGRTMIN; number <= SIGRTMAX; number++) {
+    install_signal(number, &ours);
   }
 }
 
