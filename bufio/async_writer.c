@@ -54,6 +54,7 @@ struct bufio_async_writer {
   int error;
   bool error_is_final;
   bool has_turn;  // A producer is waiting in the middle of its record.
+  bool is_syncing;
   bool is_closing;
   bool owns_descriptor;
   bool is_foreign;  // Written in the child of a fork, before it runs.
@@ -275,18 +276,29 @@ int bufio_async_writer_flush(bufio_async_writer_t *writer) {
 }
 
 int bufio_async_writer_sync(bufio_async_writer_t *writer) {
-  int status = bufio_async_writer_flush(writer);
-  if (status < 0) {
-    return status;
+  if (writer->is_foreign) {
+    return -ECHILD;
   }
-  status = bufio_io_sync_data(writer->descriptor);
-  if (status < 0) {
-    pthread_mutex_lock(&writer->lock);
-    writer->error = status;
-    writer->error_is_final = true;
-    pthread_cond_broadcast(&writer->progress);
+  pthread_mutex_lock(&writer->lock);
+  // One at a time: the kernel tells an error once, so a sync that overtook the
+  // failing one would return 0 before the error was noted.
+  while (writer->is_syncing) {
+    pthread_cond_wait(&writer->progress, &writer->lock);
+  }
+  writer->is_syncing = true;
+  int status = flush_locked(writer);
+  if (status == 0) {
     pthread_mutex_unlock(&writer->lock);
+    status = bufio_io_sync_data(writer->descriptor);
+    pthread_mutex_lock(&writer->lock);
+    if (status < 0) {
+      writer->error = status;
+      writer->error_is_final = true;
+    }
   }
+  writer->is_syncing = false;
+  pthread_cond_broadcast(&writer->progress);
+  pthread_mutex_unlock(&writer->lock);
   return status;
 }
 

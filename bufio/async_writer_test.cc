@@ -29,6 +29,7 @@ using bufio_testing::TempPath;
 // A kernel whose write(2) does as these say. (FaultyKernel is for one thread.)
 std::atomic<int> write_error{0};
 std::atomic<bool> sync_fails{false};
+std::atomic<bool> first_sync_fails{false};
 std::atomic<uint64_t> sync_calls{0};
 std::atomic<size_t> write_at_most{SIZE_MAX};
 // Writes wait while it is set; counted so that a test knows one is waiting.
@@ -51,7 +52,14 @@ int64_t ControlledWrite(int descriptor, const void *bytes, size_t len) {
 }
 
 int ControlledSync(int descriptor) {
-  sync_calls++;
+  if (++sync_calls == 1 && first_sync_fails) {
+    // Fails once, as the kernel does, and returns late: a sync that another
+    // thread may make meanwhile has been told 0 by then.
+    for (int i = 0; i < 200 && sync_calls == 1; i++) {
+      usleep(1000);
+    }
+    return -EIO;
+  }
   return sync_fails ? -EIO : bufio_system_kernel.sync_data(descriptor);
 }
 
@@ -60,6 +68,7 @@ class AsyncWriterTest : public testing::Test {
   AsyncWriterTest() {
     write_error = 0;
     sync_fails = false;
+    first_sync_fails = false;
     sync_calls = 0;
     write_at_most = SIZE_MAX;
     write_blocks = false;
@@ -166,12 +175,15 @@ TEST_F(AsyncWriterTest, FullQueueMakesTryWriteSaySoAndWriteWait) {
   EXPECT_EQ(bufio_async_writer_try_write(writer_, rest.data(), 5000),
             -EMSGSIZE);
   EXPECT_EQ(bufio_async_writer_queued(writer_), 4096u);
-  std::atomic<bool> returned{false};
+  std::atomic<bool> has_begun{false};
   std::thread producer([&] {
+    has_begun = true;
     EXPECT_EQ(bufio_async_writer_write(writer_, "y", 1), 0);
-    returned = true;
+    EXPECT_FALSE(write_blocks) << "accepted without room";
   });
-  EXPECT_FALSE(returned);
+  while (!has_begun) {
+    std::this_thread::yield();
+  }
   write_blocks = false;
   producer.join();
   EXPECT_EQ(Close(), 0);
@@ -272,6 +284,22 @@ TEST_F(AsyncWriterTest, FailedSyncIsFinal) {
   sync_fails = false;
   EXPECT_EQ(bufio_async_writer_sync(writer_), -EIO);
   EXPECT_EQ(bufio_async_writer_resume(writer_), -EIO);
+  EXPECT_EQ(Close(), -EIO);
+  EXPECT_EQ(sync_calls, 1u);
+}
+
+TEST_F(AsyncWriterTest, FailedSyncIsToldToAllWhoSyncMeanwhile) {
+  Open();
+  EXPECT_EQ(bufio_async_writer_write(writer_, "hello", 5), 0);
+  first_sync_fails = true;
+  std::thread other([&] {
+    while (sync_calls == 0) {
+      std::this_thread::yield();
+    }
+    EXPECT_EQ(bufio_async_writer_sync(writer_), -EIO);
+  });
+  EXPECT_EQ(bufio_async_writer_sync(writer_), -EIO);
+  other.join();
   EXPECT_EQ(Close(), -EIO);
   EXPECT_EQ(sync_calls, 1u);
 }

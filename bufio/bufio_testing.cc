@@ -135,8 +135,14 @@ int FakeAllocate(int descriptor, uint64_t offset, uint64_t len) {
                [=] { return Kernel().allocate(descriptor, offset, len); });
 }
 
-int FakeLock(int descriptor) {
-  return Plain(Call::kLock, [=] { return Kernel().lock(descriptor); });
+int FakeLock(int descriptor, int operation) {
+  return Plain(Call::kLock,
+               [=] { return Kernel().lock(descriptor, operation); });
+}
+
+int FakeBirth(int descriptor, uint64_t *out_birth) {
+  return Plain(Call::kBirth,
+               [=] { return Kernel().birth(descriptor, out_birth); });
 }
 
 int FakeUnlink(const char *path) {
@@ -179,8 +185,8 @@ const bufio_system_t fake_system = {
     FakeOpen,     FakeClose,   FakeRead,     FakeWrite,   FakeWriteVector,
     FakeReadAt,   FakeWriteAt, FakeSeek,     FakeStat,    FakeWait,
     FakeFlags,    FakeSync,    FakeSyncData, FakeSetMode, FakeTruncate,
-    FakeAllocate, FakeLock,    FakeUnlink,   FakeRename,  FakeLink,
-    FakeMap,      FakeUnmap,   FakeAdvise,
+    FakeAllocate, FakeLock,    FakeBirth,    FakeUnlink,  FakeRename,
+    FakeLink,     FakeMap,     FakeUnmap,    FakeAdvise,
 };
 
 }  // namespace
@@ -190,8 +196,8 @@ const char *NameOf(Call call) {
       "open",     "close",    "read",      "write",    "write_vector",
       "read_at",  "write_at", "seek",      "stat",     "wait",
       "flags",    "sync",     "sync_data", "set_mode", "truncate",
-      "allocate", "lock",     "unlink",    "rename",   "link",
-      "map",      "unmap",    "advise"};
+      "allocate", "lock",     "birth",     "unlink",   "rename",
+      "link",     "map",      "unmap",     "advise"};
   return names[static_cast<size_t>(call)];
 }
 

@@ -37,6 +37,7 @@ enum class Call {
   kTruncate,
   kAllocate,
   kLock,
+  kBirth,
   kUnlink,
   kRename,
   kLink,

@@ -36,6 +36,7 @@
 #include <time.h>
 
 #include "bufio/io_system.h"
+#include "bufio/journal_internal.h"
 #include "bufio/writer_internal.h"
 
 #define SLOTS_PER_CHUNK 62
@@ -57,7 +58,8 @@ static slot_chunk_t *chunks;  // Pushed by compare-and-swap; never popped.
 static pthread_once_t signals_once = PTHREAD_ONCE_INIT;
 static pthread_once_t quick_exit_once = PTHREAD_ONCE_INIT;
 
-// What kills a process that does not ask for it; SIGKILL cannot be caught.
+// What kills a process that does not ask for it, beside the real-time signals;
+// SIGKILL cannot be caught.
 static const int fatal_signals[] = {
     SIGHUP,  SIGINT,  SIGQUIT, SIGILL,    SIGTRAP, SIGABRT,   SIGBUS,  SIGFPE,
     SIGUSR1, SIGSEGV, SIGUSR2, SIGPIPE,   SIGALRM, SIGTERM,   SIGXCPU, SIGXFSZ,
@@ -126,8 +128,14 @@ static void write_committed(bufio_writer_t *writer) {
     if (count <= 0 || count > (int64_t)len) {
       return;
     }
-    // At level `process` the side file is not told: its word may lag.
-    writer->written += (uint64_t)count;
+    // Relaxed: pairs with `written_hint` of the writer.
+    __atomic_store_n(&writer->written, writer->written + (uint64_t)count,
+                     __ATOMIC_RELAXED);
+    if (writer->journal != NULL) {
+      // One store. Were the word to lag, a writer that lives on would reuse the
+      // ring's bytes before it, which a replay takes for the file's.
+      bufio_journal_set_written(writer->journal, writer->written);
+    }
   }
 }
 
@@ -178,12 +186,24 @@ __attribute__((destructor)) static void flush_at_exit(void) {
   flush_slots(false);
 }
 
-static void on_fatal_signal(int signal_number) {
+void bufio_exit_flush_fatal(void) {
   flush_slots(true);
+}
+
+static void on_fatal_signal(int signal_number) {
+  bufio_exit_flush_fatal();
   // The signal is blocked until this returns, and then does what it would have
   // done without us. A fault happens again by itself.
   signal(signal_number, SIG_DFL);
   raise(signal_number);
+}
+
+static void install_signal(int number, const struct sigaction *ours) {
+  struct sigaction now;
+  if (sigaction(number, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) == 0 &&
+      now.sa_handler == SIG_DFL) {
+    sigaction(number, ours, NULL);
+  }
 }
 
 static void install_signals(void) {
@@ -192,11 +212,10 @@ static void install_signals(void) {
   // One signal at a time: a second one must find the first done.
   sigfillset(&ours.sa_mask);
   for (size_t i = 0; i < sizeof(fatal_signals) / sizeof(*fatal_signals); i++) {
-    struct sigaction now;
-    if (sigaction(fatal_signals[i], NULL, &now) == 0 &&
-        (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == SIG_DFL) {
-      sigaction(fatal_signals[i], &ours, NULL);
-    }
+    install_signal(fatal_signals[i], &ours);
+  }
+  for (int number = SIGRTMIN; number <= SIGRTMAX; number++) {
+    install_signal(number, &ours);
   }
 }
 

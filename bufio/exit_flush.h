@@ -31,6 +31,10 @@ void bufio_exit_remove(bufio_exit_slot_t *slot);
 void bufio_exit_lock(bufio_exit_slot_t *slot, sigset_t *out_mask);
 void bufio_exit_unlock(bufio_exit_slot_t *slot, const sigset_t *mask);
 
+// What a handler does before the signal kills: as `bufio_exit_flush_all`, and
+// nobody writes any more. Async-signal-safe.
+void bufio_exit_flush_fatal(void);
+
 // In the child of a fork: the lock is free, whoever held it.
 void bufio_exit_reset(bufio_exit_slot_t *slot);
 

@@ -5,6 +5,7 @@
 
 #include "bufio/exit_flush.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -28,6 +29,25 @@ namespace {
 
 using bufio_testing::ReadFile;
 using bufio_testing::TempPath;
+
+// Flushes all, as a handler would, just before the next lock is taken.
+bool flushes_before_lock = false;
+
+}  // namespace
+
+// In place of libc's.
+extern "C" int pthread_sigmask(int how, const sigset_t *set,
+                               sigset_t *old) noexcept {
+  static auto *const next = reinterpret_cast<decltype(&pthread_sigmask)>(
+      dlsym(RTLD_NEXT, "pthread_sigmask"));
+  if (how == SIG_BLOCK && flushes_before_lock) {
+    flushes_before_lock = false;
+    bufio_exit_flush_all();
+  }
+  return next(how, set, old);
+}
+
+namespace {
 
 class ExitFlushTest : public testing::Test {
  protected:
@@ -173,6 +193,87 @@ TEST_F(ExitFlushTest, FlushAllTwiceWritesOnce) {
   EXPECT_EQ(ReadFile(path_), "onetwo");
 }
 
+TEST_F(ExitFlushTest, FlushAllOfAWriterThatLivesOnLeavesAReplayWhole) {
+  int status = Run(BUFIO_DURABILITY_PROCESS, [] { _exit(0); });
+  ASSERT_EQ(WEXITSTATUS(status), 0);
+  pid_t child = fork();
+  if (child == 0) {
+    bufio_writer_t writer;
+    bufio_writer_options_t options = {};
+    options.durability = BUFIO_DURABILITY_PROCESS;
+    options.append = true;
+    options.buffer_bytes = 4096;
+    if (bufio_writer_open(&writer, path_.c_str(), &options) != 0) {
+      _exit(100);
+    }
+    // To the brim, so that what comes next takes the place of what is flushed.
+    std::string record(100, 'a');
+    for (int i = 0; i < 81; i++) {
+      if (bufio_writer_write(&writer, record.data(), 100) != 0) {
+        _exit(101);
+      }
+    }
+    bufio_exit_flush_all();
+    std::string other(100, 'b');
+    for (int i = 0; i < 30; i++) {
+      if (bufio_writer_write(&writer, other.data(), 100) != 0) {
+        _exit(102);
+      }
+    }
+    kill(getpid(), SIGKILL);
+  }
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status)) << status;
+  bufio_writer_options_t options = {};
+  options.append = true;
+  bufio_writer_t writer;
+  ASSERT_EQ(bufio_writer_open(&writer, path_.c_str(), &options), 0);
+  EXPECT_EQ(bufio_writer_close(&writer), 0);
+  EXPECT_EQ(ReadFile(path_),
+            "committed" + std::string(8100, 'a') + std::string(3000, 'b'));
+}
+
+TEST_F(ExitFlushTest, FlushAllJustBeforeAFlushLocksIsNoError) {
+  for (bufio_durability_t level :
+       {BUFIO_DURABILITY_EXIT, BUFIO_DURABILITY_PROCESS}) {
+    bufio_writer_t writer;
+    bufio_writer_options_t options = {};
+    options.durability = level;
+    options.buffer_bytes = 4096;
+    ASSERT_EQ(bufio_writer_open(&writer, path_.c_str(), &options), 0);
+    EXPECT_EQ(bufio_writer_puts(&writer, "hello"), 0);
+    flushes_before_lock = true;
+    EXPECT_EQ(bufio_writer_flush(&writer), 0);
+    EXPECT_FALSE(flushes_before_lock);
+    EXPECT_EQ(bufio_writer_error(&writer), 0);
+    EXPECT_EQ(bufio_writer_close(&writer), 0);
+    EXPECT_EQ(ReadFile(path_), "hello");
+  }
+}
+
+TEST_F(ExitFlushTest, FlushAllJustBeforeAFullBufferLocksLosesNothing) {
+  for (bufio_durability_t level :
+       {BUFIO_DURABILITY_EXIT, BUFIO_DURABILITY_PROCESS}) {
+    bufio_writer_t writer;
+    bufio_writer_options_t options = {};
+    options.durability = level;
+    options.buffer_bytes = 4096;
+    ASSERT_EQ(bufio_writer_open(&writer, path_.c_str(), &options), 0);
+    std::string expected;
+    for (int i = 0; i < 400; i++) {
+      // More than the buffer now and then.
+      std::string record =
+          bufio_testing::Pattern(expected.size(), i % 40 == 39 ? 9000 : 100);
+      flushes_before_lock = true;
+      ASSERT_EQ(bufio_writer_write(&writer, record.data(), record.size()), 0);
+      expected += record;
+    }
+    EXPECT_EQ(bufio_writer_close(&writer), 0);
+    flushes_before_lock = false;
+    EXPECT_EQ(ReadFile(path_), expected);
+  }
+}
+
 TEST_F(ExitFlushTest, MoreWritersThanAChunkHasSlots) {
   constexpr int kWriters = 200;
   static bufio_writer_t writers[kWriters];
@@ -208,7 +309,7 @@ TEST_F(ExitFlushTest, RecordsAreWholeWhereverTheSignalComes) {
       if (bufio_writer_open(&writer, path_.c_str(), &options) != 0) {
         _exit(100);
       }
-      for (uint64_t i = 0;; i++) {
+      for (uint64_t i = 0; i < (1u << 20); i++) {
         char record[9];
         snprintf(record, sizeof(record), "%07u\n",
                  static_cast<unsigned>(i % 10000000));
@@ -219,6 +320,7 @@ TEST_F(ExitFlushTest, RecordsAreWholeWhereverTheSignalComes) {
           (void)!write(ends[1], "x", 1);
         }
       }
+      pause();
     }
     char byte;
     ASSERT_EQ(read(ends[0], &byte, 1), 1);

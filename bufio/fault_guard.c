@@ -15,7 +15,9 @@
 // range, end first to 0, so a handler never combines words of two ranges: it
 // reads end, start, end again.
 //
-// Faults elsewhere are passed to whoever was there before us.
+// Faults elsewhere are passed to whoever was there before us. If that is the
+// default action, writers of level `exit` are flushed first: whose handler came
+// first, theirs or this one, makes no difference.
 
 #include "bufio/fault_guard.h"
 
@@ -25,6 +27,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include "bufio/exit_flush.h"
 
 #define SLOTS_PER_CHUNK 60
 
@@ -82,7 +86,11 @@ static bool mend(uintptr_t address) {
 static void pass_on(int number, siginfo_t *info, void *context) {
   if ((previous.sa_flags & SA_SIGINFO) != 0) {
     previous.sa_sigaction(number, info, context);
+  } else if (previous.sa_handler == SIG_IGN && info->si_code <= 0) {
+    return;  // Sent by somebody, and ignored. (A fault cannot be.)
   } else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
+    // The default action was ours to replace before `exit_flush` could.
+    bufio_exit_flush_fatal();
     // The instruction is run again, and kills.
     signal(number, SIG_DFL);
     if (info->si_code <= 0) {

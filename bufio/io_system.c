@@ -5,9 +5,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -90,8 +92,28 @@ static int kernel_allocate(int descriptor, uint64_t offset, uint64_t len) {
   KERNEL_RESULT(int, fallocate(descriptor, 0, (off_t)offset, (off_t)len));
 }
 
-static int kernel_lock(int descriptor) {
-  KERNEL_RESULT(int, flock(descriptor, LOCK_EX | LOCK_NB));
+static int kernel_lock(int descriptor, int operation) {
+  KERNEL_RESULT(int, flock(descriptor, operation | LOCK_NB));
+}
+
+static int kernel_birth(int descriptor, uint64_t *out_birth) {
+  int saved_errno = errno;
+  uint64_t birth = 0;
+  struct statx info;
+  if (statx(descriptor, "", AT_EMPTY_PATH, STATX_BTIME, &info) == 0 &&
+      (info.stx_mask & STATX_BTIME) != 0) {
+    birth =
+        (uint64_t)info.stx_btime.tv_sec * 1000000000u + info.stx_btime.tv_nsec;
+  }
+  // The clock of a file system may be as coarse as 10 ms; its generations are
+  // not, but not all have them.
+  long generation = 0;
+  if (ioctl(descriptor, FS_IOC_GETVERSION, &generation) == 0) {
+    birth ^= (uint64_t)(uint32_t)generation * 0xd6e8feb86659fd93u;
+  }
+  errno = saved_errno;
+  *out_birth = birth;
+  return 0;
 }
 
 static int kernel_unlink(const char *path) {
@@ -145,6 +167,7 @@ const bufio_system_t bufio_system_kernel = {
     .truncate = kernel_truncate,
     .allocate = kernel_allocate,
     .lock = kernel_lock,
+    .birth = kernel_birth,
     .unlink = kernel_unlink,
     .rename = kernel_rename,
     .link = kernel_link,

@@ -40,8 +40,11 @@ typedef struct bufio_system {
   int (*set_mode)(int descriptor, unsigned int mode);
   int (*truncate)(int descriptor, uint64_t size_bytes);
   int (*allocate)(int descriptor, uint64_t offset, uint64_t len);
-  // Takes the exclusive lock of the open file, or -EWOULDBLOCK.
-  int (*lock)(int descriptor);
+  // As flock(2), but -EWOULDBLOCK rather than waiting.
+  int (*lock)(int descriptor, int operation);
+  // A number that tells a file from a later one of the same inode: of its time
+  // of birth and its generation, 0 if the file system keeps neither.
+  int (*birth)(int descriptor, uint64_t *out_birth);
   int (*unlink)(const char *path);
   int (*rename)(const char *from, const char *to);
   // Gives an open file that has no name one.

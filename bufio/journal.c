@@ -33,7 +33,12 @@
 //    go and the ring is empty.
 //
 // Space is allocated when the file is made, so no store can meet a full disk.
-// One side file has one writer: flock(2), which dies with the process.
+// One file has one writer: whoever has its flock(2), which dies with the
+// process. It is the file that is locked, not its name or that of the side
+// file: a file may have several names, each with a side file of its own, and
+// what is measured before a lock is held may be wrong after. The side file has
+// a lock too, for the case that two files are told to use the same one. Lock
+// order: the file, then the side file. Neither waits: -EBUSY.
 
 #include "bufio/journal.h"
 
@@ -42,7 +47,9 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "bufio/io_retry.h"
@@ -66,7 +73,8 @@ uint64_t bufio_journal_header_check(const bufio_journal_header_t *header) {
   check = mix(check ^ header->ring_bytes);
   check = mix(check ^ header->device);
   check = mix(check ^ header->inode);
-  return mix(check ^ header->nonce);
+  check = mix(check ^ header->nonce);
+  return mix(check ^ header->birth);
 }
 
 uint64_t bufio_journal_word(const bufio_journal_header_t *header,
@@ -94,19 +102,18 @@ uint64_t bufio_journal_direct_end(const bufio_journal_t *journal) {
   return journal->header->direct_end >> 16;
 }
 
-// Takes the lock, and makes sure that `path` still names what is locked:
-// somebody may have removed the name before the lock was ours.
-static int lock_named(int descriptor, const char *path) {
-  int status = bufio_system->lock(descriptor);
-  if (status < 0) {
-    return status == -EWOULDBLOCK ? -EBUSY : status;
-  }
+static bool is_same_file(const struct stat *first, const struct stat *second) {
+  return first->st_ino == second->st_ino && first->st_dev == second->st_dev;
+}
+
+// Somebody may have moved or removed the name before the lock was ours.
+static int check_name(int descriptor, const char *path, int flags) {
   struct stat mine;
-  status = bufio_system->stat(descriptor, &mine);
+  int status = bufio_system->stat(descriptor, &mine);
   if (status < 0) {
     return status;
   }
-  int named_descriptor = bufio_system->open(path, O_PATH | O_NOFOLLOW, 0);
+  int named_descriptor = bufio_io_open(path, flags | O_PATH, 0);
   if (named_descriptor < 0) {
     return named_descriptor == -ENOENT ? -EBUSY : named_descriptor;
   }
@@ -116,8 +123,20 @@ static int lock_named(int descriptor, const char *path) {
   if (status < 0) {
     return status;
   }
-  return mine.st_ino == named.st_ino && mine.st_dev == named.st_dev ? 0
-                                                                    : -EBUSY;
+  return is_same_file(&mine, &named) ? 0 : -EBUSY;
+}
+
+int bufio_journal_lock(int descriptor, const char *path, int operation) {
+  int status = bufio_system->lock(descriptor, operation);
+  if (status < 0) {
+    return status == -EWOULDBLOCK ? -EBUSY : status;
+  }
+  return path != NULL ? check_name(descriptor, path, 0) : 0;
+}
+
+static int lock_side_file(int descriptor, const char *path) {
+  int status = bufio_journal_lock(descriptor, NULL, LOCK_EX);
+  return status < 0 ? status : check_name(descriptor, path, O_NOFOLLOW);
 }
 
 int bufio_journal_open_locked(const char *path, int flags) {
@@ -126,7 +145,7 @@ int bufio_journal_open_locked(const char *path, int flags) {
   if (descriptor < 0) {
     return descriptor;
   }
-  int status = lock_named(descriptor, path);
+  int status = lock_side_file(descriptor, path);
   if (status < 0) {
     // What is busy is somebody else's by now, who will remove it.
     if ((flags & O_EXCL) != 0 && status != -EBUSY) {
@@ -178,7 +197,7 @@ static int map_all(bufio_journal_t *journal) {
 }
 
 static void write_header(bufio_journal_t *journal, const struct stat *target,
-                         uint64_t offset) {
+                         uint64_t birth, uint64_t offset) {
   bufio_journal_header_t *header = journal->header;
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
@@ -187,6 +206,7 @@ static void write_header(bufio_journal_t *journal, const struct stat *target,
   header->ring_bytes = journal->ring_bytes;
   header->device = target->st_dev;
   header->inode = target->st_ino;
+  header->birth = birth;
   header->nonce = mix((uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 30);
   header->check = bufio_journal_header_check(header);
   header->committed = offset;
@@ -197,17 +217,26 @@ static void write_header(bufio_journal_t *journal, const struct stat *target,
   __atomic_store_n(&header->magic, BUFIO_JOURNAL_MAGIC, __ATOMIC_RELEASE);
 }
 
-int bufio_journal_create(const char *path, const struct stat *target,
-                         uint64_t offset, size_t ring_bytes,
-                         bufio_journal_t **out_journal) {
+int bufio_journal_create(const char *path, int target, uint64_t offset,
+                         size_t ring_bytes, bufio_journal_t **out_journal) {
   if (offset > BUFIO_JOURNAL_OFFSET_MAX) {
     return -EFBIG;
+  }
+  struct stat file;
+  uint64_t birth;
+  int status = bufio_system->stat(target, &file);
+  if (status == 0) {
+    status = bufio_system->birth(target, &birth);
+  }
+  if (status < 0) {
+    return status;
   }
   bufio_journal_t *journal = calloc(1, sizeof(*journal));
   if (journal == NULL) {
     return -ENOMEM;
   }
-  int status = -ENOMEM;
+  status = -ENOMEM;
+  journal->target_lock = -1;
   journal->ring_bytes = ring_bytes;
   journal->path = strdup(path);
   if (journal->path == NULL) {
@@ -227,7 +256,7 @@ int bufio_journal_create(const char *path, const struct stat *target,
   if (status < 0) {
     goto fail_map;
   }
-  write_header(journal, target, offset);
+  write_header(journal, &file, birth, offset);
   *out_journal = journal;
   return 0;
 
@@ -252,6 +281,9 @@ void bufio_journal_destroy(bufio_journal_t *journal, bool keep) {
   (void)bufio_system->unmap(
       journal->header, BUFIO_JOURNAL_HEADER_BYTES + 2 * journal->ring_bytes);
   (void)bufio_system->close(journal->descriptor);
+  if (journal->target_lock >= 0) {
+    (void)bufio_system->close(journal->target_lock);
+  }
   free(journal->path);
   free(journal);
 }
@@ -261,4 +293,8 @@ void bufio_journal_abandon(bufio_journal_t *journal) {
   // belongs to the open file, so it would outlive the parent with our copy.
   (void)bufio_system->close(journal->descriptor);
   journal->descriptor = -1;
+  if (journal->target_lock >= 0) {
+    (void)bufio_system->close(journal->target_lock);
+    journal->target_lock = -1;
+  }
 }

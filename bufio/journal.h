@@ -32,8 +32,9 @@ typedef struct bufio_journal_result {
 
 // Appends to the file what its killed writer had accepted, and removes the side
 // file (`journal_path`, or NULL: `path` with the suffix). 0 also if there is no
-// side file. -EBUSY: its writer is alive. -EPROTO: it does not belong to the
-// file as it is, or is damaged; nothing was changed. Errors of the kernel:
+// side file; then the file is not opened. -EBUSY: its writer is alive, or
+// somebody else holds the flock(2) of the file. -EPROTO: it does not belong to
+// the file as it is, or is damaged; nothing was changed. Errors of the kernel:
 // another replay goes on where this one stopped. `out_result` may be NULL.
 //
 // No byte that is in the file is changed by a replay, whatever the side file

@@ -21,6 +21,7 @@
 #include <cstring>
 #include <string>
 
+#include "bufio/io_system.h"
 #include "bufio/journal.h"
 #include "bufio/journal_internal.h"
 
@@ -78,6 +79,9 @@ void MakeRight(const std::string &path, std::string *side, unsigned options) {
   header.header_bytes = BUFIO_JOURNAL_HEADER_BYTES;
   header.device = stat.st_dev;
   header.inode = stat.st_ino;
+  int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  CHECK(bufio_system_kernel.birth(descriptor, &header.birth) == 0);
+  close(descriptor);
   header.ring_bytes = (options & 2) != 0 ? 256 : header.ring_bytes % 4096;
   header.check = bufio_journal_header_check(&header);
   // Near the end of the file, where it matters.

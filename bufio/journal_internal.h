@@ -10,7 +10,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/stat.h>
 
 #include "bufio/journal.h"
 
@@ -34,8 +33,8 @@ typedef struct bufio_journal_header {
   uint64_t device;      // Of the file that is written.
   uint64_t inode;
   uint64_t nonce;  // Any number; makes `check` and words this file's own.
-  uint64_t check;  // Of the six numbers before it and the magic.
-  uint8_t padding0[8];
+  uint64_t birth;  // Of the file that is written: an inode is used again.
+  uint64_t check;  // Of the seven numbers before it and the magic.
   // Offset 64. File offset of the end of what was accepted; one store a record.
   uint64_t committed;
   uint8_t padding1[56];
@@ -44,6 +43,9 @@ typedef struct bufio_journal_header {
   uint64_t written;
   // 0, or where a record that is written past the ring will end.
   uint64_t direct_end;
+  // 0, or the word of BUFIO_JOURNAL_OFFSET_MAX from before an open empties the
+  // file: once the file is empty, nothing here counts.
+  uint64_t emptying;
 } bufio_journal_header_t;
 
 static_assert(offsetof(bufio_journal_header_t, committed) == 64,
@@ -61,6 +63,8 @@ typedef struct bufio_journal {
   unsigned char *ring;
   size_t ring_bytes;
   int descriptor;
+  int target_lock;  // The lock of the file, if it is not the writer's own
+                    // descriptor that has it; else -1.
   char *path;
 } bufio_journal_t;
 
@@ -69,11 +73,11 @@ uint64_t bufio_journal_header_check(const bufio_journal_header_t *header);
 uint64_t bufio_journal_word(const bufio_journal_header_t *header,
                             uint64_t offset);
 
-// Creates, locks and maps the side file for a file that ends at `offset`.
-// -EBUSY if there is one already; errors of the kernel. Nothing is left behind
-// on failure.
-int bufio_journal_create(const char *path, const struct stat *target,
-                         uint64_t offset, size_t ring_bytes,
+// Creates, locks and maps the side file for `target`, which ends at `offset`
+// and is locked. -EBUSY if there is one already; errors of the kernel. Nothing
+// is left behind on failure.
+int bufio_journal_create(const char *path, int target, uint64_t offset,
+                         size_t ring_bytes,
                          bufio_journal_t **out_journal) BUFIO_MUST_USE;
 
 // Closes it; `keep` leaves the file for a replay. NULL is a no-op.
@@ -89,13 +93,26 @@ void bufio_journal_set_written(bufio_journal_t *journal, uint64_t offset);
 void bufio_journal_set_direct_end(bufio_journal_t *journal, uint64_t offset);
 uint64_t bufio_journal_direct_end(const bufio_journal_t *journal);
 
-// As `bufio_journal_replay`, of a file that is open for reading and writing.
+// Takes the lock of a file, LOCK_EX or LOCK_SH, and makes sure that `path`
+// (NULL: do not look) still names it. -EBUSY: somebody else has the lock, or
+// the name.
+int bufio_journal_lock(int descriptor, const char *path,
+                       int operation) BUFIO_MUST_USE;
+
+// Returns 1 if there is something of this name, 0, or an error. A name that is
+// too long is nothing's.
+int bufio_journal_exists(const char *journal_path) BUFIO_MUST_USE;
+
+// As `bufio_journal_replay`, of a file that is open for reading and writing,
+// and whose lock is held.
 int bufio_journal_replay_open(int target, const char *journal_path,
                               bufio_journal_result_t *out_result)
     BUFIO_MUST_USE;
 
-// Removes a side file whose file is about to be emptied. -EBUSY as above.
-int bufio_journal_discard(const char *journal_path) BUFIO_MUST_USE;
+// Empties a file that is open for writing and whose lock is held, then removes
+// its side file, if there is one. -EBUSY as above; -EPROTO if the side file is
+// not of this file, which then keeps its bytes.
+int bufio_journal_empty(int target, const char *journal_path) BUFIO_MUST_USE;
 
 // Opens and locks a side file. Returns the descriptor, -ENOENT, -EBUSY.
 int bufio_journal_open_locked(const char *path, int flags) BUFIO_MUST_USE;

@@ -22,12 +22,21 @@
 //
 // Killed anywhere in this, the next replay finds one of the same cases. The
 // side file is removed last.
+//
+// Whose it is: the header names device, inode and birth of the file, for the
+// inode of a removed file is given to a new one. A file that does not say so is
+// somebody's, and neither replayed nor removed, not even when the file that it
+// lies beside is emptied.
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "bufio/io_retry.h"
@@ -43,6 +52,20 @@ typedef struct replay_plan {
   uint64_t direct_end;
   uint64_t ring_bytes;
 } replay_plan_t;
+
+// The file that is written, as measured.
+typedef struct target_identity {
+  uint64_t device;
+  uint64_t inode;
+  uint64_t birth;
+  uint64_t size_bytes;
+} target_identity_t;
+
+// What a side file turned out to be.
+typedef enum side_kind {
+  SIDE_NEVER_BEGAN,  // Its maker died before the magic: nothing was accepted.
+  SIDE_OF_TARGET,
+} side_kind_t;
 
 // The ring's bytes from a file offset on; `len` may cross its end.
 static int read_ring(int journal, const replay_plan_t *plan,
@@ -70,18 +93,19 @@ static int decode_word(const bufio_journal_header_t *header, uint64_t word,
   return 0;
 }
 
-static int check_header(const bufio_journal_header_t *header,
-                        uint64_t size_bytes, const struct stat *target,
-                        replay_plan_t *out_plan) {
-  if (header->magic != BUFIO_JOURNAL_MAGIC ||
-      header->version != BUFIO_JOURNAL_VERSION ||
-      header->header_bytes != BUFIO_JOURNAL_HEADER_BYTES ||
-      header->check != bufio_journal_header_check(header)) {
-    return -EPROTO;
-  }
-  if (header->device != target->st_dev || header->inode != target->st_ino) {
-    return -EPROTO;  // Another file's.
-  }
+// That it is a side file, and the target's.
+static bool is_of(const bufio_journal_header_t *header,
+                  const target_identity_t *target) {
+  return header->magic == BUFIO_JOURNAL_MAGIC &&
+         header->version == BUFIO_JOURNAL_VERSION &&
+         header->header_bytes == BUFIO_JOURNAL_HEADER_BYTES &&
+         header->check == bufio_journal_header_check(header) &&
+         header->device == target->device && header->inode == target->inode &&
+         header->birth == target->birth;
+}
+
+static int make_plan(const bufio_journal_header_t *header, uint64_t size_bytes,
+                     replay_plan_t *out_plan) {
   if (header->ring_bytes == 0 ||
       header->ring_bytes > BUFIO_JOURNAL_RING_BYTES_MAX ||
       size_bytes != BUFIO_JOURNAL_HEADER_BYTES + header->ring_bytes) {
@@ -173,26 +197,89 @@ static int carry_out(int target, int journal, const replay_plan_t *plan,
   return status;
 }
 
-// A side file whose maker died before the magic, which is written last: nothing
-// was accepted. (If what is there instead is a damaged magic, `committed` and
-// `written` differ.)
-static bool never_began(int journal, uint64_t size_bytes) {
-  unsigned char page[BUFIO_JOURNAL_HEADER_BYTES] = {0};
-  size_t len = size_bytes < sizeof(page) ? (size_t)size_bytes : sizeof(page);
-  if (bufio_io_read_at(journal, page, len, 0) < 0) {
-    return false;
+static bool is_zero(const unsigned char *bytes, size_t len) {
+  size_t i = 0;
+  while (i < len && bytes[i] == 0) {
+    i++;
   }
-  bufio_journal_header_t header;
-  memcpy(&header, page, sizeof(header));
-  return header.magic == 0 && header.direct_end == 0 &&
-         (header.written == 0 || header.committed == header.written >> 16);
+  return i == len;
 }
 
-static int replay_locked(int target, int journal,
-                         bufio_journal_result_t *result) {
+// A header that write_header was about to fill in: stores come in any order,
+// the magic last, so each number is what it will be, or 0 yet.
+static bool is_unfinished(const bufio_journal_header_t *header,
+                          const target_identity_t *target) {
+  uint64_t offset = header->written >> 16;
+  return header->magic == 0 &&
+         (header->version == 0 || header->version == BUFIO_JOURNAL_VERSION) &&
+         (header->header_bytes == 0 ||
+          header->header_bytes == BUFIO_JOURNAL_HEADER_BYTES) &&
+         (header->device == 0 || header->device == target->device) &&
+         (header->inode == 0 || header->inode == target->inode) &&
+         (header->birth == 0 || header->birth == target->birth) &&
+         header->direct_end == 0 && header->emptying == 0 &&
+         (header->written == 0 || header->committed == 0 ||
+          header->committed == offset) &&
+         is_zero(header->padding1, sizeof(header->padding1));
+}
+
+// A side file whose maker died before the magic: nothing was accepted, and all
+// behind the header is zeros. Anything else is somebody's bytes, which are
+// not ours to remove.
+static int never_began(int journal, uint64_t size_bytes,
+                       const target_identity_t *target, bool *out_never) {
+  *out_never = false;
+  if (size_bytes > BUFIO_JOURNAL_HEADER_BYTES + BUFIO_JOURNAL_RING_BYTES_MAX) {
+    return 0;
+  }
+  unsigned char page[BUFIO_JOURNAL_HEADER_BYTES];
+  for (uint64_t offset = 0; offset < size_bytes; offset += sizeof(page)) {
+    uint64_t left = size_bytes - offset;
+    size_t len = left < sizeof(page) ? (size_t)left : sizeof(page);
+    memset(page, 0, sizeof(page));
+    int status = bufio_io_read_at(journal, page, len, offset);
+    if (status < 0) {
+      return status;
+    }
+    size_t skip = 0;
+    if (offset == 0) {
+      bufio_journal_header_t header;
+      memcpy(&header, page, sizeof(header));
+      if (!is_unfinished(&header, target)) {
+        return 0;
+      }
+      skip = sizeof(header);
+    }
+    if (!is_zero(page + skip, sizeof(page) - skip)) {
+      return 0;
+    }
+  }
+  *out_never = true;
+  return 0;
+}
+
+static int identify(int target, struct stat *out_file,
+                    target_identity_t *out_identity) {
+  int status = bufio_system->stat(target, out_file);
+  if (status == 0) {
+    status = bufio_system->birth(target, &out_identity->birth);
+  }
+  if (status == 0) {
+    out_identity->device = out_file->st_dev;
+    out_identity->inode = out_file->st_ino;
+    out_identity->size_bytes = (uint64_t)out_file->st_size;
+  }
+  return status;
+}
+
+// Looks at a locked side file without believing it: -EPROTO if it is not one
+// of the target's.
+static int look(int target, int journal, target_identity_t *out_identity,
+                side_kind_t *out_kind, bufio_journal_header_t *out_header,
+                uint64_t *out_side_bytes) {
   struct stat file;
   struct stat side;
-  int status = bufio_system->stat(target, &file);
+  int status = identify(target, &file, out_identity);
   if (status == 0) {
     status = bufio_system->stat(journal, &side);
   }
@@ -203,26 +290,89 @@ static int replay_locked(int target, int journal,
       (side.st_uid != file.st_uid && side.st_uid != geteuid())) {
     return -EPROTO;
   }
-  if (never_began(journal, (uint64_t)side.st_size)) {
+  *out_side_bytes = (uint64_t)side.st_size;
+  bool never = false;
+  status = never_began(journal, *out_side_bytes, out_identity, &never);
+  if (status < 0) {
+    return status;
+  }
+  *out_kind = never ? SIDE_NEVER_BEGAN : SIDE_OF_TARGET;
+  if (never) {
     return 0;
   }
-  bufio_journal_header_t header;
-  status = bufio_io_read_at(journal, &header, sizeof(header), 0);
-  replay_plan_t plan;
-  if (status == 0) {
-    status = check_header(&header, (uint64_t)side.st_size, &file, &plan);
+  status = bufio_io_read_at(journal, out_header, sizeof(*out_header), 0);
+  if (status < 0) {
+    return status;
+  }
+  return is_of(out_header, out_identity) ? 0 : -EPROTO;
+}
+
+static uint64_t emptying_word(const bufio_journal_header_t *header) {
+  return bufio_journal_word(header, BUFIO_JOURNAL_OFFSET_MAX);
+}
+
+static int set_emptying(int journal, uint64_t word) {
+  return bufio_io_write_at(journal, &word, sizeof(word),
+                           offsetof(bufio_journal_header_t, emptying));
+}
+
+// A truncation that fails must not cost the tail, so the side file is removed
+// after it; dying in between must not leave a side file that speaks of bytes
+// which are gone, so it says before that they are about to go.
+static int truncate_for_good(int target, int journal, side_kind_t kind,
+                             const bufio_journal_header_t *header) {
+  int status = 0;
+  if (kind == SIDE_OF_TARGET) {
+    status = set_emptying(journal, emptying_word(header));
   }
   if (status == 0) {
-    status = carry_out(target, journal, &plan, (uint64_t)file.st_size, result);
+    status = bufio_io_truncate(target, 0);
+  }
+  if (status < 0 && kind == SIDE_OF_TARGET) {
+    (void)set_emptying(journal, 0);
   }
   return status;
+}
+
+static int replay_locked(int target, int journal,
+                         bufio_journal_result_t *result) {
+  target_identity_t identity;
+  side_kind_t kind;
+  bufio_journal_header_t header;
+  uint64_t side_bytes;
+  int status = look(target, journal, &identity, &kind, &header, &side_bytes);
+  if (status < 0 || kind == SIDE_NEVER_BEGAN) {
+    return status;
+  }
+  if (header.emptying == emptying_word(&header) && identity.size_bytes == 0) {
+    return 0;
+  }
+  replay_plan_t plan;
+  status = make_plan(&header, side_bytes, &plan);
+  if (status == 0) {
+    status = carry_out(target, journal, &plan, identity.size_bytes, result);
+  }
+  return status;
+}
+
+static bool is_nothing(int status) {
+  return status == -ENOENT || status == -ENAMETOOLONG;
+}
+
+int bufio_journal_exists(const char *journal_path) {
+  int descriptor = bufio_io_open(journal_path, O_PATH | O_NOFOLLOW, 0);
+  if (descriptor < 0) {
+    return is_nothing(descriptor) ? 0 : descriptor;
+  }
+  (void)bufio_system->close(descriptor);
+  return 1;
 }
 
 int bufio_journal_replay_open(int target, const char *journal_path,
                               bufio_journal_result_t *out_result) {
   bufio_journal_result_t result = {0, 0};
   int journal = bufio_journal_open_locked(journal_path, 0);
-  int status = journal == -ENOENT ? 0 : journal;
+  int status = is_nothing(journal) ? 0 : journal;
   if (journal >= 0) {
     status = replay_locked(target, journal, &result);
     if (status == 0) {
@@ -236,13 +386,51 @@ int bufio_journal_replay_open(int target, const char *journal_path,
   return status;
 }
 
-int bufio_journal_discard(const char *journal_path) {
+int bufio_journal_empty(int target, const char *journal_path) {
   int journal = bufio_journal_open_locked(journal_path, 0);
-  if (journal < 0) {
-    return journal == -ENOENT ? 0 : journal;
+  if (is_nothing(journal)) {
+    return bufio_io_truncate(target, 0);
   }
-  int status = bufio_system->unlink(journal_path);
+  if (journal < 0) {
+    return journal;
+  }
+  target_identity_t identity;
+  side_kind_t kind;
+  bufio_journal_header_t header;
+  uint64_t side_bytes;
+  int status = look(target, journal, &identity, &kind, &header, &side_bytes);
+  if (status == 0) {
+    status = truncate_for_good(target, journal, kind, &header);
+  }
+  if (status == 0) {
+    status = bufio_system->unlink(journal_path);
+  }
   (void)bufio_system->close(journal);
+  return status;
+}
+
+// The same of a file's name.
+static int replay_named(const char *path, const char *journal_path,
+                        bufio_journal_result_t *out_result) {
+  // Without a side file the file need not even be readable.
+  int exists = bufio_journal_exists(journal_path);
+  if (exists < 0) {
+    return exists;
+  }
+  int target = bufio_io_open(path, exists != 0 ? O_RDWR : O_PATH, 0);
+  if (target < 0) {
+    return target;
+  }
+  int status = 0;
+  if (exists != 0) {
+    status = bufio_journal_lock(target, path, LOCK_EX);
+  }
+  if (exists != 0 && status == 0) {
+    status = bufio_journal_replay_open(target, journal_path, out_result);
+  } else if (status == 0 && out_result != NULL) {
+    *out_result = (bufio_journal_result_t){0, 0};
+  }
+  (void)bufio_system->close(target);
   return status;
 }
 
@@ -259,12 +447,7 @@ int bufio_journal_replay(const char *path, const char *journal_path,
     memcpy(own_path + len, BUFIO_JOURNAL_SUFFIX, sizeof(BUFIO_JOURNAL_SUFFIX));
     journal_path = own_path;
   }
-  int status = bufio_io_open(path, O_RDWR, 0);
-  if (status >= 0) {
-    int target = status;
-    status = bufio_journal_replay_open(target, journal_path, out_result);
-    (void)bufio_system->close(target);
-  }
+  int status = replay_named(path, journal_path, out_result);
   free(own_path);
   return status;
 }

@@ -55,6 +55,7 @@ class JournalTest : public testing::Test {
     header_.device = stat.st_dev;
     header_.inode = stat.st_ino;
     header_.nonce = 12345;
+    header_.birth = Birth();
     header_.check = bufio_journal_header_check(&header_);
     header_.committed = committed;
     header_.written = bufio_journal_word(&header_, written);
@@ -65,6 +66,14 @@ class JournalTest : public testing::Test {
       ring_[at % kRing] = Pattern(at, 1)[0];
     }
     Store();
+  }
+
+  uint64_t Birth() {
+    int descriptor = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+    uint64_t birth = 0;
+    EXPECT_EQ(bufio_system_kernel.birth(descriptor, &birth), 0);
+    close(descriptor);
+    return birth;
   }
 
   void Store() {
@@ -146,9 +155,18 @@ TEST_F(JournalTest, SideFileOfAMakerThatDiedEarlyIsRemoved) {
   }
   Make(4, 4, 4);
   header_.magic = 0;
+  ring_.assign(kRing, '\0');
   Store();
   EXPECT_EQ(Replay(), 0);
   EXPECT_FALSE(Exists(side_));
+}
+
+TEST_F(JournalTest, FileThatOnlyBeginsWithZerosIsNotRemoved) {
+  WriteFile(path_, "text");
+  for (size_t zeros : {size_t{100}, size_t{4096}, size_t{100000}}) {
+    WriteFile(side_, std::string(zeros, '\0') + "x");
+    ExpectRefusal();
+  }
 }
 
 TEST_F(JournalTest, LivingWriterIsLeftAlone) {
@@ -213,7 +231,7 @@ TEST_F(JournalTest, AnyFlippedBitOfTheHeaderLosesNothing) {
       // Padding, or `committed`, which has no room for a check: it may only
       // differ in how much of the ring is appended.
       size_t byte = bit / 8;
-      EXPECT_TRUE((byte >= 56 && byte < 128) || byte >= 144) << byte;
+      EXPECT_TRUE((byte >= 64 && byte < 128) || byte >= 144) << byte;
     } else {
       EXPECT_EQ(status, -EPROTO);
       EXPECT_EQ(file.size(), 12000u);
@@ -233,6 +251,32 @@ TEST_F(JournalTest, SideFileOfAnotherFileIsRefused) {
   header_.check = bufio_journal_header_check(&header_);
   Store();
   ExpectRefusal();
+}
+
+TEST_F(JournalTest, SideFileOfAnEarlierFileOfTheSameInodeIsRefused) {
+  Make(100, 100, 200);
+  header_.birth++;
+  header_.check = bufio_journal_header_check(&header_);
+  Store();
+  ExpectRefusal();
+}
+
+TEST_F(JournalTest, FilesOfOneInodeAreToldApart) {
+  // Where the file system reuses inodes at once and has generations or births.
+  for (int i = 0; i < 50; i++) {
+    Make(100, 100, 200);
+    uint64_t inode = header_.inode;
+    uint64_t birth = header_.birth;
+    unlink(path_.c_str());
+    WriteFile(path_, Pattern(0, 100));
+    struct stat stat = {};
+    ASSERT_EQ(::stat(path_.c_str(), &stat), 0);
+    if (stat.st_ino != inode || birth == 0) {
+      continue;
+    }
+    EXPECT_NE(Birth(), birth);
+    ExpectRefusal();
+  }
 }
 
 TEST_F(JournalTest, FileThatLostBytesIsRefused) {

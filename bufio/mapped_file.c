@@ -15,8 +15,10 @@
 // 2. The window is inside [0, allocated rounded up).
 // 3. The guard's range is the window.
 //
-// The length of the file as it *is* does not matter to us: if somebody cut it,
-// the guard (fault_guard.c) notices.
+// If somebody cut the file, the guard (fault_guard.c) notices where a page is
+// gone, and `look` where the length is less than we made it: bytes of a page
+// that the file ends in read as zeros without a fault. What was cut by others
+// is never made longer again, but for a cut between `look` and `fallocate`.
 
 #include "bufio/mapped_file.h"
 
@@ -50,6 +52,7 @@ struct bufio_mapped_file {
   int descriptor;
   int error;  // The first one that is for ever, or 0.
   bool writable;
+  bool has_padding;  // The file may be longer than `size`, by us.
   bool is_foreign;
 };
 
@@ -144,18 +147,44 @@ static int locate(bufio_mapped_file_t *file, uint64_t offset, size_t len,
   return 0;
 }
 
-int bufio_mapped_file_status(const bufio_mapped_file_t *file) {
+// What is known without asking the kernel.
+static int known_status(const bufio_mapped_file_t *file) {
   if (file->error != 0) {
     return file->error;
   }
   return bufio_fault_guard_count(file->guard) != 0 ? -EIO : 0;
 }
 
+// Asks it. A file that became shorter is an error for ever, whatever happens to
+// it later. `out_length` may be NULL.
+static int look(bufio_mapped_file_t *file, uint64_t *out_length) {
+  struct stat stat;
+  int status = bufio_system->stat(file->descriptor, &stat);
+  if (status < 0) {
+    return status;
+  }
+  uint64_t length = (uint64_t)stat.st_size;
+  // The parent of a child may have given back what it had allocated.
+  uint64_t least = file->is_foreign ? file->size : file->allocated;
+  if (length < least && file->error == 0) {
+    file->error = -EIO;
+  }
+  if (out_length != NULL) {
+    *out_length = length;
+  }
+  return known_status(file);
+}
+
+int bufio_mapped_file_status(bufio_mapped_file_t *file) {
+  int status = known_status(file);
+  return status < 0 ? status : look(file, NULL);
+}
+
 int bufio_mapped_file_view(bufio_mapped_file_t *file, uint64_t offset,
                            size_t len, bufio_slice_t *out_slice) {
   out_slice->data = NULL;
   out_slice->len = 0;
-  int status = bufio_mapped_file_status(file);
+  int status = known_status(file);
   if (status < 0 || offset >= file->size) {
     return status;
   }
@@ -185,12 +214,29 @@ int bufio_mapped_file_read(bufio_mapped_file_t *file, uint64_t offset,
 
 // ---- growing ----
 
+// Makes the file end at `size_bytes` unless it ends before. Returns what `look`
+// does, or the error of the cut.
+static int cut_back(bufio_mapped_file_t *file, uint64_t size_bytes) {
+  uint64_t length = 0;
+  int status = look(file, &length);
+  if (length > size_bytes) {
+    int cut = bufio_io_truncate(file->descriptor, size_bytes);
+    status = status < 0 ? status : cut;
+  }
+  return status;
+}
+
 static int extend(bufio_mapped_file_t *file, uint64_t allocated) {
   uint64_t added = allocated - file->allocated;
-  int status = bufio_io_allocate(file->descriptor, file->allocated, added);
+  int status = look(file, NULL);
+  if (status < 0) {
+    return status;
+  }
+  file->has_padding = true;
+  status = bufio_io_allocate(file->descriptor, file->allocated, added);
   if (status < 0) {
     // Part of it may be there.
-    (void)bufio_io_truncate(file->descriptor, file->allocated);
+    (void)cut_back(file, file->allocated);
     return status;
   }
   file->allocated = allocated;
@@ -223,7 +269,7 @@ static int may_change(const bufio_mapped_file_t *file) {
   if (!file->writable) {
     return -EROFS;
   }
-  return file->is_foreign ? -ECHILD : bufio_mapped_file_status(file);
+  return file->is_foreign ? -ECHILD : known_status(file);
 }
 
 int bufio_mapped_file_reserve(bufio_mapped_file_t *file, uint64_t offset,
@@ -259,11 +305,12 @@ int bufio_mapped_file_append(bufio_mapped_file_t *file, const void *bytes,
     return status;
   }
   memcpy(target, bytes, len);
-  return bufio_mapped_file_status(file);
+  return known_status(file);
 }
 
 int bufio_mapped_file_set_size(bufio_mapped_file_t *file, uint64_t size_bytes) {
   int status = may_change(file);
+  status = status < 0 ? status : look(file, NULL);
   if (status < 0) {
     return status;
   }
@@ -299,6 +346,11 @@ int bufio_mapped_file_advise(bufio_mapped_file_t *file, uint64_t offset,
 }
 
 int bufio_mapped_file_sync(bufio_mapped_file_t *file) {
+  if (file->is_foreign) {
+    // It would take an error of the disk from the parent, which shares the open
+    // file.
+    return -ECHILD;
+  }
   int status = bufio_mapped_file_status(file);
   if (status < 0) {
     return status;
@@ -399,10 +451,9 @@ int bufio_mapped_file_close(bufio_mapped_file_t *file) {
   }
   int status = bufio_mapped_file_status(file);
   drop_window(file);
-  // A file that somebody else has cut is not made longer again.
-  if (file->writable && !file->is_foreign && file->allocated != file->size &&
-      status != -EIO) {
-    int cut = bufio_io_truncate(file->descriptor, file->size);
+  // Whatever went wrong before, the padding goes.
+  if (file->has_padding && !file->is_foreign) {
+    int cut = cut_back(file, file->size);
     status = status < 0 ? status : cut;
   }
   bufio_fork_guard_remove(&file->fork_node);

@@ -20,11 +20,14 @@
 // longer has raises SIGBUS, which kills. Here a handler of the process, which
 // is installed when the first file opens, puts a page of zeros where the fault
 // was if the address belongs to a window of ours, and the file is marked: from
-// then on status, view, sync and close return -EIO. Faults elsewhere go to the
-// handler that was there before, or kill as ever. So after using a view, ask
-// for the status before believing what was read. (A thread that has SIGBUS
-// blocked dies of one: the kernel does not deliver it.) A program that installs
-// a SIGBUS handler of its own later has to pass ours what it does not know.
+// then on status, view, sync and close return -EIO. Within the page that the
+// cut file ends in there is no fault but zeros; so status, read, sync and close
+// ask for the length too, and a file that is shorter than we made it is marked
+// as well. It is never made longer again. Faults elsewhere go to the handler
+// that was there before, or kill as ever. So after using a view, ask for the
+// status before believing what was read. (A thread that has SIGBUS blocked dies
+// of one: the kernel does not deliver it.) A program that installs a SIGBUS
+// handler of its own later has to pass ours what it does not know.
 //
 // Writing. The file grows by `fallocate`, so a full disk is -ENOSPC from
 // `reserve` and not a SIGBUS; it is longer than what is in use while it is
@@ -32,7 +35,8 @@
 // zeros at the end, at most `growth_bytes`.
 //
 // Threads: one at a time. fork: the child may go on reading and writing its
-// views; it cannot grow the file (-ECHILD), and its close does not cut it.
+// views; it cannot grow the file (-ECHILD), and its close does not cut it. Nor
+// does it sync (-ECHILD).
 
 #ifndef MY_ALLOC_BUFIO_MAPPED_FILE_H_
 #define MY_ALLOC_BUFIO_MAPPED_FILE_H_
@@ -84,8 +88,9 @@ BUFIO_API int bufio_mapped_file_close(bufio_mapped_file_t *file);
 // Returns the bytes in use.
 BUFIO_API uint64_t bufio_mapped_file_size(const bufio_mapped_file_t *file);
 
-// Returns 0, or -EIO once bytes of a view were not there.
-BUFIO_API int bufio_mapped_file_status(const bufio_mapped_file_t *file);
+// Returns 0, or -EIO once bytes of a view were not there or the file was
+// shorter than we made it; asks the kernel for its length.
+BUFIO_API int bufio_mapped_file_status(bufio_mapped_file_t *file);
 
 // Stores a view of bytes [offset, offset + len), cut at the end of the file;
 // empty behind it. Good until the next call of view, reserve, append, set_size

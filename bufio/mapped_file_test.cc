@@ -225,6 +225,60 @@ TEST_F(MappedFileTest, CopyingReadNoticesByItself) {
   EXPECT_EQ(count, 0u);
 }
 
+TEST_F(MappedFileTest, CutInsideAPageIsNoticed) {
+  WriteFile(path_, Pattern(0, 5000));
+  for (bool asks_status : {false, true}) {
+    WriteFile(path_, Pattern(0, 5000));
+    options_ = {};
+    Open();
+    ASSERT_EQ(truncate(path_.c_str(), 10), 0);
+    std::string bytes(4000, '?');
+    size_t count = 1;
+    if (asks_status) {
+      EXPECT_EQ(bufio_mapped_file_status(file_), -EIO);
+      // For ever.
+      WriteFile(path_, Pattern(0, 5000));
+    }
+    EXPECT_EQ(bufio_mapped_file_read(file_, 0, &bytes[0], 4000, &count), -EIO);
+    EXPECT_EQ(count, 0u);
+    EXPECT_EQ(Close(), -EIO);
+  }
+}
+
+TEST_F(MappedFileTest, CutFileIsNotMadeLongerAgain) {
+  for (int how = 0; how < 4; how++) {
+    unlink(path_.c_str());
+    options_.growth_bytes = 4096;
+    Open();
+    ASSERT_EQ(bufio_mapped_file_append(file_, "0123456789", 10), 0);
+    ASSERT_EQ(truncate(path_.c_str(), 0), 0);
+    if (how == 1) {
+      EXPECT_EQ(bufio_mapped_file_sync(file_), -EIO);
+    } else if (how == 2) {
+      EXPECT_EQ(bufio_mapped_file_set_size(file_, 100000), -EIO);
+    } else if (how == 3) {
+      unsigned char *bytes = nullptr;
+      EXPECT_EQ(bufio_mapped_file_reserve(file_, 100000, 1, &bytes), -EIO);
+    }
+    EXPECT_EQ(Close(), -EIO);
+    EXPECT_EQ(ReadFile(path_), "");
+  }
+}
+
+TEST_F(MappedFileTest, PaddingGoesWhateverWentWrong) {
+  Open();
+  ASSERT_EQ(bufio_mapped_file_append(file_, "hello", 5), 0);
+  {
+    FaultyKernel kernel;
+    kernel.decide = [](Call call, size_t) -> int64_t {
+      return call == Call::kSync ? -EIO : 0;
+    };
+    EXPECT_EQ(bufio_mapped_file_sync(file_), -EIO);
+  }
+  EXPECT_EQ(Close(), -EIO);
+  EXPECT_EQ(ReadFile(path_), "hello");
+}
+
 TEST_F(MappedFileTest, FaultsElsewhereStillKill) {
   WriteFile(path_, Pattern(0, 100000));
   options_ = {};
@@ -356,7 +410,8 @@ TEST_F(MappedFileTest, ChildNeitherGrowsNorCutsItsParentsFile) {
   ASSERT_EQ(bufio_mapped_file_append(file_, "parent", 6), 0);
   pid_t child = fork();
   if (child == 0) {
-    bool good = bufio_mapped_file_append(file_, "child", 5) == -ECHILD;
+    bool good = bufio_mapped_file_append(file_, "child", 5) == -ECHILD &&
+                bufio_mapped_file_sync(file_) == -ECHILD;
     bufio_mapped_file_close(file_);
     _exit(good ? 0 : 1);
   }

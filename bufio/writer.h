@@ -19,6 +19,11 @@
 // Acceptance. A call that writes is accepted whole (0) or fails, and then none
 // of its bytes are taken. The one exception: of a call with more bytes than the
 // buffer holds a prefix may be accepted; `bufio_writer_tell` counts what was.
+// A line-buffered writer that cannot hand an accepted line over returns 0; the
+// line goes with the next call, which also returns the error if it is sticky.
+// Accepted, not durable: with a sync policy a write that syncs waits even if
+// `return_would_block` is set, and returns the sync's error though its record
+// was accepted; the error is sticky, so do not write the record again.
 //
 // Errors. When the kernel refuses bytes (ENOSPC, EIO, EPIPE, ...), exactly the
 // bytes that it did not take stay in the buffer, and the error is sticky: every
@@ -37,11 +42,15 @@
 //   `<path>.bufio-journal`. A record is committed by one store of 64 bits. The
 //   next open of the same path, or `bufio_journal_replay`, appends to the file
 //   what was committed and did not get there; the side file of a writer that
-//   closed is gone. Needs a regular file, one writer at a time (-EBUSY).
+//   closed is gone. Needs a regular file, one writer at a time (-EBUSY): the
+//   file is locked by flock(2) until close, whatever its name. Use one name: of
+//   a killed writer's file, another name, hard or symbolic, has no side file.
 // - `power`: see the sync policy. Creating a file syncs its folder.
 //
 // Threads: one at a time. fork: the child finds the buffer empty and may write
-// bytes of its own, at levels `none`, `exit` and `power`; at level `process`
+// bytes of its own, at levels `none`, `exit` and `power`, but not sync them
+// (-ECHILD; close flushes only): the kernel tells an error of the disk once for
+// the open file that both have, and it is the parent's. At level `process`
 // every call in the child returns -ECHILD, and close gives back memory only.
 // Not between reserve and commit, nor in a putter.
 
@@ -131,21 +140,31 @@ typedef struct bufio_writer {
   bool owns_descriptor;
   bool line_buffered;
   bool return_would_block;
-  bool is_foreign;  // This process is a child of the one that opened.
+  bool is_foreign;  // This process is a child of the one that opened, and may
+                    // do nothing.
+  bool is_child;    // The same, and it may write.
 } bufio_writer_t;
 
 // Opens the file for writing, creating it. If a side file of a killed writer is
 // there, it is replayed first (whatever the level, unless the file is to be
-// emptied: then it is removed). Errors of open(2), -ENOMEM, -EINVAL (options),
-// -EBUSY (side file in use), -EPROTO (side file damaged: it and the file are
-// left as they are). Nothing is left open on failure.
+// emptied: then it is removed, once the file is empty). Errors of open(2),
+// -ENOMEM, -EINVAL (options).
+// -EBUSY: a writer of level `process` has the file; also, unless it is opened
+// to append below level `process`, if anybody holds its flock(2).
+// -EPROTO: there is a file of the side file's name that is damaged, or not of
+// this file, which was removed or renamed, say. Both are left as they are: put
+// the tail in place with `bufio_journal_replay`, or remove the side file.
+// Nothing is left open on failure.
 BUFIO_API int bufio_writer_open(bufio_writer_t *writer, const char *path,
                                 const bufio_writer_options_t *options)
     BUFIO_MUST_USE;
 
 // Writes to `descriptor`, which stays the caller's, from where it stands. Level
-// `process`: the descriptor is a regular file without O_APPEND, and it and
-// `journal_path` are replayed first. Errors as above, -EBADF.
+// `process`: the descriptor is a regular file open for reading and writing,
+// without O_APPEND, and stands at its end, else -EINVAL; it and `journal_path`
+// are replayed first. The file is locked through an open file of our own (by
+// way of /proc), and close moves the descriptor behind the last byte written.
+// Errors as above, -EBADF.
 BUFIO_API int bufio_writer_attach(bufio_writer_t *writer, int descriptor,
                                   const bufio_writer_options_t *options)
     BUFIO_MUST_USE;
@@ -290,7 +309,8 @@ BUFIO_API int bufio_writer_vprintf(bufio_writer_t *writer, const char *format,
 
 // Returns room for `len` bytes in the buffer, which `bufio_writer_commit`
 // accepts; until then nobody sees them. Good until the next call. NULL: the
-// sticky error, or `bufio_writer_error` is 0 and `len` exceeds the buffer.
+// sticky error, or `bufio_writer_error` is 0 and `len` exceeds the buffer or
+// -EAGAIN is to be returned.
 BUFIO_INLINE unsigned char *bufio_writer_reserve(bufio_writer_t *writer,
                                                  size_t len) {
   unsigned char *cursor = writer->cursor;
@@ -300,9 +320,8 @@ BUFIO_INLINE unsigned char *bufio_writer_reserve(bufio_writer_t *writer,
   return bufio_writer_reserve_slow(writer, len);
 }
 
-// Accepts the first `len` bytes of what was reserved, as one record: 0, or, at
-// level `power` and of a line-buffered writer, the error of the flush or sync,
-// with the bytes accepted.
+// Accepts the first `len` bytes of what was reserved, as one record: 0, or,
+// with a sync policy, the error of the sync, with the bytes accepted.
 BUFIO_INLINE int bufio_writer_commit(bufio_writer_t *writer, size_t len) {
   if (BUFIO_LIKELY(len <= (size_t)(writer->limit - writer->cursor))) {
     bufio_writer_publish(writer, writer->cursor + len);

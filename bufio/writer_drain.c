@@ -56,11 +56,19 @@ int bufio_writer_fail(bufio_writer_t *writer, int error, bool is_final) {
 }
 
 // The kernel has taken everything up to `written`: says so where it matters.
+// The slot is locked.
 static void note_written(bufio_writer_t *writer, uint64_t written) {
-  writer->written = written;
+  // Relaxed: pairs with `written_hint`.
+  __atomic_store_n(&writer->written, written, __ATOMIC_RELAXED);
   if (writer->journal != NULL) {
     bufio_journal_set_written(writer->journal, written);
   }
+}
+
+// What `written` was a moment ago, without the lock. It only grows: who finds
+// that there is something to do asks again under the lock.
+static uint64_t written_hint(const bufio_writer_t *writer) {
+  return __atomic_load_n(&writer->written, __ATOMIC_RELAXED);
 }
 
 // Puts the cursor back when that makes room. The slot is locked.
@@ -112,14 +120,14 @@ static int64_t write_some(bufio_writer_t *writer, const struct iovec *parts,
   }
 }
 
-int bufio_writer_drain(bufio_writer_t *writer, uint64_t until) {
+// One call of [written, until), and its account. Returns 0 when there is
+// nothing left: a handler, or another thread that flushes all, may have been
+// here between any two locks, so what is left is known under the lock only.
+static int64_t drain_some(bufio_writer_t *writer, uint64_t until) {
   int64_t result = 0;
   sigset_t mask;
-  if (writer->journal != NULL && until > BUFIO_JOURNAL_OFFSET_MAX) {
-    return bufio_writer_fail(writer, -EFBIG, false);
-  }
-  while (writer->written < until && result >= 0) {
-    bufio_exit_lock(writer->exit_slot, &mask);
+  bufio_exit_lock(writer->exit_slot, &mask);
+  if (writer->written < until) {
     struct iovec part = {
         .iov_base = bufio_writer_at(writer, writer->written),
         .iov_len = (size_t)(until - writer->written),
@@ -128,8 +136,20 @@ int bufio_writer_drain(bufio_writer_t *writer, uint64_t until) {
     if (result > 0) {
       note_written(writer, writer->written + (uint64_t)result);
     }
-    bufio_exit_unlock(writer->exit_slot, &mask);
   }
+  bufio_exit_unlock(writer->exit_slot, &mask);
+  return result;
+}
+
+int bufio_writer_drain(bufio_writer_t *writer, uint64_t until) {
+  int64_t result = 0;
+  sigset_t mask;
+  if (writer->journal != NULL && until > BUFIO_JOURNAL_OFFSET_MAX) {
+    return bufio_writer_fail(writer, -EFBIG, false);
+  }
+  do {
+    result = drain_some(writer, until);
+  } while (result > 0);
   bufio_exit_lock(writer->exit_slot, &mask);
   rewind_buffer(writer);
   bufio_exit_unlock(writer->exit_slot, &mask);
@@ -144,7 +164,7 @@ int bufio_writer_make_room(bufio_writer_t *writer, size_t len) {
   assert(len <= writer->capacity_bytes);
   uint64_t end = bufio_writer_tell(writer);
   uint64_t aligned = end & ~(PAGE_BYTES - 1);
-  if (aligned <= writer->written || writer->line_buffered) {
+  if (aligned <= written_hint(writer) || writer->line_buffered) {
     aligned = end;
   }
   int status = bufio_writer_drain(writer, aligned);
@@ -201,7 +221,7 @@ static int64_t write_through(bufio_writer_t *writer, const struct iovec *parts,
     return result;
   }
   size_t taken = (size_t)result;
-  writer->written += taken;
+  note_written(writer, writer->written + taken);
   if (taken > buffered) {
     // The buffer is empty, and offsets go on behind the bytes that never were
     // in it.
@@ -297,6 +317,8 @@ static int write_large_process(bufio_writer_t *writer,
     }
     done += (size_t)result;
   }
+  sigset_t mask;
+  bufio_exit_lock(writer->exit_slot, &mask);
   note_written(writer, end);  // Accepted: this store is the commit.
   // The ring is empty, so the cursor is free to go where offset `end` is.
   size_t ring = writer->journal->ring_bytes;
@@ -304,6 +326,7 @@ static int write_large_process(bufio_writer_t *writer,
   writer->room_end = writer->cursor + ring;
   writer->commit_bias = end - (uint64_t)(uintptr_t)writer->cursor;
   bufio_writer_publish(writer, writer->cursor);
+  bufio_exit_unlock(writer->exit_slot, &mask);
   bufio_writer_set_limit(writer);
   bufio_journal_set_direct_end(writer->journal, 0);
   return 0;
@@ -324,7 +347,7 @@ int bufio_writer_flush(bufio_writer_t *writer) {
     return status;
   }
   uint64_t end = bufio_writer_tell(writer);
-  return writer->written == end ? 0 : bufio_writer_drain(writer, end);
+  return written_hint(writer) == end ? 0 : bufio_writer_drain(writer, end);
 }
 
 static uint64_t now_ms(void) {
@@ -337,6 +360,11 @@ int bufio_writer_sync(bufio_writer_t *writer) {
   int status = bufio_writer_flush(writer);
   if (status < 0) {
     return status;
+  }
+  if (writer->is_child) {
+    // The open file is shared with the parent, and the kernel tells an error of
+    // the disk once per open file: we would take it from the parent.
+    return -ECHILD;
   }
   status = bufio_io_sync_data(writer->descriptor);
   if (status < 0) {
@@ -379,15 +407,21 @@ static bool is_sync_due(const bufio_writer_t *writer) {
 int bufio_writer_after_accept(bufio_writer_t *writer,
                               const unsigned char *bytes, size_t len) {
   writer->unsynced_records++;
-  if (writer->error != 0) {
-    return 0;  // It was accepted; the next call hears of the error.
-  }
   if (is_sync_due(writer)) {
-    return bufio_writer_sync(writer);
+    // Durable is what was asked for, so its failure is told now. A sync waits
+    // for the disk anyhow, so it waits for room too: -EAGAIN would look like a
+    // record that was not accepted.
+    bool return_would_block = writer->return_would_block;
+    writer->return_would_block = false;
+    int status = bufio_writer_sync(writer);
+    writer->return_would_block = return_would_block;
+    return status;
   }
   if (writer->line_buffered && bytes != NULL &&
       memrchr(bytes, '\n', len) != NULL) {
-    return bufio_writer_flush(writer);
+    // It was accepted, and who is told of an error would write it again. A
+    // sticky one comes out of the next call.
+    (void)bufio_writer_flush(writer);
   }
   return 0;
 }

@@ -22,6 +22,15 @@ static inline unsigned char *bufio_writer_at(const bufio_writer_t *writer,
   return (unsigned char *)(uintptr_t)(offset - writer->commit_bias);
 }
 
+// Opens the file; what a killed writer left is in it, or gone if the file was
+// to be emptied. At level `process` it is locked. Returns the descriptor.
+int bufio_writer_open_file(const char *path, const char *journal_path,
+                           const bufio_writer_options_t *options);
+
+// The same of a caller's descriptor, for level `process`. Returns another
+// descriptor, which has the lock.
+int bufio_writer_settle_attached(int descriptor, const char *journal_path);
+
 // Makes the inline functions come to us or not, as the state asks for.
 void bufio_writer_set_limit(bufio_writer_t *writer);
 

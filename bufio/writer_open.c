@@ -3,12 +3,10 @@
 
 // Beginning and end of a writer.
 //
-// Order of opening: memory, side files, the file, the side file of our own, the
-// list for fork, the slot for exit. Whatever fails, what was done before it is
+// Order of opening: memory, the file and what a killed writer left of it
+// (writer_file.c), the side file of our own, the list for fork, the slot for
+// exit. Whatever fails, what was done before it is
 // undone in reverse.
-//
-// A file is emptied only after the lock of its side file was ours: a living
-// writer of level `process` is never cut off its file.
 //
 // In the child of a fork a writer is emptied, not flushed: the bytes are the
 // parent's, who will write them. What is shared with the parent (the side file,
@@ -22,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "bufio/exit_flush.h"
 #include "bufio/fork_guard.h"
@@ -47,6 +46,12 @@ static void writer_in_child(bufio_fork_node_t *node) {
   bufio_exit_reset(writer->exit_slot);
   if (writer->journal != NULL) {
     bufio_journal_abandon(writer->journal);
+    if (writer->owns_descriptor) {
+      // The lock is the open file's: our copy would outlive the parent.
+      (void)bufio_system->close(writer->descriptor);
+      writer->descriptor = -1;
+      writer->owns_descriptor = false;
+    }
     writer->is_foreign = true;
     writer->committed = bufio_writer_tell(writer);
     writer->commit_word = &writer->committed;
@@ -56,6 +61,7 @@ static void writer_in_child(bufio_fork_node_t *node) {
     writer->room_end = NULL;
     return;
   }
+  writer->is_child = true;
   writer->commit_bias = writer->written - (uint64_t)(uintptr_t)writer->buffer;
   bufio_writer_publish(writer, writer->buffer);
   bufio_writer_set_limit(writer);
@@ -140,8 +146,8 @@ static int start_journal(bufio_writer_t *writer, const char *journal_path) {
   }
   size_t ring = writer->capacity_bytes + BUFIO_WRITER_SLACK_BYTES;
   writer->written = (uint64_t)stat.st_size;
-  status = bufio_journal_create(journal_path, &stat, writer->written, ring,
-                                &writer->journal);
+  status = bufio_journal_create(journal_path, writer->descriptor,
+                                writer->written, ring, &writer->journal);
   if (status < 0) {
     return status;
   }
@@ -223,42 +229,6 @@ static int sync_folder_of(const char *path) {
   return status;
 }
 
-// Opens the file; what a killed writer left is in it, or gone if the file was
-// to be emptied. Returns the descriptor.
-static int open_file(const char *path, const char *journal_path,
-                     const bufio_writer_options_t *options) {
-  bool is_process = options->durability == BUFIO_DURABILITY_PROCESS;
-  if (!options->append && !options->exclusive) {
-    int status = bufio_journal_discard(journal_path);
-    if (status < 0) {
-      return status;
-    }
-  } else if (options->append && !is_process) {
-    int status = bufio_journal_replay(path, journal_path, NULL);
-    if (status < 0 && status != -ENOENT) {
-      return status;
-    }
-  }
-  int flags = (is_process ? O_RDWR : O_WRONLY) | O_CREAT;
-  flags |= options->append && !is_process ? O_APPEND : 0;
-  flags |= options->exclusive ? O_EXCL : 0;
-  flags |= options->append ? 0 : O_TRUNC;
-  int descriptor =
-      bufio_io_open(path, flags, options->mode != 0 ? options->mode : 0666);
-  if (descriptor >= 0 && is_process &&
-      (options->append || options->exclusive)) {
-    int status = bufio_journal_replay_open(descriptor, journal_path, NULL);
-    if (status < 0) {
-      if (options->exclusive) {
-        (void)bufio_system->unlink(path);
-      }
-      (void)bufio_system->close(descriptor);
-      return status;
-    }
-  }
-  return descriptor;
-}
-
 int bufio_writer_open(bufio_writer_t *writer, const char *path,
                       const bufio_writer_options_t *options) {
   options = options != NULL ? options : &default_options;
@@ -271,7 +241,7 @@ int bufio_writer_open(bufio_writer_t *writer, const char *path,
     status = -ENOMEM;
     goto fail_path;
   }
-  status = open_file(path, journal_path, options);
+  status = bufio_writer_open_file(path, journal_path, options);
   if (status < 0) {
     goto fail_open;
   }
@@ -299,32 +269,35 @@ fail_init:
   return status;
 }
 
+static int attach_process(bufio_writer_t *writer, const char *journal_path) {
+  if (journal_path == NULL) {
+    return -EINVAL;
+  }
+  int locked = bufio_writer_settle_attached(writer->descriptor, journal_path);
+  if (locked < 0) {
+    return locked;
+  }
+  int status = start(writer, journal_path, false);
+  if (status < 0) {
+    (void)bufio_system->close(locked);
+    return status;
+  }
+  writer->journal->target_lock = locked;
+  return 0;
+}
+
 int bufio_writer_attach(bufio_writer_t *writer, int descriptor,
                         const bufio_writer_options_t *options) {
   options = options != NULL ? options : &default_options;
-  bool is_process = options->durability == BUFIO_DURABILITY_PROCESS;
   int status = descriptor < 0 ? -EBADF : init(writer, options);
   if (status < 0) {
     forget(writer);
     return status;
   }
   writer->descriptor = descriptor;
-  if (is_process) {
-    int flags = bufio_system->flags(descriptor);
-    status = flags < 0 ? flags : 0;
-    if (status == 0 &&
-        ((flags & O_APPEND) != 0 || (flags & O_ACCMODE) != O_RDWR ||
-         options->journal_path == NULL)) {
-      status = -EINVAL;
-    }
-    if (status == 0) {
-      status =
-          bufio_journal_replay_open(descriptor, options->journal_path, NULL);
-    }
-  }
-  if (status == 0) {
-    status = start(writer, options->journal_path, false);
-  }
+  status = options->durability == BUFIO_DURABILITY_PROCESS
+               ? attach_process(writer, options->journal_path)
+               : start(writer, NULL, false);
   if (status < 0) {
     deinit_memory(writer);
     forget(writer);
@@ -339,7 +312,7 @@ static int finish(bufio_writer_t *writer) {
   if (writer->is_foreign) {
     return -ECHILD;
   }
-  int status = writer->durability == BUFIO_DURABILITY_POWER
+  int status = writer->durability == BUFIO_DURABILITY_POWER && !writer->is_child
                    ? bufio_writer_sync(writer)
                    : bufio_writer_flush(writer);
   if (writer->journal != NULL) {
@@ -347,6 +320,11 @@ static int finish(bufio_writer_t *writer) {
     if (!is_cut &&
         bufio_system->truncate(writer->descriptor, writer->written) == 0) {
       is_cut = true;
+    }
+    if (!writer->owns_descriptor) {
+      // pwrite does not move it; the caller goes on where we stopped.
+      (void)bufio_system->seek(writer->descriptor, (int64_t)writer->written,
+                               SEEK_SET);
     }
     bufio_journal_destroy(
         writer->journal,
