@@ -211,6 +211,7 @@ struct RivalSource {
   bool is_refusing = false;
   std::thread rival;
   void *object = nullptr;
+  std::atomic<bool> has_rival{false};
   std::atomic<bool> is_done{false};
 
   // Ends when the rival waits, or when it did not and has its answer.
@@ -230,7 +231,7 @@ struct RivalSource {
   static void *Alloc(void *context, size_t size_bytes, size_t align_bytes) {
     auto *source = static_cast<RivalSource *>(context);
     bool is_refused = false;
-    if (size_bytes >= 65536 && !source->rival.joinable()) {
+    if (size_bytes >= 65536 && !source->has_rival.exchange(true)) {
       source->RunRival();
       is_refused = source->is_refusing;
     }
@@ -245,12 +246,13 @@ struct RivalSource {
   }
 };
 
-// Returns how many objects two threads got at once from a cache of 1,000.
+// Returns how many objects two threads got at once from a cache of 500, which
+// are one slab of any variant.
 int CountOfTwoThreads(unsigned flags, bool is_refusing) {
   RivalSource source;
   source.is_refusing = is_refusing;
   slab_options_t options = Options(64, flags);
-  options.max_objects = 1000;
+  options.max_objects = 500;
   options.source = {RivalSource::Alloc, RivalSource::Free, &source};
   source.cache = slab_cache_create(&options);
   void *object = slab_alloc(source.cache);

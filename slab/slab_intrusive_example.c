@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // slab_intrusive: a cache inside the program's own static memory, for code that
-// may not call malloc or enter the kernel: firmware, the inside of an allocator.
-// Not for signal handlers.
+// may not call malloc or enter the kernel: firmware, the inside of an
+// allocator. Not for signal handlers.
 //
 // The cache's handle, its tables, the magazine's slots and all objects lie in
 // one static array. In the first thread of a process that uses slab, as here,
