@@ -16,6 +16,11 @@
 // The destructor rather than atexit: handlers that the program registered may
 // still write.
 //
+// A write that may block (pipe, socket, terminal) is waited for before the lock
+// is taken, with signals as they are, and is as small as what a writable pipe
+// takes; so a thread that waits for a reader can be killed. A fatal handler
+// waits for readers for a second in all.
+//
 // A fatal handler keeps the locks: threads that still run cannot write once
 // more what it has written. It does not wait longer than a second for another
 // thread: one that blocks in write(2) on a full pipe would keep the process
@@ -47,6 +52,7 @@ struct bufio_exit_slot {
   bufio_writer_t *writer;  // Guarded by busy.
   int busy;                // 0 free, 1 taken, by exchange.
   int is_used;             // 0 or 1, by exchange: whose slot it is.
+  bool may_block;          // Written before `writer`: not a regular file.
 };
 
 typedef struct slot_chunk {
@@ -103,7 +109,27 @@ void bufio_exit_reset(bufio_exit_slot_t *slot) {
 
 // ---- writing, async-signal-safe ----
 
-static void write_committed(bufio_writer_t *writer) {
+bool bufio_exit_may_block(const bufio_exit_slot_t *slot) {
+  return slot != NULL && slot->may_block;
+}
+
+// Waits for a descriptor that may block, a round at a time. `rounds` NULL: for
+// ever.
+static bool wait_in_time(int descriptor, int *rounds) {
+  struct pollfd request = {.fd = descriptor, .events = POLLOUT};
+  if (rounds == NULL) {
+    return poll(&request, 1, -1) > 0;
+  }
+  for (; *rounds > 0; (*rounds)--) {
+    if (poll(&request, 1, 1) > 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
+static void write_committed(const bufio_exit_slot_t *slot, int *rounds) {
+  bufio_writer_t *writer = slot->writer;
   if (writer->error != 0 || writer->is_foreign) {
     return;
   }
@@ -112,12 +138,18 @@ static void write_committed(bufio_writer_t *writer) {
   while (writer->written < end) {
     const unsigned char *bytes = bufio_writer_at(writer, writer->written);
     size_t len = (size_t)(end - writer->written);
+    if (slot->may_block) {
+      if (!wait_in_time(writer->descriptor, rounds)) {
+        return;
+      }
+      len = len < BUFIO_EXIT_PIECE_BYTES ? len : BUFIO_EXIT_PIECE_BYTES;
+    }
     int64_t count = writer->journal != NULL
                         ? bufio_system->write_at(writer->descriptor, bytes, len,
                                                  writer->written)
                         : bufio_system->write(writer->descriptor, bytes, len);
     if (count == -EAGAIN) {
-      if (bufio_system->wait(writer->descriptor, POLLOUT) < 0) {
+      if (!wait_in_time(writer->descriptor, rounds)) {
         return;
       }
       continue;
@@ -154,6 +186,7 @@ static void flush_slots(bool keep_locks) {
   sigset_t all;
   sigset_t mask;
   int saved_errno = errno;
+  int rounds = WAIT_ROUNDS;  // For all slots: dying takes a second at most.
   sigfillset(&all);
   pthread_sigmask(SIG_BLOCK, &all, &mask);
   // Acquire: pairs with the push in `add_chunk`.
@@ -167,7 +200,7 @@ static void flush_slots(bool keep_locks) {
         continue;
       }
       if (slot->writer != NULL) {
-        write_committed(slot->writer);
+        write_committed(slot, keep_locks ? &rounds : NULL);
       }
       if (!keep_locks) {
         give_back(slot);
@@ -267,6 +300,10 @@ bufio_exit_slot_t *bufio_exit_add(bufio_writer_t *writer, bool on_signals) {
   if (on_signals) {
     pthread_once(&signals_once, install_signals);
   }
+  struct stat stat;
+  slot->may_block =
+      on_signals && (bufio_system->stat(writer->descriptor, &stat) < 0 ||
+                     !S_ISREG(stat.st_mode));
   sigset_t mask;
   bufio_exit_lock(slot, &mask);
   slot->writer = writer;

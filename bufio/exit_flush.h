@@ -35,6 +35,14 @@ void bufio_exit_unlock(bufio_exit_slot_t *slot, const sigset_t *mask);
 // nobody writes any more. Async-signal-safe.
 void bufio_exit_flush_fatal(void);
 
+// What one write hands over to a descriptor that may block: what a pipe that
+// poll(2) calls writable takes without waiting.
+#define BUFIO_EXIT_PIECE_BYTES ((size_t)4096)
+
+// Whether a write to the slot's descriptor may block for ever, so that it must
+// be waited for without the lock and written in pieces. NULL is false.
+bool bufio_exit_may_block(const bufio_exit_slot_t *slot);
+
 // In the child of a fork: the lock is free, whoever held it.
 void bufio_exit_reset(bufio_exit_slot_t *slot);
 

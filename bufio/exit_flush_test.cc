@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -291,6 +292,41 @@ TEST_F(ExitFlushTest, MoreWritersThanAChunkHasSlots) {
     EXPECT_EQ(ReadFile(paths[i]), std::to_string(i));
     EXPECT_EQ(bufio_writer_close(&writers[i]), 0);
     unlink(paths[i].c_str());
+  }
+}
+
+TEST_F(ExitFlushTest, WriterThatBlocksOnAFullPipeCanBeKilled) {
+  for (int flags : {0, O_NONBLOCK}) {
+    int ends[2];
+    ASSERT_EQ(pipe2(ends, flags), 0);
+    pid_t child = fork();
+    if (child == 0) {
+      bufio_writer_t writer;
+      bufio_writer_options_t options = {};
+      options.durability = BUFIO_DURABILITY_EXIT;
+      options.return_would_block = flags != 0;
+      std::string bytes(100000, 'x');
+      if (bufio_writer_attach(&writer, ends[1], &options) != 0) {
+        _exit(100);
+      }
+      for (int i = 0; i < 3; i++) {
+        (void)bufio_writer_write(&writer, bytes.data(), bytes.size());
+      }
+      pause();
+    }
+    // Until the pipe is full.
+    int filled = 0;
+    while (filled < 65536) {
+      ASSERT_EQ(ioctl(ends[0], FIONREAD, &filled), 0);
+      ASSERT_EQ(waitpid(child, nullptr, WNOHANG), 0);
+    }
+    ASSERT_EQ(kill(child, SIGTERM), 0);
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFSIGNALED(status));
+    EXPECT_EQ(WTERMSIG(status), SIGTERM);
+    close(ends[0]);
+    close(ends[1]);
   }
 }
 

@@ -89,6 +89,11 @@ static void rewind_buffer(bufio_writer_t *writer) {
   writer->cursor -= moved;
 }
 
+// Whether `wait_for_room` waits, so that nothing else may.
+static bool waits_unlocked(const bufio_writer_t *writer) {
+  return bufio_exit_may_block(writer->exit_slot) && !writer->return_would_block;
+}
+
 // One call; EINTR and EAGAIN dealt with. Returns the count, or -errno.
 static int64_t write_some(bufio_writer_t *writer, const struct iovec *parts,
                           int count, size_t total, uint64_t offset) {
@@ -107,7 +112,8 @@ static int64_t write_some(bufio_writer_t *writer, const struct iovec *parts,
     if (result == -EINTR) {
       continue;
     }
-    if (result == -EAGAIN && !writer->return_would_block) {
+    if (result == -EAGAIN && !waits_unlocked(writer) &&
+        !writer->return_would_block) {
       int status = bufio_system->wait(writer->descriptor, POLLOUT);
       if (status < 0 && status != -EINTR) {
         return status;
@@ -120,25 +126,47 @@ static int64_t write_some(bufio_writer_t *writer, const struct iovec *parts,
   }
 }
 
+// Before the lock is taken: a writer that a handler may have to flush must not
+// block with all signals blocked, so it waits here, where a signal may kill.
+static int wait_for_room(const bufio_writer_t *writer) {
+  int status = -EINTR;
+  while (waits_unlocked(writer) && status == -EINTR) {
+    status = bufio_system->wait(writer->descriptor, POLLOUT);
+  }
+  return status < 0 && status != -EINTR ? status : 0;
+}
+
+static void cut_to_piece(const bufio_writer_t *writer, struct iovec *part) {
+  if (bufio_exit_may_block(writer->exit_slot) &&
+      part->iov_len > BUFIO_EXIT_PIECE_BYTES) {
+    part->iov_len = BUFIO_EXIT_PIECE_BYTES;
+  }
+}
+
 // One call of [written, until), and its account. Returns 0 when there is
 // nothing left: a handler, or another thread that flushes all, may have been
 // here between any two locks, so what is left is known under the lock only.
 static int64_t drain_some(bufio_writer_t *writer, uint64_t until) {
-  int64_t result = 0;
+  int64_t result = wait_for_room(writer);
   sigset_t mask;
+  if (result < 0) {
+    return result;
+  }
   bufio_exit_lock(writer->exit_slot, &mask);
   if (writer->written < until) {
     struct iovec part = {
         .iov_base = bufio_writer_at(writer, writer->written),
         .iov_len = (size_t)(until - writer->written),
     };
+    cut_to_piece(writer, &part);
     result = write_some(writer, &part, 1, part.iov_len, writer->written);
     if (result > 0) {
       note_written(writer, writer->written + (uint64_t)result);
     }
   }
   bufio_exit_unlock(writer->exit_slot, &mask);
-  return result;
+  // Somebody else filled the pipe first: wait again.
+  return result == -EAGAIN && waits_unlocked(writer) ? 1 : result;
 }
 
 int bufio_writer_drain(bufio_writer_t *writer, uint64_t until) {
@@ -216,6 +244,10 @@ static int64_t write_through(bufio_writer_t *writer, const struct iovec *parts,
   size_t following = 0;
   used += parts_from(parts, count, *done, list + used, PARTS_MAX - used,
                      &following);
+  if (bufio_exit_may_block(writer->exit_slot)) {
+    cut_to_piece(writer, list);
+    used = 1;
+  }
   int64_t result = write_some(writer, list, used, buffered + following, 0);
   if (result <= 0) {
     return result;
@@ -259,9 +291,14 @@ static int write_large_linear(bufio_writer_t *writer, const struct iovec *parts,
   int64_t result = 0;
   sigset_t mask;
   while (done < total && result >= 0) {
+    result = wait_for_room(writer);
+    if (result < 0) {
+      break;
+    }
     bufio_exit_lock(writer->exit_slot, &mask);
     result = write_through(writer, parts, count, &done);
     bufio_exit_unlock(writer->exit_slot, &mask);
+    result = result == -EAGAIN && waits_unlocked(writer) ? 0 : result;
   }
   bufio_exit_lock(writer->exit_slot, &mask);
   rewind_buffer(writer);

@@ -316,6 +316,9 @@ static int finish(bufio_writer_t *writer) {
                    ? bufio_writer_sync(writer)
                    : bufio_writer_flush(writer);
   if (writer->journal != NULL) {
+    // Handlers look through the slot at the words that go now.
+    bufio_exit_remove(writer->exit_slot);
+    writer->exit_slot = NULL;
     bool is_cut = bufio_journal_direct_end(writer->journal) == 0;
     if (!is_cut &&
         bufio_system->truncate(writer->descriptor, writer->written) == 0) {
