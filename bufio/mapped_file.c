@@ -286,7 +286,7 @@ int bufio_mapped_file_reserve(bufio_mapped_file_t *file, uint64_t offset,
   if (status == 0 && len != 0) {
     status = locate(file, offset, len, &bytes);
   }
-  if (status < 0) {
+  if (status != 0) {
     return status;
   }
   if (end > file->size && len != 0) {
@@ -301,7 +301,7 @@ int bufio_mapped_file_append(bufio_mapped_file_t *file, const void *bytes,
   unsigned char *target = NULL;
   uint64_t before = file->size;
   int status = bufio_mapped_file_reserve(file, before, len, &target);
-  if (status < 0 || len == 0) {
+  if (status != 0 || len == 0) {
     return status;
   }
   memcpy(target, bytes, len);

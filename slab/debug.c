@@ -66,7 +66,7 @@ static bool has_red_zones(const slab_cache_t *cache,
 static slab_record_t *record_of(slab_cache_t *cache, const void *object) {
   uintptr_t address = (uintptr_t)object;
   slab_t *slab = slab_table_find(cache->fast.table, address)->slab;
-  return &slab_records(cache, slab)[slab_index_of(cache, slab, address)];
+  return &slab_records(slab)[slab_index_of(cache, slab, address)];
 }
 
 SLAB_NORETURN static void report(const slab_cache_t *cache, const void *object,
@@ -148,7 +148,7 @@ void slab_debug_free(slab_cache_t *cache, void *object, const char *function,
   }
   slab_t *slab = entry->slab;
   size_t index = slab_index_of(cache, slab, (uintptr_t)object);
-  slab_record_t *record = &slab_records(cache, slab)[index];
+  slab_record_t *record = &slab_records(slab)[index];
   if (!has_red_zones(cache, object)) {
     report(cache, object, record, SLAB_MISUSE_RED_ZONE, function, caller);
   }
@@ -169,7 +169,7 @@ const char *slab_debug_check(const slab_cache_t *cache, const slab_t *slab) {
       return "slab: written outside of an object";
     }
     if (slab_state_load(&slab->states[i]) == SLAB_STATE_FREE &&
-        slab_records(cache, slab)[i].digest != digest_of(cache, object)) {
+        slab_records(slab)[i].digest != digest_of(cache, object)) {
       return "slab: an object was written while it was free";
     }
   }

@@ -205,8 +205,9 @@ SLAB_NORETURN void slab_report_free(slab_cache_t *cache, void *ptr,
   }
   size_t index = slab_index_of(cache, slab, (uintptr_t)ptr);
   report.object = slab_object_at(cache, slab, index);
-  slab_record_t *records = slab_records(cache, slab);
-  report.record = records == NULL ? NULL : &records[index];
+  if ((cache->flags & SLAB_DEBUG) != 0) {
+    report.record = &slab_records(slab)[index];
+  }
   if (report.object != ptr) {
     report.misuse = SLAB_MISUSE_INTERIOR;
   } else if (slab_state_load(&slab->states[index]) == SLAB_STATE_UNUSED ||

@@ -192,13 +192,10 @@ static inline size_t slab_span_bytes(const slab_cache_t *cache,
   return slab->count * cache->stride_bytes;
 }
 
-// Returns the records of the debug variant, one an object; otherwise NULL.
-static inline slab_record_t *slab_records(const slab_cache_t *cache,
-                                          const slab_t *slab) {
-  return (cache->flags & SLAB_DEBUG) == 0
-             ? NULL
-             : (slab_record_t *)(void *)(slab->states +
-                                         slab_round_up(slab->count, 8));
+// Returns the records, one an object, which only the debug variant has.
+static inline slab_record_t *slab_records(const slab_t *slab) {
+  return (slab_record_t *)(void *)(slab->states +
+                                   slab_round_up(slab->count, 8));
 }
 
 // ---- misuse.c: the process ends, with one line ----
