@@ -107,26 +107,37 @@ static size_t aligned_class(size_t align_bytes, size_t size_bytes) {
   return size_class;
 }
 
+// Returns a block of the kind that its size and alignment ask for, or NULL.
+static void *try_alloc(size_t align_bytes, size_t size_bytes,
+                       bool *out_zeroed) {
+  size_t size_class = aligned_class(align_bytes, size_bytes);
+  if (size_class < HEAP_CLASS_COUNT) {
+    return small_alloc(size_class, out_zeroed);
+  }
+  if (size_bytes >= heap_mapped_threshold() || align_bytes > HEAP_PAGE_BYTES) {
+    void *ptr = heap_mapped_alloc(align_bytes, size_bytes);
+    if (ptr != NULL) {
+      *out_zeroed = true;
+      return ptr;
+    }
+    // Out of addresses, but an arena may have a long free run.
+  }
+  return medium_alloc(align_bytes, size_bytes, out_zeroed);
+}
+
 // Allocates without telling the hooks; sets `errno`.
 static void *alloc_silently(size_t align_bytes, size_t size_bytes,
                             bool *out_zeroed) {
-  void *ptr = NULL;
   *out_zeroed = false;
-  if (size_bytes <= PTRDIFF_MAX) {
-    size_t size_class = aligned_class(align_bytes, size_bytes);
-    if (size_class < HEAP_CLASS_COUNT) {
-      ptr = small_alloc(size_class, out_zeroed);
-    } else if (size_bytes < heap_mapped_threshold() &&
-               align_bytes <= HEAP_PAGE_BYTES) {
-      ptr = medium_alloc(align_bytes, size_bytes, out_zeroed);
-    } else {
-      ptr = heap_mapped_alloc(align_bytes, size_bytes);
-      *out_zeroed = true;
-      if (ptr == NULL) {
-        // Out of addresses, but an arena may have a long free run.
-        ptr = medium_alloc(align_bytes, size_bytes, out_zeroed);
-      }
-    }
+  if (size_bytes > PTRDIFF_MAX) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  void *ptr = try_alloc(align_bytes, size_bytes, out_zeroed);
+  if (ptr == NULL) {
+    // What lies idle, here or where threads exited, may be what is missing.
+    heap_trim(0);
+    ptr = try_alloc(align_bytes, size_bytes, out_zeroed);
   }
   if (ptr == NULL) {
     errno = ENOMEM;

@@ -97,8 +97,9 @@ HEAP_API void *heap_aligned_alloc(size_t align_bytes,
 HEAP_API size_t heap_usable_size(void *ptr);
 
 // Gives memory back to the kernel that holds no block, but for `keep_bytes` at
-// the end of the break. Returns how many bytes went back. The heap does so by
-// itself when much of it is free; this is for a program that knows better.
+// the end of the break, and for what other threads that still run have cached.
+// Returns how many bytes went back. The heap does so by itself when much of it
+// is free; this is for a program that knows better.
 HEAP_API size_t heap_trim(size_t keep_bytes);
 
 // Verifies every invariant of the process heap that can be seen while no other

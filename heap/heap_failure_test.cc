@@ -10,12 +10,14 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -494,6 +496,30 @@ TEST_F(HeapFailureTest, RefusedCommitsLeaveNoArenasBehind) {
     EXPECT_EQ(fake.mapped_bytes, Stats().metadata_bytes);
     fake.refuse_commit = false;
     RunModel(1, 20);
+    EXPECT_STREQ(heap_check(), nullptr);
+  });
+}
+
+// What threads left, and bins hold, is no reason for being out of memory.
+TEST_F(HeapFailureTest, CachedMemoryIsUsedWhenTheKernelHasNone) {
+  RunInChild([] {
+    UseFakeKernel();
+    const auto use_all_classes = [] {
+      for (size_t size = 16; size <= 32768; size += 16) {
+        heap_free(heap_alloc(size));
+      }
+    };
+    std::thread(use_all_classes).join();
+    use_all_classes();
+    // No run is left that is as long as half of the next block.
+    while (Stats().largest_free_run_bytes >= 1 << 20) {
+      ASSERT_NE(heap_alloc(Stats().largest_free_run_bytes), nullptr);
+    }
+    fake.fail_from = fake.calls + 1;
+    fake.fail_count = INT_MAX;
+    EXPECT_NE(heap_alloc(2 << 20), nullptr);
+    EXPECT_EQ(heap_alloc(64 << 20), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
     EXPECT_STREQ(heap_check(), nullptr);
   });
 }

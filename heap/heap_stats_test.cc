@@ -136,12 +136,33 @@ TEST_F(HeapStatsTest, TrimGivesAllIdleMemoryBack) {
     const size_t released_bytes = heap_trim(0);
     heap_stats_t after;
     heap_stats_get(&after);
-    // And what was never used above them, as the break goes down.
+    // And what was never used above them, as the break goes down, and spans in
+    // which blocks were only cached.
     EXPECT_GE(released_bytes, before.idle_bytes);
-    EXPECT_LE(released_bytes,
-              before.idle_bytes + before.mapped_bytes - after.mapped_bytes);
+    EXPECT_LE(released_bytes, before.idle_bytes + before.span_free_bytes +
+                                  before.mapped_bytes - after.mapped_bytes);
     EXPECT_EQ(after.idle_bytes, 0u);
     EXPECT_EQ(heap_trim(0), 0u);
+  });
+}
+
+// Cached blocks keep no memory from a program that asks for all of it.
+TEST_F(HeapStatsTest, TrimEmptiesTheCallersBins) {
+  RunInChild([] {
+    void *kept = heap_alloc(100);
+    for (size_t size = 1; size <= 32768; size += 40) {
+      heap_free(heap_alloc(size));
+    }
+    heap_stats_t stats;
+    heap_stats_get(&stats);
+    EXPECT_GT(stats.num_spans, 50u);
+    heap_trim(0);
+    EXPECT_STREQ(heap_check(), nullptr);
+    heap_stats_get(&stats);
+    EXPECT_EQ(stats.num_spans, 1u);
+    EXPECT_EQ(stats.dirty_bytes, 65536u);
+    EXPECT_EQ(stats.live_bytes, heap_usable_size(kept));
+    heap_free(kept);
   });
 }
 

@@ -248,8 +248,6 @@ TEST_F(HeapThreadsTest, ManyShortThreadsDoNotGrowTheHeap) {
   }
 }
 
-// A span that its thread left half full is used up before new memory is asked
-// for.
 // Short-lived threads find what the last one left, warm.
 TEST_F(HeapThreadsTest, NextThreadTakesAParkedHeapWhole) {
   heap_testing::RunInChild([] {

@@ -509,8 +509,49 @@ static void retire(heap_thread_t *thread) {
   unused_heaps = thread;
 }
 
+// Puts a span of the thread, on no list, where it belongs by what is free in
+// it now; the empty one goes. Central lock held.
+static void put_back(heap_thread_t *thread, heap_page_t *page) {
+  heap_class_spans_t *spans = &thread->spans[page->size_class];
+  recount(page);
+  if (page->frees_to_go == 0) {
+    heap_span_destroy(page);
+  } else if (page->free_groups == 0) {
+    push_full(spans, page);
+  } else {
+    page->list = HEAP_SPAN_PARTIAL;
+    heap_page_list_push_back(&spans->partial, page);
+  }
+}
+
+static void put_back_list(heap_thread_t *thread, heap_page_list_t list) {
+  heap_page_t *page;
+  while ((page = list.first) != NULL) {
+    heap_page_list_remove(&list, page);
+    put_back(thread, page);
+  }
+}
+
+// Empties the calling thread's bins, and then its spans of what nobody uses.
+// Central lock held.
+static void give_back_own(heap_thread_t *thread) {
+  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
+    heap_class_spans_t spans = thread->spans[i];
+    bin_empty(&thread->bins[i]);
+    thread->spans[i] = (heap_class_spans_t){0};
+    if (spans.current != NULL) {
+      put_back(thread, spans.current);
+    }
+    put_back_list(thread, spans.partial);
+    put_back_list(thread, spans.full);
+  }
+}
+
 void heap_thread_give_back(void) {
   heap_thread_t *thread;
+  if (own_heap != NULL) {
+    give_back_own(own_heap);
+  }
   while ((thread = parked_heaps) != NULL) {
     parked_heaps = thread->next_free;
     retire(thread);

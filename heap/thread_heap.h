@@ -78,8 +78,8 @@ heap_thread_t *heap_thread_get(void);
 // Returns the calling thread's heap if it has one.
 heap_thread_t *heap_thread_get_existing(void);
 
-// Gives back all spans without live blocks that exited threads left. Central
-// lock held.
+// Gives back all spans without live blocks that the calling thread has or
+// exited threads left. Central lock held.
 void heap_thread_give_back(void);
 
 // Fills the bin of `size_class`, whose mask is empty; false without memory.
