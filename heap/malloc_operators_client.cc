@@ -15,7 +15,9 @@
 namespace {
 
 constexpr size_t kHeaderBytes = 32;
-int live;
+// Volatile, as compilers assume that operators new and delete touch nothing
+// that the program reads.
+volatile int live;
 
 struct alignas(128) Overaligned {
   char bytes[128];
@@ -31,7 +33,7 @@ struct Small {
 }  // namespace
 
 void *operator new(size_t size_bytes) {
-  ++live;
+  live = live + 1;
   char *bytes = static_cast<char *>(std::malloc(kHeaderBytes + size_bytes));
   if (bytes == nullptr) {
     throw std::bad_alloc();
@@ -41,7 +43,7 @@ void *operator new(size_t size_bytes) {
 
 void operator delete(void *ptr) noexcept {
   if (ptr != nullptr) {
-    --live;
+    live = live - 1;
     std::free(static_cast<char *>(ptr) - kHeaderBytes);
   }
 }
