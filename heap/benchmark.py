@@ -98,6 +98,13 @@ class Redis(Command):
                          "--unixsocket", "redis.socket", "--save", "",
                          "--appendonly", "no")
 
+    def is_found(self):
+        if not super().is_found():
+            return False
+        # What jemalloc's mallocx() gives out no other malloc can free.
+        with open("redis-server", "rb") as server:
+            return b"mallocx" not in server.read()
+
     def meet(self, process):
         for line in process.stdout:
             if b"ready to accept connections at" in line:
@@ -111,9 +118,12 @@ class Redis(Command):
         self.ask("redis-cli", "shutdown", "nosave")
 
     def ask(self, program, *arguments):
-        subprocess.run([program, "-s", "redis.socket", *arguments],
-                       env=environment(), stdin=subprocess.DEVNULL,
-                       stdout=subprocess.DEVNULL, check=True)
+        try:
+            subprocess.run([program, "-s", "redis.socket", *arguments],
+                           env=environment(), stdin=subprocess.DEVNULL,
+                           stdout=subprocess.DEVNULL, check=True, timeout=300)
+        except subprocess.SubprocessError as error:
+            raise Failure(str(error)) from error
 
 
 SQL = """
@@ -399,7 +409,8 @@ def main():
                         if program.name in arguments.only]
         for program in programs:
             if not program.is_found():
-                print(f"{program.name} is not installed: left out")
+                print(f"{program.name} is not installed, or has a malloc of "
+                      "its own: left out")
         print_head(mallocs)
         results = measure_all(
             measure, [program for program in programs if program.is_found()],
