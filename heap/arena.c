@@ -59,6 +59,8 @@ enum {
 typedef struct arena {
   uintptr_t base;
   uintptr_t reserve_end;  // 0 for the break.
+  void *mapping;          // Of the reservation, at or before base.
+  size_t mapping_bytes;
   uint32_t hole_units;
   heap_run_map_t map;
   heap_page_flags_t pages;
@@ -231,6 +233,12 @@ static bool grow(arena_t *arena, size_t units) {
          extend(arena, missing_bytes);
 }
 
+// The arena's tables stay, for the next one to be tried in its place.
+static bool unmap_reservation(const arena_t *arena) {
+  heap_central_count_kernel_call();
+  return heap_kernel->unmap(arena->mapping, arena->mapping_bytes);
+}
+
 // Starts an arena of its own whose first free run has at least `size_bytes`.
 static arena_t *reserve_arena(size_t size_bytes) {
   if (arena_count == ARENA_COUNT_MAX) {
@@ -257,10 +265,10 @@ static arena_t *reserve_arena(size_t size_bytes) {
   arena->base = round_up((uintptr_t)ptr, HEAP_PAGE_BYTES);
   arena->reserve_end =
       (arena->base + reserve_bytes) & ~(uintptr_t)(HEAP_PAGE_BYTES - 1);
+  arena->mapping = ptr;
+  arena->mapping_bytes = reserve_bytes + HEAP_PAGE_BYTES;
   if (!grow(arena, size_bytes >> HEAP_UNIT_SHIFT)) {
-    // Its tables stay, for the next one to be tried here.
-    heap_central_count_kernel_call();
-    heap_kernel->unmap(ptr, reserve_bytes + HEAP_PAGE_BYTES);
+    unmap_reservation(arena);
     return NULL;
   }
   ++arena_count;
@@ -418,8 +426,32 @@ static size_t purge(size_t keep_pages, size_t keep_break_bytes) {
   return purged;
 }
 
+// Gives the addresses of the newest reservation back if nothing lies there.
+// Returns the pages that went.
+static size_t release_newest(void) {
+  arena_t *arena = &arenas[arena_count - 1];
+  uint32_t units = arena->map.unit_count;
+  if (arena_count == 1 || heap_run_map_last_free(&arena->map).units != units) {
+    return 0;
+  }
+  heap_hook_unmap((void *)arena->base, (size_t)units << HEAP_UNIT_SHIFT);
+  if (!unmap_reservation(arena)) {
+    heap_hook_map((void *)arena->base, (size_t)units << HEAP_UNIT_SHIFT);
+    return 0;
+  }
+  heap_run_map_truncate(&arena->map, units);
+  heap_purge_note_gone(&arena->pages, 0, units / HEAP_PAGE_UNITS);
+  --arena_count;
+  return units / HEAP_PAGE_UNITS;
+}
+
 size_t heap_arena_trim(size_t keep_bytes) {
-  return purge(0, keep_bytes) * HEAP_PAGE_BYTES;
+  size_t released = 0;
+  size_t pages;
+  while ((pages = release_newest()) > 0) {
+    released += pages;
+  }
+  return (released + purge(0, keep_bytes)) * HEAP_PAGE_BYTES;
 }
 
 void heap_arena_free(uintptr_t address) {

@@ -46,8 +46,8 @@ void heap_arena_free(uintptr_t address);
 // when the run behind it is free or its arena can grow. False: unchanged.
 bool heap_arena_resize(uintptr_t address, size_t units);
 
-// Gives all idle memory back, but for `keep_bytes` below the break. Returns
-// how many bytes.
+// Gives all idle memory back, but for `keep_bytes` below the break, and the
+// addresses of reservations that nothing lies in. Returns how many bytes.
 size_t heap_arena_trim(size_t keep_bytes);
 
 // Tells what lies at any address.

@@ -6,13 +6,12 @@
 //
 //   size                  block                                found by
 //   0 .. 32 KiB           small: in a span of its class        page table
-//   .. below 4 MiB        medium: a run of 1 KiB units         arena's tags
-//   from 4 MiB            mapped: a mapping of its own         page table
+//   .. below 32 MiB       medium: a run of 1 KiB units         arena's tags
+//   from 32 MiB           mapped: a mapping of its own         page table
 //
-// The last limit rises up to 32 MiB in programs that free such blocks
-// (mapped.h). A block that grows beyond 4 MiB is mapped all the same, since the
-// kernel then moves it without a copy; and one that grows beyond 8 KiB becomes
-// a run, which can go on growing where it is.
+// A block that grows to 4 MiB is mapped all the same, since the kernel then
+// moves it without a copy; and one that grows beyond 8 KiB becomes a run, which
+// can go on growing where it is.
 //
 // Every call that takes a pointer locates it first. A small block needs no
 // lock for that: its descriptor can't change while it is live. The others are
@@ -55,10 +54,11 @@ static size_t units_of(size_t size_bytes) {
 }
 
 // Tells whether a run may have this size; that of a block that grew may have
-// what a new block would not.
-static bool is_medium(size_t size_bytes) {
+// what a new block would not, and the reverse.
+static bool is_medium(size_t size_bytes, bool is_growing) {
   return size_bytes > HEAP_TABLE_MAX_BYTES &&
-         size_bytes < heap_mapped_threshold();
+         size_bytes <
+             (is_growing ? HEAP_MAPPED_GROWN_BYTES : HEAP_MAPPED_MIN_BYTES);
 }
 
 // Returns a block without looking beyond the bin, or NULL.
@@ -114,15 +114,21 @@ static void *try_alloc(size_t align_bytes, size_t size_bytes,
   if (size_class < HEAP_CLASS_COUNT) {
     return small_alloc(size_class, out_zeroed);
   }
-  if (size_bytes >= heap_mapped_threshold() || align_bytes > HEAP_PAGE_BYTES) {
-    void *ptr = heap_mapped_alloc(align_bytes, size_bytes);
-    if (ptr != NULL) {
-      *out_zeroed = true;
-      return ptr;
-    }
-    // Out of addresses, but an arena may have a long free run.
+  bool is_mapped =
+      size_bytes >= HEAP_MAPPED_MIN_BYTES || align_bytes > HEAP_PAGE_BYTES;
+  void *ptr = NULL;
+  if (!is_mapped) {
+    ptr = medium_alloc(align_bytes, size_bytes, out_zeroed);
   }
-  return medium_alloc(align_bytes, size_bytes, out_zeroed);
+  // Where no arena can grow there may be room for a mapping, and the reverse.
+  if (ptr == NULL && (is_mapped || size_bytes >= HEAP_MAPPED_GROWN_BYTES)) {
+    ptr = heap_mapped_alloc(align_bytes, size_bytes);
+    *out_zeroed = true;
+  }
+  if (ptr == NULL && is_mapped) {
+    ptr = medium_alloc(align_bytes, size_bytes, out_zeroed);
+  }
+  return ptr;
 }
 
 // Allocates without telling the hooks; sets `errno`.
@@ -426,12 +432,10 @@ void *heap_calloc(size_t count, size_t size_bytes) {
 // Changes the length of a medium block where it is; false when `ptr` is none,
 // or it must move.
 static bool resize_medium(void *ptr, size_t size_bytes) {
-  if (!is_medium(size_bytes)) {
-    return false;
-  }
   heap_central_lock();
   heap_arena_place_t place = heap_arena_find((uintptr_t)ptr);
   bool done = place.kind == HEAP_RUN_BLOCK && place.start == (uintptr_t)ptr &&
+              is_medium(size_bytes, size_bytes > place.size_bytes) &&
               heap_arena_resize((uintptr_t)ptr, units_of(size_bytes));
   heap_central_unlock();
   return done;
@@ -447,7 +451,7 @@ static bool resize_in_place(void *ptr, const block_t *block,
     case BLOCK_MEDIUM:
       return false;  // resize_medium tried.
     case BLOCK_MAPPED:
-      return size_bytes >= HEAP_MAPPED_MIN_BYTES / 2 &&
+      return size_bytes >= HEAP_MAPPED_GROWN_BYTES / 2 &&
              heap_mapped_resize(ptr, size_bytes);
   }
   return false;
@@ -458,9 +462,9 @@ static void *realloc_by_copy(void *ptr, const block_t *block, size_t size_bytes,
   void *copy = NULL;
   bool zeroed;
   bool is_growing = size_bytes > block->usable_bytes;
-  if (is_growing && size_bytes >= HEAP_MAPPED_MIN_BYTES) {
+  if (is_growing && size_bytes >= HEAP_MAPPED_GROWN_BYTES) {
     copy = heap_mapped_alloc(HEAP_MIN_ALIGN_BYTES, size_bytes);
-  } else if (is_growing && is_medium(size_bytes)) {
+  } else if (is_growing && is_medium(size_bytes, true)) {
     copy = medium_alloc(HEAP_MIN_ALIGN_BYTES, size_bytes, &zeroed);
   }
   if (copy == NULL) {

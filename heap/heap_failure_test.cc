@@ -538,6 +538,43 @@ TEST_F(HeapFailureTest, PagesThatCannotBeDiscardedAreUsedAgain) {
   });
 }
 
+TEST_F(HeapFailureTest, TrimGivesEmptyReservationsBack) {
+  RunInChild([] {
+    UseFakeKernel();
+    setenv("HEAP_SOURCE", "mmap", 1);
+    void *kept = heap_alloc(100000);
+    const size_t first_bytes = fake.mapped_bytes;
+    for (int round = 0; round < 3; ++round) {
+      std::vector<void *> blocks;
+      while (fake.mapped_bytes < size_t{400} << 20) {
+        blocks.push_back(heap_alloc(1 << 20));
+        memset(blocks.back(), 1, 1 << 20);
+      }
+      for (void *ptr : blocks) {
+        heap_free(ptr);
+      }
+      if (round == 1) {
+        fake.fail_from = fake.calls + 1;  // The first of two.
+        fake.fail_count = 1;
+      }
+      heap_trim(0);
+      EXPECT_STREQ(heap_check(), nullptr);
+      EXPECT_EQ(fake.mapped_bytes - Stats().metadata_bytes > first_bytes,
+                round == 1);
+      EXPECT_EQ(Stats().idle_bytes, 0u);
+      heap_trim(0);
+      EXPECT_LE(fake.mapped_bytes - Stats().metadata_bytes, first_bytes);
+      void *zero = heap_calloc(1, 70 << 20);
+      EXPECT_TRUE(IsZero(zero, 70 << 20));
+      heap_free(zero);
+    }
+    heap_free(kept);
+    heap_trim(0);
+    EXPECT_EQ(fake.mapped_bytes, Stats().metadata_bytes);
+    RunModel(1, 20);
+  });
+}
+
 TEST_F(HeapFailureTest, SourceMmapNeverMovesTheBreak) {
   const uint64_t seed = heap_testing::Seed();
   RunInChild([seed] {

@@ -182,7 +182,7 @@ TEST_F(HeapMisuseTest, DoubleFreeAtOnceDies) {
     heap_free(ptr);
     // What was a run or a mapping is no block any more.
     const bool is_small = kind.usable_bytes < 32768;
-    const bool is_mapped = kind.usable_bytes >= HEAP_MAPPED_SURE_BYTES;
+    const bool is_mapped = kind.usable_bytes >= HEAP_MAPPED_MIN_BYTES;
     ExpectDeath(ptr, is_mapped ? kForeign : kFreed,
                 is_small ? kind.usable_bytes : 0);
   }

@@ -67,11 +67,11 @@ TEST_F(HeapStatsTest, StatsFollowEachKindOfBlock) {
               size_t{HEAP_PAGE_BYTES} + (100 << 10));
     EXPECT_EQ(stats.huge_bytes, 0u);
 
-    void *mapped = heap_alloc(8 << 20);
+    void *mapped = heap_alloc(40 << 20);
     heap_stats_get(&stats);
-    EXPECT_EQ(stats.huge_bytes, size_t{8} << 20);
+    EXPECT_EQ(stats.huge_bytes, size_t{40} << 20);
     EXPECT_EQ(stats.mapped_bytes - stats.free_run_bytes,
-              size_t{HEAP_PAGE_BYTES} + (100 << 10) + (8 << 20));
+              size_t{HEAP_PAGE_BYTES} + (100 << 10) + (40 << 20));
     mapped = heap_realloc(mapped, 64 << 20);
     heap_stats_get(&stats);
     EXPECT_EQ(stats.huge_bytes, size_t{64} << 20);
@@ -237,27 +237,28 @@ TEST_F(HeapStatsTest, FreeRunsAndRefillsAreCounted) {
 
 // A program that frees big blocks gets the next ones from an arena, where they
 // stay warm; but never the biggest.
-TEST_F(HeapStatsTest, FreedBigBlockRaisesTheLimitOfMapping) {
+TEST_F(HeapStatsTest, GrowingBlockIsMappedSoonerThanANewOne) {
   RunInChild([] {
-    void *ptr = heap_alloc(5 << 20);
-    EXPECT_EQ(Stats().huge_bytes, size_t{5} << 20);
-    heap_free(ptr);
-    ptr = heap_alloc(5 << 20);
+    void *ptr = heap_alloc(HEAP_MAPPED_MIN_BYTES - 1);
     EXPECT_EQ(Stats().huge_bytes, 0u);
-    void *larger = heap_alloc(6 << 20);
-    EXPECT_EQ(Stats().huge_bytes, size_t{6} << 20);
-    // Growing it maps it again: the kernel moves it from then on.
+    heap_free(ptr);
+    ptr = heap_alloc(HEAP_MAPPED_MIN_BYTES);
+    EXPECT_EQ(Stats().huge_bytes, size_t{HEAP_MAPPED_MIN_BYTES});
+    heap_free(ptr);
+    ptr = heap_alloc(7 << 20);
+    EXPECT_EQ(heap_realloc(ptr, 6 << 20), ptr);
+    EXPECT_EQ(Stats().huge_bytes, 0u);
+    // The kernel moves it from then on.
     ptr = heap_realloc(ptr, 7 << 20);
-    heap_free(larger);
-    void *wall = heap_alloc(100);
-    ptr = heap_realloc(ptr, 11 << 20);
-    EXPECT_EQ(Stats().huge_bytes, size_t{11} << 20);
-    heap_free(wall);
-    heap_free(ptr);
-    ptr = heap_alloc(HEAP_MAPPED_SURE_BYTES);
-    heap_free(ptr);
-    ptr = heap_alloc(HEAP_MAPPED_SURE_BYTES);
-    EXPECT_EQ(Stats().huge_bytes, size_t{HEAP_MAPPED_SURE_BYTES});
+    EXPECT_EQ(Stats().huge_bytes, size_t{7} << 20);
+    ptr = heap_realloc(ptr, HEAP_MAPPED_GROWN_BYTES / 2);
+    EXPECT_EQ(Stats().huge_bytes, size_t{HEAP_MAPPED_GROWN_BYTES} / 2);
+    ptr = heap_realloc(ptr, HEAP_MAPPED_GROWN_BYTES / 2 - 1);
+    EXPECT_EQ(Stats().huge_bytes, 0u);
+    ptr = heap_realloc(ptr, HEAP_MAPPED_GROWN_BYTES - HEAP_PAGE_BYTES);
+    EXPECT_EQ(Stats().huge_bytes, 0u);
+    ptr = heap_realloc(ptr, HEAP_MAPPED_GROWN_BYTES);
+    EXPECT_EQ(Stats().huge_bytes, size_t{HEAP_MAPPED_GROWN_BYTES});
     heap_free(ptr);
     EXPECT_STREQ(heap_check(), nullptr);
   });

@@ -311,7 +311,9 @@ TEST_F(HeapTest, ReallocKeepsEveryByteBetweenAllKinds) {
                           (4 << 20) - 1,
                           4 << 20,
                           (4 << 20) + 1,
-                          9 << 20};
+                          9 << 20,
+                          (32 << 20) - 1,
+                          32 << 20};
   uint64_t id = 0;
   for (size_t old_size : sizes) {
     for (size_t new_size : sizes) {

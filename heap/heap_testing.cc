@@ -67,9 +67,16 @@ std::string CapturedStderr::Take() {
 }
 
 std::vector<size_t> EdgeSizes() {
-  std::set<size_t> edges = {0,       2048,    4096,    16384,
-                            65536,   1 << 20, 2 << 20, HEAP_MAPPED_MIN_BYTES,
-                            5 << 20, 9 << 20};
+  std::set<size_t> edges = {0,
+                            2048,
+                            4096,
+                            16384,
+                            65536,
+                            1 << 20,
+                            HEAP_MAPPED_GROWN_BYTES / 2,
+                            HEAP_MAPPED_GROWN_BYTES,
+                            9 << 20,
+                            HEAP_MAPPED_MIN_BYTES};
   for (const heap_class_info_t &info : heap_class_info) {
     edges.insert(info.size_bytes);
   }

@@ -19,6 +19,7 @@
 #include "gtest/gtest.h"
 #include "heap/heap.h"
 #include "heap/heap_testing.h"
+#include "heap/mapped.h"
 #include "heap/page_table.h"
 
 namespace {
@@ -84,10 +85,11 @@ void *VerifyAndRealloc(void *ptr, size_t size_bytes) {
   return ptr;
 }
 
-// Mostly small, some medium, a few with mappings of their own.
+// Mostly small, some medium, a few so large that they have mappings of their
+// own when they grew to it.
 size_t SomeSize(Random *random) {
   if (random->OneIn(2000)) {
-    return (4 << 20) + random->Below(1 << 20);
+    return HEAP_MAPPED_GROWN_BYTES + random->Below(1 << 20);
   }
   return random->SkewedSize(random->OneIn(50) ? 18 : 11);
 }

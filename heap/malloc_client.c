@@ -115,6 +115,7 @@ int main(int argc, char **argv) {
   size_t max_bytes = strtoul(argv[1], NULL, 10) << 20;
   size_t first = fill(max_bytes);
   verify_and_free(first);
+  malloc_trim(0);  // The stacks need addresses as well.
   run_threads();
   size_t second = fill(max_bytes);
   verify_and_free(second);

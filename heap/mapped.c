@@ -29,15 +29,8 @@ enum {
 static size_t total_bytes;
 static heap_page_list_t blocks;
 
-// Atomic, relaxed: any value it ever had is as good. Written with the lock.
-static size_t threshold_bytes = HEAP_MAPPED_MIN_BYTES;
-
 static size_t round_up_to_page(size_t size_bytes) {
   return (size_bytes + HEAP_PAGE_BYTES - 1) & ~(size_t)(HEAP_PAGE_BYTES - 1);
-}
-
-size_t heap_mapped_threshold(void) {
-  return __atomic_load_n(&threshold_bytes, __ATOMIC_RELAXED);
 }
 
 // Makes the page of `start` describe a block. Central lock held.
@@ -99,10 +92,6 @@ bool heap_mapped_free(void *ptr) {
   void *mapping = (void *)page->mapping_start;
   size_t mapping_bytes = page->mapping_bytes;
   forget(page);
-  if (mapping_bytes >= threshold_bytes &&
-      mapping_bytes < HEAP_MAPPED_SURE_BYTES) {
-    __atomic_store_n(&threshold_bytes, mapping_bytes + 1, __ATOMIC_RELAXED);
-  }
   heap_hook_unmap(mapping, mapping_bytes);
   heap_central_count_kernel_call();
   heap_central_unlock();

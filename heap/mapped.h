@@ -18,17 +18,13 @@ extern "C" {
 #endif
 
 enum {
-  // From this size on a block is mapped, at first; it stays so down to half of
-  // it.
-  HEAP_MAPPED_MIN_BYTES = 4 << 20,
-  // From this size on a block is always mapped.
-  HEAP_MAPPED_SURE_BYTES = 32 << 20,
+  // From this size on a new block is mapped. Smaller ones come and go too often
+  // to be faulted in anew each time.
+  HEAP_MAPPED_MIN_BYTES = 32 << 20,
+  // From this size on a block that grows is mapped, and then stays so down to
+  // half of it.
+  HEAP_MAPPED_GROWN_BYTES = 4 << 20,
 };
-
-// Returns from which size on a new block is mapped: the first limit, or above
-// the largest block between the two that was freed. A program that frees such
-// blocks will want more of them, and an arena has them at hand.
-size_t heap_mapped_threshold(void);
 
 // Returns a zeroed block at a multiple of `align_bytes`, or NULL.
 void *heap_mapped_alloc(size_t align_bytes, size_t size_bytes);

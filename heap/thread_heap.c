@@ -401,11 +401,22 @@ bool heap_thread_refill(heap_thread_t *thread, size_t size_class) {
   }
 }
 
+static void destroy(heap_page_t *page) {
+  heap_central_lock();
+  heap_span_destroy(page);
+  heap_central_unlock();
+}
+
 void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
   heap_class_spans_t *spans = &thread->spans[page->size_class];
   switch ((heap_span_list_t)page->list) {
     case HEAP_SPAN_CURRENT:
-      break;  // Empty, and the next in use.
+      // So its mask is empty, and its bin's stack full of others' blocks: a
+      // program that goes on finds those first.
+      HEAP_ASSERT(thread->bins[page->size_class].mask == 0);
+      spans->current = NULL;
+      destroy(page);
+      break;
     case HEAP_SPAN_FULL:
       heap_page_list_remove(&spans->full, page);
       page->list = HEAP_SPAN_PARTIAL;
@@ -414,9 +425,7 @@ void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
       break;
     case HEAP_SPAN_PARTIAL:
       heap_page_list_remove(&spans->partial, page);
-      heap_central_lock();
-      heap_span_destroy(page);
-      heap_central_unlock();
+      destroy(page);
       break;
   }
 }
