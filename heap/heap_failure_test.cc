@@ -607,7 +607,7 @@ void ExpectHugePagesUntilAPurge() {
     blocks.push_back(heap_alloc(1 << 20));
   }
   EXPECT_EQ(huge_start, nullptr) << "a small heap";
-  for (int i = 0; i < 45; ++i) {
+  for (int i = 0; i < 25; ++i) {
     blocks.push_back(heap_alloc(1 << 20));
   }
   ASSERT_NE(huge_start, nullptr);
@@ -616,7 +616,7 @@ void ExpectHugePagesUntilAPurge() {
   EXPECT_GE(huge_end, last + (1 << 20));
   EXPECT_EQ(reinterpret_cast<uintptr_t>(huge_start) % (2 << 20), 0u);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(huge_end) % (2 << 20), 0u);
-  for (int i = 0; i < 30; ++i) {
+  for (int i = 0; i < 20; ++i) {
     heap_free(blocks[static_cast<size_t>(i) * 2]);
   }
   EXPECT_EQ(huge_start, nullptr) << "half of it is idle";
