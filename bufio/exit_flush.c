@@ -29,7 +29,7 @@
 // Invariants:
 // 1. A slot's writer is set and cleared with `busy` held.
 // 2. `written`, `buffer`, `commit_bias` of a writer in a slot change with it
-//    held; the commit word may be read without.
+//    held; the cursor may move forward without.
 
 #include "bufio/exit_flush.h"
 
@@ -134,7 +134,9 @@ static void write_committed(const bufio_exit_slot_t *slot, int *rounds) {
     return;
   }
   // Acquire: pairs with the release of `bufio_writer_publish`.
-  uint64_t end = __atomic_load_n(writer->commit_word, __ATOMIC_ACQUIRE);
+  const unsigned char *cursor =
+      __atomic_load_n(&writer->cursor, __ATOMIC_ACQUIRE);
+  uint64_t end = (uint64_t)(uintptr_t)cursor + writer->commit_bias;
   while (writer->written < end) {
     const unsigned char *bytes = bufio_writer_at(writer, writer->written);
     size_t len = (size_t)(end - writer->written);
