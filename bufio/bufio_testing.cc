@@ -64,6 +64,12 @@ int64_t FakeWrite(int descriptor, const void *bytes, size_t len) {
   });
 }
 
+int64_t FakeWriteNow(int descriptor, const void *bytes, size_t len) {
+  return Transfer(Call::kWrite, len, [=](size_t count) {
+    return Kernel().write_now(descriptor, bytes, count);
+  });
+}
+
 int64_t FakeWriteVector(int descriptor, const struct iovec *parts, int count) {
   size_t total = 0;
   for (int i = 0; i < count; i++) {
@@ -182,11 +188,11 @@ int FakeAdvise(void *address, size_t len, int advice) {
 }
 
 const bufio_system_t fake_system = {
-    FakeOpen,     FakeClose,   FakeRead,     FakeWrite,   FakeWriteVector,
-    FakeReadAt,   FakeWriteAt, FakeSeek,     FakeStat,    FakeWait,
-    FakeFlags,    FakeSync,    FakeSyncData, FakeSetMode, FakeTruncate,
-    FakeAllocate, FakeLock,    FakeBirth,    FakeUnlink,  FakeRename,
-    FakeLink,     FakeMap,     FakeUnmap,    FakeAdvise,
+    FakeOpen,        FakeClose,    FakeRead,    FakeWrite,    FakeWriteNow,
+    FakeWriteVector, FakeReadAt,   FakeWriteAt, FakeSeek,     FakeStat,
+    FakeWait,        FakeFlags,    FakeSync,    FakeSyncData, FakeSetMode,
+    FakeTruncate,    FakeAllocate, FakeLock,    FakeBirth,    FakeUnlink,
+    FakeRename,      FakeLink,     FakeMap,     FakeUnmap,    FakeAdvise,
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 // Turns libc's convention into the kernel's. `errno` is the caller's: it is
@@ -38,6 +39,22 @@ static int64_t kernel_read(int descriptor, void *bytes, size_t len) {
 
 static int64_t kernel_write(int descriptor, const void *bytes, size_t len) {
   KERNEL_RESULT(int64_t, write(descriptor, bytes, len));
+}
+
+static int64_t write_now(int descriptor, const void *bytes, size_t len) {
+  struct iovec part = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = len};
+  int64_t count = pwritev2(descriptor, &part, 1, -1, RWF_NOWAIT);
+  if (count < 0 && (errno == EOPNOTSUPP || errno == ENOSYS)) {
+    count = send(descriptor, bytes, len, MSG_DONTWAIT);
+    if (count < 0 && errno == ENOTSOCK) {
+      count = write(descriptor, bytes, len);
+    }
+  }
+  return count;
+}
+
+static int64_t kernel_write_now(int descriptor, const void *bytes, size_t len) {
+  KERNEL_RESULT(int64_t, write_now(descriptor, bytes, len));
 }
 
 static int64_t kernel_write_vector(int descriptor, const struct iovec *parts,
@@ -154,6 +171,7 @@ const bufio_system_t bufio_system_kernel = {
     .close = kernel_close,
     .read = kernel_read,
     .write = kernel_write,
+    .write_now = kernel_write_now,
     .write_vector = kernel_write_vector,
     .read_at = kernel_read_at,
     .write_at = kernel_write_at,

@@ -25,6 +25,9 @@ typedef struct bufio_system {
   int (*close)(int descriptor);
   int64_t (*read)(int descriptor, void *bytes, size_t len);
   int64_t (*write)(int descriptor, const void *bytes, size_t len);
+  // As `write`, but -EAGAIN rather than waiting, whether the descriptor has
+  // O_NONBLOCK or not. Terminals, and pipes before Linux 6.5, may wait.
+  int64_t (*write_now)(int descriptor, const void *bytes, size_t len);
   int64_t (*write_vector)(int descriptor, const struct iovec *parts, int count);
   int64_t (*read_at)(int descriptor, void *bytes, size_t len, uint64_t offset);
   int64_t (*write_at)(int descriptor, const void *bytes, size_t len,
