@@ -151,6 +151,15 @@ int FakeBirth(int descriptor, uint64_t *out_birth) {
                [=] { return Kernel().birth(descriptor, out_birth); });
 }
 
+int FakeSetNote(int target, int side) {
+  return Plain(Call::kSetNote, [=] { return Kernel().set_note(target, side); });
+}
+
+int FakeGetNote(const char *path, char *name, size_t size_bytes) {
+  return Plain(Call::kGetNote,
+               [=] { return Kernel().get_note(path, name, size_bytes); });
+}
+
 int FakeUnlink(const char *path) {
   return Plain(Call::kUnlink, [=] { return Kernel().unlink(path); });
 }
@@ -191,8 +200,9 @@ const bufio_system_t fake_system = {
     FakeOpen,        FakeClose,    FakeRead,    FakeWrite,    FakeWriteNow,
     FakeWriteVector, FakeReadAt,   FakeWriteAt, FakeSeek,     FakeStat,
     FakeWait,        FakeFlags,    FakeSync,    FakeSyncData, FakeSetMode,
-    FakeTruncate,    FakeAllocate, FakeLock,    FakeBirth,    FakeUnlink,
-    FakeRename,      FakeLink,     FakeMap,     FakeUnmap,    FakeAdvise,
+    FakeTruncate,    FakeAllocate, FakeLock,    FakeBirth,    FakeSetNote,
+    FakeGetNote,     FakeUnlink,   FakeRename,  FakeLink,     FakeMap,
+    FakeUnmap,       FakeAdvise,
 };
 
 }  // namespace
@@ -202,8 +212,9 @@ const char *NameOf(Call call) {
       "open",     "close",    "read",      "write",    "write_vector",
       "read_at",  "write_at", "seek",      "stat",     "wait",
       "flags",    "sync",     "sync_data", "set_mode", "truncate",
-      "allocate", "lock",     "birth",     "unlink",   "rename",
-      "link",     "map",      "unmap",     "advise"};
+      "allocate", "lock",     "birth",     "set_note", "get_note",
+      "unlink",   "rename",   "link",      "map",      "unmap",
+      "advise"};
   return names[static_cast<size_t>(call)];
 }
 

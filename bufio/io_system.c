@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <poll.h>
 #include <stdio.h>
@@ -12,7 +13,11 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/xattr.h>
 #include <unistd.h>
+
+// The attribute that says where a file's side file is (journal_note.c).
+#define NOTE_NAME "user.bufio.journal"
 
 // Turns libc's convention into the kernel's. `errno` is the caller's: it is
 // put back, so that a flush in the middle of somebody's error path is unseen.
@@ -133,6 +138,33 @@ static int kernel_birth(int descriptor, uint64_t *out_birth) {
   return 0;
 }
 
+static int set_note(int target, int side) {
+  if (side < 0) {
+    return fremovexattr(target, NOTE_NAME);
+  }
+  char link[64];
+  char name[PATH_MAX];
+  snprintf(link, sizeof(link), "/proc/self/fd/%d", side);
+  ssize_t len = readlink(link, name, sizeof(name));
+  return len < 0 ? -1 : fsetxattr(target, NOTE_NAME, name, (size_t)len, 0);
+}
+
+static int kernel_set_note(int target, int side) {
+  KERNEL_RESULT(int, set_note(target, side));
+}
+
+static int get_note(const char *path, char *name, size_t size_bytes) {
+  ssize_t len = getxattr(path, NOTE_NAME, name, size_bytes - 1);
+  if (len >= 0) {
+    name[len] = '\0';
+  }
+  return (int)len;
+}
+
+static int kernel_get_note(const char *path, char *name, size_t size_bytes) {
+  KERNEL_RESULT(int, get_note(path, name, size_bytes));
+}
+
 static int kernel_unlink(const char *path) {
   KERNEL_RESULT(int, unlink(path));
 }
@@ -186,6 +218,8 @@ const bufio_system_t bufio_system_kernel = {
     .allocate = kernel_allocate,
     .lock = kernel_lock,
     .birth = kernel_birth,
+    .set_note = kernel_set_note,
+    .get_note = kernel_get_note,
     .unlink = kernel_unlink,
     .rename = kernel_rename,
     .link = kernel_link,

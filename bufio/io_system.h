@@ -48,6 +48,11 @@ typedef struct bufio_system {
   // A number that tells a file from a later one of the same inode: of its time
   // of birth and its generation, 0 if the file system keeps neither.
   int (*birth)(int descriptor, uint64_t *out_birth);
+  // Leaves the name of the open file `side` on the open file `target`; -1 takes
+  // it away.
+  int (*set_note)(int target, int side);
+  // Stores what was left on a file, and a NUL: its length, or -ENODATA.
+  int (*get_note)(const char *path, char *name, size_t size_bytes);
   int (*unlink)(const char *path);
   int (*rename)(const char *from, const char *to);
   // Gives an open file that has no name one.

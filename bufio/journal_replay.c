@@ -307,6 +307,29 @@ static int look(int target, int journal, target_identity_t *out_identity,
   return is_of(out_header, out_identity) ? 0 : -EPROTO;
 }
 
+int bufio_journal_is_of(int target, int journal) {
+  struct stat file;
+  target_identity_t identity;
+  bufio_journal_header_t header;
+  int status = identify(target, &file, &identity);
+  if (status == 0) {
+    status = bufio_io_read_at(journal, &header, sizeof(header), 0);
+  }
+  if (status < 0) {
+    return status == -EPROTO ? 0 : status;  // Shorter than a header.
+  }
+  return is_of(&header, &identity);
+}
+
+// The side file goes, and then the note that leads to it.
+static int remove_side_file(int target, const char *journal_path) {
+  int status = bufio_system->unlink(journal_path);
+  if (status == 0) {
+    (void)bufio_system->set_note(target, -1);
+  }
+  return status;
+}
+
 static uint64_t emptying_word(const bufio_journal_header_t *header) {
   return bufio_journal_word(header, BUFIO_JOURNAL_OFFSET_MAX);
 }
@@ -376,13 +399,26 @@ int bufio_journal_replay_open(int target, const char *journal_path,
   if (journal >= 0) {
     status = replay_locked(target, journal, &result);
     if (status == 0) {
-      status = bufio_system->unlink(journal_path);
+      status = remove_side_file(target, journal_path);
     }
     (void)bufio_system->close(journal);
   }
   if (status == 0 && out_result != NULL) {
     *out_result = result;
   }
+  return status;
+}
+
+int bufio_journal_replay_found(int target, const char *path,
+                               const char *journal_path,
+                               bufio_journal_result_t *out_result) {
+  char *noted = NULL;
+  int status = bufio_journal_find(target, path, journal_path, &noted);
+  if (status == 0) {
+    status = bufio_journal_replay_open(
+        target, noted != NULL ? noted : journal_path, out_result);
+  }
+  free(noted);
   return status;
 }
 
@@ -403,7 +439,7 @@ int bufio_journal_empty(int target, const char *journal_path) {
     status = truncate_for_good(target, journal, kind, &header);
   }
   if (status == 0) {
-    status = bufio_system->unlink(journal_path);
+    status = remove_side_file(target, journal_path);
   }
   (void)bufio_system->close(journal);
   return status;
@@ -414,6 +450,9 @@ static int replay_named(const char *path, const char *journal_path,
                         bufio_journal_result_t *out_result) {
   // Without a side file the file need not even be readable.
   int exists = bufio_journal_exists(journal_path);
+  if (exists == 0) {
+    exists = bufio_journal_is_noted(path);
+  }
   if (exists < 0) {
     return exists;
   }
@@ -426,7 +465,7 @@ static int replay_named(const char *path, const char *journal_path,
     status = bufio_journal_lock(target, path, LOCK_EX);
   }
   if (exists != 0 && status == 0) {
-    status = bufio_journal_replay_open(target, journal_path, out_result);
+    status = bufio_journal_replay_found(target, path, journal_path, out_result);
   } else if (status == 0 && out_result != NULL) {
     *out_result = (bufio_journal_result_t){0, 0};
   }

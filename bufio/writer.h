@@ -40,11 +40,12 @@
 //   with handlers of their own call `bufio_exit_flush_all`.
 // - `process`: the buffer is a circular one in a side file mapped shared,
 //   `<path>.bufio-journal`. A record is committed by one store of 64 bits. The
-//   next open of the same path, or `bufio_journal_replay`, appends to the file
-//   what was committed and did not get there; the side file of a writer that
+//   next open of the file, or `bufio_journal_replay`, appends to the file what
+//   was committed and did not get there; the side file of a writer that
 //   closed is gone. Needs a regular file, one writer at a time (-EBUSY): the
-//   file is locked by flock(2) until close, whatever its name. Use one name: of
-//   a killed writer's file, another name, hard or symbolic, has no side file.
+//   file is locked by flock(2) until close, whatever its name. A killed
+//   writer's side file is found under every name of the file where the file
+//   system has extended attributes; elsewhere use one name.
 // - `power`: see the sync policy. Creating a file syncs its folder.
 //
 // Threads: one at a time. fork: the child finds the buffer empty and may write

@@ -1,0 +1,100 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// A note on the file that says where its side file is.
+//
+// A side file lies beside one name of its file, but a file may have several,
+// hard and symbolic links, or get another while its writer is dead. So a writer
+// of level `process` leaves the side file's name on the file itself, in an
+// extended attribute, before its side file begins; whoever removes the side
+// file takes the note away.
+//
+//   name A -----> inode <----- name B
+//     |             | user.bufio.journal = "/folder/A.bufio-journal"
+//     v             v
+//   A.bufio-journal
+//
+// A note is a hint. It may be stale (killed between the removal of the side
+// file and its own), copied with the file by a program that copies attributes,
+// or somebody's invention; so what it leads to counts only if it is a regular
+// file whose header names this very file, and otherwise it is as if there were
+// no note. A file system without such attributes has no notes: there the tail
+// is found beside the name that the writer used.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "bufio/io_retry.h"
+#include "bufio/io_system.h"
+#include "bufio/journal_internal.h"
+
+static bool is_nothing(int status) {
+  return status == -ENOENT || status == -ENAMETOOLONG || status == -ENOTDIR ||
+         status == -ELOOP;
+}
+
+// No note, or none that we may know of.
+static bool is_no_note(int status) {
+  return status == -ENODATA || status == -EOPNOTSUPP || status == -ENOSYS ||
+         status == -EACCES || status == -ERANGE || is_nothing(status);
+}
+
+// Stores the name in the note: 1, 0 if there is none that could be one.
+static int read_note(const char *path, char *name, size_t size_bytes) {
+  int len = bufio_system->get_note(path, name, size_bytes);
+  if (len < 0) {
+    return is_no_note(len) ? 0 : len;
+  }
+  return name[0] == '/' && strlen(name) == (size_t)len;
+}
+
+// 1 if there is a regular file of the name, 0, or an error. Nothing else is to
+// be opened: that could do something.
+static int is_regular(const char *name) {
+  int descriptor = bufio_io_open(name, O_PATH | O_NOFOLLOW, 0);
+  if (descriptor < 0) {
+    return is_nothing(descriptor) ? 0 : descriptor;
+  }
+  struct stat stat;
+  int status = bufio_system->stat(descriptor, &stat);
+  (void)bufio_system->close(descriptor);
+  return status < 0 ? status : S_ISREG(stat.st_mode);
+}
+
+int bufio_journal_is_noted(const char *path) {
+  char name[PATH_MAX];
+  int status = read_note(path, name, sizeof(name));
+  return status > 0 ? is_regular(name) : status;
+}
+
+int bufio_journal_find(int target, const char *path, const char *journal_path,
+                       char **out_noted) {
+  char name[PATH_MAX];
+  *out_noted = NULL;
+  int status = bufio_journal_exists(journal_path);
+  if (status != 0) {
+    return status < 0 ? status : 0;
+  }
+  status = read_note(path, name, sizeof(name));
+  if (status > 0) {
+    status = is_regular(name);
+  }
+  if (status <= 0) {
+    return status;
+  }
+  int journal = bufio_io_open(name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+  if (journal < 0) {
+    return is_nothing(journal) ? 0 : journal;
+  }
+  status = bufio_journal_is_of(target, journal);
+  (void)bufio_system->close(journal);
+  if (status > 0) {
+    *out_noted = strdup(name);
+    return *out_noted != NULL ? 0 : -ENOMEM;
+  }
+  return status;
+}
