@@ -45,9 +45,10 @@ BUFIO_API size_t bufio_text_i64(char *text, int64_t value);
 BUFIO_API size_t bufio_text_hex(char *text, uint64_t value,
                                 unsigned min_digits);
 
-// A text that strtod turns back into `value` exactly: the shortest one for
-// numbers of up to 15 digits, at most 17 digits otherwise. "12", "-0.5",
-// "1e+100", "inf", "-inf", "nan".
+// A text that strtod turns back into `value` exactly. Between 1e-5 and 2^53 it
+// is the shortest one, and of those the closest to `value`; for smaller and
+// larger numbers it has at most 17 digits. "12", "-0.5", "1e+100", "inf",
+// "-inf", "nan".
 BUFIO_API size_t bufio_text_double(char *text, double value);
 
 // `decimals` (at most 9) digits after the point, rounded as printf's "%.*f"
