@@ -35,6 +35,8 @@
 #include <string.h>
 
 #define FAST_DECIMALS_MAX 15
+// With more of them `put_shortest` is as fast as to go on trying.
+#define SOME_DECIMALS 7
 // Below it a product's error is less than a half.
 #define FAST_INTEGER_MAX 2251799813685248.0  // 2^51
 // What `put_shortest` does.
@@ -180,11 +182,10 @@ typedef struct interval {
 
 // The power of ten that makes an integer part of 17 digits, or of 16 nines.
 static unsigned scale_of(double value) {
-  unsigned scale = 16;
-  while (scale > 0 && value >= 10) {
-    value /= 10;
-    scale--;
+  if (value >= 1) {
+    return 17 - (unsigned)count_digits((uint64_t)value);
   }
+  unsigned scale = 16;
   while (value < 1) {
     value *= 10;
     scale++;
@@ -227,8 +228,8 @@ static interval_t interval_of(double value) {
 // `power` is what has been divided by.
 static uint64_t closest(const interval_t *interval, uint64_t power) {
   wide_t unit = (wide_t)power << interval->shift;
-  uint64_t below = (uint64_t)(interval->middle / unit);
-  wide_t rest = interval->middle % unit;
+  uint64_t below = (uint64_t)(interval->middle >> interval->shift) / power;
+  wide_t rest = interval->middle - below * unit;
   bool is_up = rest > unit - rest || (rest == unit - rest && below % 2 == 1);
   uint64_t best = below + is_up;
   best = best < interval->low ? interval->low : best;
@@ -273,8 +274,10 @@ size_t bufio_text_double(char *text, double value) {
   if (put_special(text, &value, &len)) {
     return len;
   }
+  bool is_exact = value >= EXACT_MIN && value < EXACT_MAX;
   if (value < FAST_INTEGER_MAX && (value >= 1e-6 || value == 0)) {
-    for (unsigned n = 0; n <= FAST_DECIMALS_MAX; n++) {
+    unsigned last = is_exact ? SOME_DECIMALS : FAST_DECIMALS_MAX;
+    for (unsigned n = 0; n <= last; n++) {
       double power = (double)powers_of_10[n];
       double product = value * power + 0.5;
       if (product >= FAST_INTEGER_MAX) {
@@ -286,7 +289,6 @@ size_t bufio_text_double(char *text, double value) {
       }
     }
   }
-  bool is_exact = value >= EXACT_MIN && value < EXACT_MAX;
   return len + (is_exact ? put_shortest(text + len, value)
                          : put_double_slow(text + len, value));
 }
