@@ -8,8 +8,7 @@
 //
 //   bufio_writer_put_u64(&writer, id);
 //   bufio_writer_putc(&writer, ',');
-//   bufio_writer_put_double(&writer, price);  // "0.1", not
-//   "0.1000000000000000055"
+//   bufio_writer_put_double(&writer, price);  // "0.1", all digits it needs
 //
 // Text is ASCII with a '.', whatever the locale. No NUL is added.
 //
