@@ -719,11 +719,17 @@ class WriterModelTest : public WriterTest,
     size_t taken = bufio_writer_tell(&writer_) - before;
     if (status == 0) {
       ASSERT_EQ(taken, bytes.size());
+    } else if (HasPolicy() && taken == bytes.size()) {
+      // Accepted, but its sync failed.
     } else if (bytes.size() <= writer_.capacity_bytes ||
                options_.durability == BUFIO_DURABILITY_PROCESS) {
       ASSERT_EQ(taken, 0u) << status;
     }
     accepted_ += bytes.substr(0, taken);
+  }
+
+  bool HasPolicy() const {
+    return options_.sync_records != 0 || options_.sync_bytes != 0;
   }
 
   void CheckEverything() {
@@ -761,6 +767,10 @@ TEST_P(WriterModelTest, FileAndBufferAreTheAcceptedBytes) {
   options_.buffer_bytes = random_() % 2 == 0 ? 4096 : 16384;
   options_.line_buffered = random_() % 4 == 0;
   options_.return_would_block = random_() % 4 == 0;
+  if (options_.durability == BUFIO_DURABILITY_POWER && GetParam() >= 20) {
+    options_.sync_records = random_() % 2 * (1 + random_() % 30);
+    options_.sync_bytes = 1 + random_() % 20000;
+  }
   unsigned char memory[999];
   if (options_.durability != BUFIO_DURABILITY_PROCESS && random_() % 3 == 0) {
     options_.memory = memory;
@@ -770,7 +780,12 @@ TEST_P(WriterModelTest, FileAndBufferAreTheAcceptedBytes) {
   FaultyKernel kernel;
   unsigned one_in = 3 + static_cast<unsigned>(random_() % 20);
   bool is_cured = false;
+  // Of the last seeds a sync fails at some time, which is final.
+  uint64_t failing_sync = GetParam() >= 40 ? 1 + random_() % 20 : 0;
   kernel.decide = [&](Call call, size_t len) -> int64_t {
+    if (call == Call::kSyncData && kernel.count(call) == failing_sync) {
+      return -EIO;
+    }
     if (is_cured || len == 0) {
       return !is_cured && call == Call::kTruncate && random_() % 4 == 0 ? -EIO
                                                                         : 0;
@@ -791,12 +806,20 @@ TEST_P(WriterModelTest, FileAndBufferAreTheAcceptedBytes) {
     }
   }
   is_cured = true;
+  if (writer_.error_is_final) {
+    EXPECT_EQ(kernel.count(Call::kSyncData), failing_sync);
+    CheckEverything();
+    EXPECT_EQ(bufio_writer_resume(&writer_), -EIO);
+    EXPECT_EQ(bufio_writer_close(&writer_), -EIO);
+    EXPECT_EQ(kernel.count(Call::kSyncData), failing_sync);
+    return;
+  }
   EXPECT_EQ(bufio_writer_resume(&writer_), 0);
   EXPECT_EQ(bufio_writer_close(&writer_), 0);
   EXPECT_TRUE(ReadFile(path_) == accepted_);
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, WriterModelTest, testing::Range(0, 40));
+INSTANTIATE_TEST_SUITE_P(Seeds, WriterModelTest, testing::Range(0, 64));
 
 // ---- fork ----
 
