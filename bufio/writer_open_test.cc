@@ -10,7 +10,6 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -20,6 +19,7 @@
 #include "bufio/bufio_testing.h"
 #include "bufio/journal.h"
 #include "bufio/writer.h"
+#include "bufio/writer_testing.h"
 #include "gtest/gtest.h"
 
 namespace {
@@ -27,10 +27,11 @@ namespace {
 using bufio_testing::Call;
 using bufio_testing::Exists;
 using bufio_testing::FaultyKernel;
+using bufio_testing::NameOf;
 using bufio_testing::Pattern;
 using bufio_testing::ReadFile;
-using bufio_testing::TempPath;
 using bufio_testing::WriteFile;
+using bufio_testing::WriterOpenTest;
 
 // How regular opens of files were made, by the flags that matter.
 std::vector<int> *opened_flags;
@@ -67,47 +68,6 @@ class OpenWatch {
   std::string path_;
   std::vector<int> flags_;
   bufio_system_t system_;
-};
-
-class WriterOpenTest : public testing::Test {
- protected:
-  WriterOpenTest() {
-    process_.durability = BUFIO_DURABILITY_PROCESS;
-    process_.append = true;
-  }
-
-  ~WriterOpenTest() override {
-    bufio_writer_close(&writer_);
-    for (const std::string &name : {path_, other_}) {
-      unlink(name.c_str());
-      unlink((name + ".bufio-journal").c_str());
-    }
-  }
-
-  int Open(const bufio_writer_options_t &options) {
-    return bufio_writer_open(&writer_, path_.c_str(), &options);
-  }
-
-  // A process that wrote `text` at level `process` and was killed.
-  void KillAWriterOf(const char *text) {
-    pid_t child = fork();
-    if (child == 0) {
-      if (Open(process_) == 0 && bufio_writer_puts(&writer_, text) == 0) {
-        kill(getpid(), SIGKILL);
-      }
-      _exit(1);
-    }
-    int status = 0;
-    ASSERT_EQ(waitpid(child, &status, 0), child);
-    ASSERT_TRUE(WIFSIGNALED(status));
-    ASSERT_TRUE(Exists(side_));
-  }
-
-  std::string path_ = TempPath("open");
-  std::string side_ = path_ + ".bufio-journal";
-  std::string other_ = TempPath("other");
-  bufio_writer_options_t process_ = {};
-  bufio_writer_t writer_ = {};
 };
 
 // ---- ordinary opens ----
@@ -388,166 +348,6 @@ TEST_F(WriterOpenTest, SideFileOfARenamedFileIsKept) {
   EXPECT_EQ(ReadFile(path_), "a new one");
   EXPECT_EQ(bufio_journal_replay(other_.c_str(), side_.c_str(), nullptr), 0);
   EXPECT_EQ(ReadFile(other_), "accepted");
-}
-
-// ---- the note on the file that says where its side file is ----
-
-// Whether files in the scratch folder can have notes; they are extended
-// attributes.
-bool HasNotes(const std::string &path) {
-  WriteFile(path, "");
-  bool has = setxattr(path.c_str(), "user.bufio.test", "", 0, 0) == 0;
-  unlink(path.c_str());
-  return has;
-}
-
-constexpr const char *kNoNotes =
-    "the file system of the scratch folder has no extended attributes";
-
-enum class Name {
-  kHard,
-  kSymbolic,
-  kNew
-};
-
-TEST_F(WriterOpenTest, TailIsFoundUnderAnyNameOfTheFile) {
-  if (!HasNotes(path_)) {
-    GTEST_SKIP() << kNoNotes;
-  }
-  for (Name name : {Name::kHard, Name::kSymbolic, Name::kNew}) {
-    for (int level = 0; level < 4; level++) {
-      for (bool append : {false, true}) {
-        KillAWriterOf("accepted");
-        const char *other = other_.c_str();
-        ASSERT_EQ(name == Name::kHard       ? link(path_.c_str(), other)
-                  : name == Name::kSymbolic ? symlink(path_.c_str(), other)
-                                            : rename(path_.c_str(), other),
-                  0);
-        bufio_writer_options_t options = {};
-        options.durability = static_cast<bufio_durability_t>(level);
-        options.append = append;
-        ASSERT_EQ(bufio_writer_open(&writer_, other, &options), 0);
-        EXPECT_FALSE(Exists(side_));
-        EXPECT_EQ(bufio_writer_puts(&writer_, " more"), 0);
-        EXPECT_EQ(bufio_writer_close(&writer_), 0);
-        EXPECT_EQ(ReadFile(other), append ? "accepted more" : " more");
-        EXPECT_LT(getxattr(other, "user.bufio.journal", nullptr, 0), 0);
-        unlink(path_.c_str());
-        unlink(other);
-      }
-    }
-  }
-}
-
-TEST_F(WriterOpenTest, ReplayAndAttachFindTheTailUnderAnotherName) {
-  if (!HasNotes(path_)) {
-    GTEST_SKIP() << kNoNotes;
-  }
-  KillAWriterOf("one");
-  ASSERT_EQ(link(path_.c_str(), other_.c_str()), 0);
-  bufio_journal_result_t result = {};
-  EXPECT_EQ(bufio_journal_replay(other_.c_str(), nullptr, &result), 0);
-  EXPECT_EQ(result.appended_bytes, 3u);
-  EXPECT_EQ(ReadFile(path_), "one");
-  KillAWriterOf(" two");
-  int descriptor = open(other_.c_str(), O_RDWR | O_CLOEXEC);
-  ASSERT_EQ(lseek(descriptor, 0, SEEK_END), 3);
-  std::string side = other_ + ".bufio-journal";
-  process_.journal_path = side.c_str();
-  // The replay makes the file longer: the descriptor is not at its end.
-  ASSERT_EQ(bufio_writer_attach(&writer_, descriptor, &process_), 0);
-  EXPECT_EQ(bufio_writer_tell(&writer_), 7u);
-  EXPECT_EQ(bufio_writer_close(&writer_), 0);
-  EXPECT_EQ(ReadFile(path_), "one two");
-  close(descriptor);
-}
-
-TEST_F(WriterOpenTest, LivingWriterOfAnotherNameIsBusyToo) {
-  if (!HasNotes(path_)) {
-    GTEST_SKIP() << kNoNotes;
-  }
-  ASSERT_EQ(Open(process_), 0);
-  ASSERT_EQ(link(path_.c_str(), other_.c_str()), 0);
-  bufio_writer_options_t options = {};
-  options.append = true;
-  bufio_writer_t second;
-  EXPECT_EQ(bufio_writer_open(&second, other_.c_str(), &options), -EBUSY);
-  EXPECT_EQ(bufio_writer_close(&writer_), 0);
-  EXPECT_EQ(bufio_writer_open(&second, other_.c_str(), &options), 0);
-  EXPECT_EQ(bufio_writer_close(&second), 0);
-}
-
-TEST_F(WriterOpenTest, NoteThatLeadsAstrayCountsForNothing) {
-  if (!HasNotes(path_)) {
-    GTEST_SKIP() << kNoNotes;
-  }
-  KillAWriterOf("accepted");
-  std::string pipe = TempPath("pipe");
-  std::string junk = TempPath("junk");
-  std::string empty = TempPath("empty");
-  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
-  WriteFile(junk, std::string(5000, 'j'));
-  WriteFile(empty, "");
-  // The first is what a copy of the file with its attributes has.
-  for (const std::string &note :
-       {side_, std::string("relative"), junk, empty, pipe, pipe + "/below",
-        std::string("/"), std::string("/dev/null"), std::string("/\0x", 3),
-        std::string()}) {
-    for (bool append : {true, false}) {
-      WriteFile(other_, "old");
-      ASSERT_EQ(setxattr(other_.c_str(), "user.bufio.journal", note.data(),
-                         note.size(), 0),
-                0);
-      for (int level = 0; level < 4; level++) {
-        bufio_writer_options_t options = {};
-        options.durability = static_cast<bufio_durability_t>(level);
-        options.append = append;
-        ASSERT_EQ(bufio_writer_open(&writer_, other_.c_str(), &options), 0);
-        EXPECT_EQ(bufio_writer_close(&writer_), 0);
-        EXPECT_EQ(ReadFile(other_), append ? "old" : "");
-      }
-      unlink(other_.c_str());
-    }
-  }
-  EXPECT_EQ(ReadFile(junk), std::string(5000, 'j'));
-  EXPECT_TRUE(Exists(empty));
-  EXPECT_EQ(bufio_journal_replay(path_.c_str(), nullptr, nullptr), 0);
-  EXPECT_EQ(ReadFile(path_), "accepted");
-  unlink(pipe.c_str());
-  unlink(junk.c_str());
-  unlink(empty.c_str());
-}
-
-TEST_F(WriterOpenTest, NoteThatCannotBeReadIsAnErrorAndCostsNothing) {
-  if (!HasNotes(path_)) {
-    GTEST_SKIP() << kNoNotes;
-  }
-  KillAWriterOf("accepted");
-  ASSERT_EQ(link(path_.c_str(), other_.c_str()), 0);
-  bufio_writer_options_t options = {};
-  for (bool append : {false, true}) {
-    options.append = append;
-    FaultyKernel kernel;
-    kernel.decide = [](Call call, size_t) -> int64_t {
-      return call == Call::kGetNote ? -EIO : 0;
-    };
-    EXPECT_EQ(bufio_writer_open(&writer_, other_.c_str(), &options), -EIO);
-  }
-  ASSERT_EQ(bufio_writer_open(&writer_, other_.c_str(), &options), 0);
-  EXPECT_EQ(bufio_writer_close(&writer_), 0);
-  EXPECT_EQ(ReadFile(path_), "accepted");
-}
-
-TEST_F(WriterOpenTest, FileSystemWithoutNotesHasLevelProcess) {
-  FaultyKernel kernel;
-  kernel.decide = [](Call call, size_t) -> int64_t {
-    return call == Call::kGetNote || call == Call::kSetNote ? -EOPNOTSUPP : 0;
-  };
-  KillAWriterOf("accepted");
-  ASSERT_EQ(Open(process_), 0);
-  EXPECT_EQ(bufio_writer_puts(&writer_, " more"), 0);
-  EXPECT_EQ(bufio_writer_close(&writer_), 0);
-  EXPECT_EQ(ReadFile(path_), "accepted more");
 }
 
 TEST_F(WriterOpenTest, FileOfAStrangerIsNotTakenForASideFile) {
