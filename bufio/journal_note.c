@@ -1,7 +1,7 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// A note on the file that says where its side file is.
+// Where the side file of a file is: a note on the file says so.
 //
 // A side file lies beside one name of its file, but a file may have several,
 // hard and symbolic links, or get another while its writer is dead. So a writer
@@ -71,15 +71,10 @@ int bufio_journal_is_noted(const char *path) {
   return status > 0 ? is_regular(name) : status;
 }
 
-int bufio_journal_find(int target, const char *path, const char *journal_path,
-                       char **out_noted) {
+int bufio_journal_find(int target, const char *path, char **out_noted) {
   char name[PATH_MAX];
   *out_noted = NULL;
-  int status = bufio_journal_exists(journal_path);
-  if (status != 0) {
-    return status < 0 ? status : 0;
-  }
-  status = read_note(path, name, sizeof(name));
+  int status = read_note(path, name, sizeof(name));
   if (status > 0) {
     status = is_regular(name);
   }
@@ -96,5 +91,87 @@ int bufio_journal_find(int target, const char *path, const char *journal_path,
     *out_noted = strdup(name);
     return *out_noted != NULL ? 0 : -ENOMEM;
   }
+  return status;
+}
+
+int bufio_journal_replay_found(int target, const char *path,
+                               const char *journal_path,
+                               bufio_journal_result_t *out_result) {
+  bufio_journal_result_t noted_result = {0, 0};
+  bufio_journal_result_t result = {0, 0};
+  char *noted = NULL;
+  int status = bufio_journal_find(target, path, &noted);
+  if (status == 0 && noted != NULL) {
+    status = bufio_journal_replay_open(target, noted, &noted_result);
+  }
+  free(noted);
+  // Often the same one, which is gone then.
+  if (status == 0) {
+    status = bufio_journal_replay_open(target, journal_path, &result);
+  }
+  if (status == 0 && out_result != NULL) {
+    out_result->appended_bytes =
+        noted_result.appended_bytes + result.appended_bytes;
+    out_result->removed_bytes =
+        noted_result.removed_bytes + result.removed_bytes;
+  }
+  return status;
+}
+
+int bufio_journal_empty(int target, const char *path,
+                        const char *journal_path) {
+  char *noted = NULL;
+  int status = bufio_journal_find(target, path, &noted);
+  if (status == 0 && noted != NULL) {
+    status = bufio_journal_empty_beside(target, noted);
+  }
+  free(noted);
+  return status == 0 ? bufio_journal_empty_beside(target, journal_path)
+                     : status;
+}
+
+// The same of a file's name.
+static int replay_named(const char *path, const char *journal_path,
+                        bufio_journal_result_t *out_result) {
+  // Without a side file the file need not even be readable.
+  int exists = bufio_journal_exists(journal_path);
+  if (exists == 0) {
+    exists = bufio_journal_is_noted(path);
+  }
+  if (exists < 0) {
+    return exists;
+  }
+  int target = bufio_io_open(path, exists != 0 ? O_RDWR : O_PATH, 0);
+  if (target < 0) {
+    return target;
+  }
+  int status = 0;
+  if (exists != 0) {
+    status = bufio_journal_lock(target, path, LOCK_EX);
+  }
+  if (exists != 0 && status == 0) {
+    status = bufio_journal_replay_found(target, path, journal_path, out_result);
+  } else if (status == 0 && out_result != NULL) {
+    *out_result = (bufio_journal_result_t){0, 0};
+  }
+  (void)bufio_system->close(target);
+  return status;
+}
+
+int bufio_journal_replay(const char *path, const char *journal_path,
+                         bufio_journal_result_t *out_result) {
+  char *own_path = NULL;
+  if (journal_path == NULL) {
+    size_t len = strlen(path);
+    own_path = malloc(len + sizeof(BUFIO_JOURNAL_SUFFIX));
+    if (own_path == NULL) {
+      return -ENOMEM;
+    }
+    memcpy(own_path, path, len);
+    memcpy(own_path + len, BUFIO_JOURNAL_SUFFIX, sizeof(BUFIO_JOURNAL_SUFFIX));
+    journal_path = own_path;
+  }
+  int status = replay_named(path, journal_path, out_result);
+  free(own_path);
   return status;
 }

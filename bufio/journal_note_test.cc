@@ -99,6 +99,29 @@ TEST_F(JournalNoteTest, ReplayAndAttachFindTheTailUnderAnotherName) {
   close(descriptor);
 }
 
+// What an open leaves that was killed before its side file began is no reason
+// not to look for the tail.
+TEST_F(JournalNoteTest, UnfinishedSideFileOfThisNameDoesNotHideTheOther) {
+  if (!HasNotes(path_)) {
+    GTEST_SKIP() << kNoNotes;
+  }
+  for (int level = 0; level < 4; level++) {
+    KillAWriterOf("accepted");
+    ASSERT_EQ(link(path_.c_str(), other_.c_str()), 0);
+    WriteFile(other_ + ".bufio-journal", std::string(8192, '\0'));
+    bufio_writer_options_t options = {};
+    options.durability = static_cast<bufio_durability_t>(level);
+    options.append = true;
+    ASSERT_EQ(bufio_writer_open(&writer_, other_.c_str(), &options), 0);
+    EXPECT_EQ(bufio_writer_close(&writer_), 0);
+    EXPECT_EQ(ReadFile(path_), "accepted");
+    EXPECT_FALSE(Exists(side_));
+    EXPECT_FALSE(Exists(other_ + ".bufio-journal"));
+    unlink(path_.c_str());
+    unlink(other_.c_str());
+  }
+}
+
 TEST_F(JournalNoteTest, LivingWriterOfAnotherNameIsBusyToo) {
   if (!HasNotes(path_)) {
     GTEST_SKIP() << kNoNotes;

@@ -409,20 +409,7 @@ int bufio_journal_replay_open(int target, const char *journal_path,
   return status;
 }
 
-int bufio_journal_replay_found(int target, const char *path,
-                               const char *journal_path,
-                               bufio_journal_result_t *out_result) {
-  char *noted = NULL;
-  int status = bufio_journal_find(target, path, journal_path, &noted);
-  if (status == 0) {
-    status = bufio_journal_replay_open(
-        target, noted != NULL ? noted : journal_path, out_result);
-  }
-  free(noted);
-  return status;
-}
-
-int bufio_journal_empty(int target, const char *journal_path) {
+int bufio_journal_empty_beside(int target, const char *journal_path) {
   int journal = bufio_journal_open_locked(journal_path, 0);
   if (is_nothing(journal)) {
     return bufio_io_truncate(target, 0);
@@ -442,51 +429,5 @@ int bufio_journal_empty(int target, const char *journal_path) {
     status = remove_side_file(target, journal_path);
   }
   (void)bufio_system->close(journal);
-  return status;
-}
-
-// The same of a file's name.
-static int replay_named(const char *path, const char *journal_path,
-                        bufio_journal_result_t *out_result) {
-  // Without a side file the file need not even be readable.
-  int exists = bufio_journal_exists(journal_path);
-  if (exists == 0) {
-    exists = bufio_journal_is_noted(path);
-  }
-  if (exists < 0) {
-    return exists;
-  }
-  int target = bufio_io_open(path, exists != 0 ? O_RDWR : O_PATH, 0);
-  if (target < 0) {
-    return target;
-  }
-  int status = 0;
-  if (exists != 0) {
-    status = bufio_journal_lock(target, path, LOCK_EX);
-  }
-  if (exists != 0 && status == 0) {
-    status = bufio_journal_replay_found(target, path, journal_path, out_result);
-  } else if (status == 0 && out_result != NULL) {
-    *out_result = (bufio_journal_result_t){0, 0};
-  }
-  (void)bufio_system->close(target);
-  return status;
-}
-
-int bufio_journal_replay(const char *path, const char *journal_path,
-                         bufio_journal_result_t *out_result) {
-  char *own_path = NULL;
-  if (journal_path == NULL) {
-    size_t len = strlen(path);
-    own_path = malloc(len + sizeof(BUFIO_JOURNAL_SUFFIX));
-    if (own_path == NULL) {
-      return -ENOMEM;
-    }
-    memcpy(own_path, path, len);
-    memcpy(own_path + len, BUFIO_JOURNAL_SUFFIX, sizeof(BUFIO_JOURNAL_SUFFIX));
-    journal_path = own_path;
-  }
-  int status = replay_named(path, journal_path, out_result);
-  free(own_path);
   return status;
 }

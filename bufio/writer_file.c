@@ -18,7 +18,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -74,17 +73,9 @@ static int settle(int descriptor, const char *path, const char *journal_path,
     int exists = bufio_journal_exists(journal_path);
     return exists > 0 ? -EPROTO : exists;
   }
-  if (options->append) {
-    return bufio_journal_replay_found(descriptor, path, journal_path, NULL);
-  }
-  char *noted = NULL;
-  int status = bufio_journal_find(descriptor, path, journal_path, &noted);
-  if (status == 0) {
-    status =
-        bufio_journal_empty(descriptor, noted != NULL ? noted : journal_path);
-  }
-  free(noted);
-  return status;
+  return options->append
+             ? bufio_journal_replay_found(descriptor, path, journal_path, NULL)
+             : bufio_journal_empty(descriptor, path, journal_path);
 }
 
 static int lock_and_settle(int descriptor, const char *path,
