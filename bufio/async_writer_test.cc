@@ -153,6 +153,18 @@ TEST_F(AsyncWriterTest, FewBytesAreWrittenWithoutAFlush) {
   }
 }
 
+TEST_F(AsyncWriterTest, FullBatchIsWrittenWithoutADelay) {
+  options_.batch_bytes = 100;
+  options_.delay_ms = 3600 * 1000;
+  Open();
+  for (int i = 0; i < 10; i++) {
+    ASSERT_EQ(bufio_async_writer_write(writer_, "0123456789", 10), 0);
+  }
+  while (ReadFile(path_).size() < 100) {
+    std::this_thread::yield();
+  }
+}
+
 TEST_F(AsyncWriterTest, AttachedDescriptorStaysOpen) {
   int ends[2];
   ASSERT_EQ(pipe(ends), 0);
