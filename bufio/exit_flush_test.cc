@@ -18,11 +18,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <functional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "bufio/bufio_testing.h"
 #include "bufio/writer.h"
@@ -473,6 +475,51 @@ TEST_F(ExitFlushTest, WriterThatWasOvertakenCanBeKilled) {
     EXPECT_TRUE(WIFSIGNALED(status));
     EXPECT_EQ(WTERMSIG(status), SIGTERM);
     close(waiting[0]);
+    close(ends[0]);
+    close(ends[1]);
+  }
+}
+
+// Each is overtaken by the other all the time.
+TEST_F(ExitFlushTest, TwoWritersOfOnePipeLoseNothing) {
+  for (int type : {0, int{SOCK_STREAM}}) {
+    int ends[2];
+    ASSERT_EQ(type == 0 ? pipe(ends) : socketpair(AF_UNIX, type, 0, ends), 0);
+    constexpr size_t kBytes = 1 << 20;
+    std::vector<std::thread> threads;
+    for (unsigned char letter : {'a', 'b'}) {
+      threads.emplace_back([=] {
+        bufio_writer_t writer;
+        bufio_writer_options_t options = {};
+        options.durability = BUFIO_DURABILITY_EXIT;
+        options.buffer_bytes = 4096;
+        ASSERT_EQ(bufio_writer_attach(&writer, ends[1], &options), 0);
+        std::string record;
+        // Small ones, and some that exceed the buffer.
+        for (size_t left = kBytes, i = 0; left != 0; i++) {
+          size_t len =
+              std::min(left, i % 50 == 49 ? size_t{20000} : 1 + i % 99);
+          record.assign(len, static_cast<char>(letter));
+          ASSERT_EQ(bufio_writer_write(&writer, record.data(), len), 0);
+          left -= len;
+        }
+        ASSERT_EQ(bufio_writer_close(&writer), 0);
+      });
+    }
+    size_t counts[2] = {0, 0};
+    char piece[7000];
+    while (counts[0] + counts[1] < 2 * kBytes) {
+      ssize_t count = read(ends[0], piece, sizeof(piece));
+      ASSERT_GT(count, 0);
+      for (ssize_t i = 0; i < count; i++) {
+        counts[piece[i] == 'b']++;
+      }
+    }
+    for (std::thread &thread : threads) {
+      thread.join();
+    }
+    EXPECT_EQ(counts[0], kBytes);
+    EXPECT_EQ(counts[1], kBytes);
     close(ends[0]);
     close(ends[1]);
   }
