@@ -142,11 +142,19 @@ static int set_note(int target, int side) {
   if (side < 0) {
     return fremovexattr(target, NOTE_NAME);
   }
+  struct stat file;
+  if (fstat(target, &file) < 0) {
+    return -1;
+  }
+  char text[64 + PATH_MAX];
+  int start =
+      snprintf(text, 64, BUFIO_NOTE_FORMAT, (unsigned long long)file.st_dev,
+               (unsigned long long)file.st_ino);
   char link[64];
-  char name[PATH_MAX];
   snprintf(link, sizeof(link), "/proc/self/fd/%d", side);
-  ssize_t len = readlink(link, name, sizeof(name));
-  return len < 0 ? -1 : fsetxattr(target, NOTE_NAME, name, (size_t)len, 0);
+  ssize_t len = readlink(link, text + start, PATH_MAX);
+  return len < 0 ? -1
+                 : fsetxattr(target, NOTE_NAME, text, (size_t)(start + len), 0);
 }
 
 static int kernel_set_note(int target, int side) {

@@ -19,6 +19,9 @@
 extern "C" {
 #endif
 
+// Of the device and inode whose note it is.
+#define BUFIO_NOTE_FORMAT "%llx:%llx:"
+
 typedef struct bufio_system {
   // Returns a descriptor, always close-on-exec.
   int (*open)(const char *path, int flags, unsigned int mode);
@@ -48,8 +51,8 @@ typedef struct bufio_system {
   // A number that tells a file from a later one of the same inode: of its time
   // of birth and its generation, 0 if the file system keeps neither.
   int (*birth)(int descriptor, uint64_t *out_birth);
-  // Leaves the name of the open file `side` on the open file `target`; -1 takes
-  // it away.
+  // Leaves BUFIO_NOTE_FORMAT of the open file `target` and the name of the open
+  // file `side` on the former; -1 takes it away.
   int (*set_note)(int target, int side);
   // Stores what was left on a file, and a NUL: its length, or -ENODATA.
   int (*get_note)(const char *path, char *name, size_t size_bytes);

@@ -10,20 +10,22 @@
 // file takes the note away.
 //
 //   name A -----> inode <----- name B
-//     |             | user.bufio.journal = "/folder/A.bufio-journal"
-//     v             v
+//     |             | user.bufio.journal =
+//     "device:inode:/folder/A.bufio-journal" v             v
 //   A.bufio-journal
 //
-// A note is a hint. It may be stale (killed between the removal of the side
-// file and its own), copied with the file by a program that copies attributes,
-// or somebody's invention; so what it leads to counts only if it is a regular
-// file whose header names this very file, and otherwise it is as if there were
-// no note. A file system without such attributes has no notes: there the tail
-// is found beside the name that the writer used.
+// A note is a hint. It may be copied with the file by a program that copies
+// attributes: so it says which file it is of, and in a copy is not followed. It
+// may be stale (killed between the removal of the side file and its own) or
+// somebody's invention: so what it leads to counts only if it is a regular file
+// whose header names this very file. Otherwise it is as if there were no note.
+// A file system without such attributes has no notes: there the tail is found
+// beside the name that the writer used.
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -31,6 +33,8 @@
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/journal_internal.h"
+
+#define NOTE_BYTES (PATH_MAX + 64)
 
 static bool is_nothing(int status) {
   return status == -ENOENT || status == -ENAMETOOLONG || status == -ENOTDIR ||
@@ -43,13 +47,24 @@ static bool is_no_note(int status) {
          status == -EACCES || status == -ERANGE || is_nothing(status);
 }
 
-// Stores the name in the note: 1, 0 if there is none that could be one.
-static int read_note(const char *path, char *name, size_t size_bytes) {
-  int len = bufio_system->get_note(path, name, size_bytes);
+// Stores the text of the note: 1, 0 if there is none.
+static int read_note(const char *path, char *text, size_t size_bytes) {
+  int len = bufio_system->get_note(path, text, size_bytes);
   if (len < 0) {
     return is_no_note(len) ? 0 : len;
   }
-  return name[0] == '/' && strlen(name) == (size_t)len;
+  return strlen(text) == (size_t)len;
+}
+
+// The name in the text of a note, NULL if it is not the note of this file:
+// "device:inode:/name", the numbers hexadecimal.
+static const char *name_in(const char *text, const struct stat *file) {
+  char expected[64];
+  int len = snprintf(expected, sizeof(expected), BUFIO_NOTE_FORMAT,
+                     (unsigned long long)file->st_dev,
+                     (unsigned long long)file->st_ino);
+  bool is_ours = strncmp(text, expected, (size_t)len) == 0 && text[len] == '/';
+  return is_ours ? text + len : NULL;
 }
 
 // 1 if there is a regular file of the name, 0, or an error. Nothing else is to
@@ -65,19 +80,46 @@ static int is_regular(const char *name) {
   return status < 0 ? status : S_ISREG(stat.st_mode);
 }
 
+// What a name stands for.
+static int stat_path(const char *path, struct stat *out_stat) {
+  int descriptor = bufio_io_open(path, O_PATH, 0);
+  if (descriptor < 0) {
+    return descriptor;
+  }
+  int status = bufio_system->stat(descriptor, out_stat);
+  (void)bufio_system->close(descriptor);
+  return status;
+}
+
 int bufio_journal_is_noted(const char *path) {
-  char name[PATH_MAX];
-  int status = read_note(path, name, sizeof(name));
-  return status > 0 ? is_regular(name) : status;
+  char text[NOTE_BYTES];
+  int status = read_note(path, text, sizeof(text));
+  if (status <= 0) {
+    return status;
+  }
+  struct stat file;
+  status = stat_path(path, &file);
+  if (status < 0) {
+    return status;
+  }
+  const char *name = name_in(text, &file);
+  return name != NULL ? is_regular(name) : 0;
 }
 
 int bufio_journal_find(int target, const char *path, char **out_noted) {
-  char name[PATH_MAX];
+  char text[NOTE_BYTES];
   *out_noted = NULL;
-  int status = read_note(path, name, sizeof(name));
-  if (status > 0) {
-    status = is_regular(name);
+  int status = read_note(path, text, sizeof(text));
+  if (status <= 0) {
+    return status;
   }
+  struct stat file;
+  status = bufio_system->stat(target, &file);
+  if (status < 0) {
+    return status;
+  }
+  const char *name = name_in(text, &file);
+  status = name != NULL ? is_regular(name) : 0;
   if (status <= 0) {
     return status;
   }

@@ -9,9 +9,11 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <string>
 
 #include "bufio/bufio_testing.h"
+#include "bufio/io_system.h"
 #include "bufio/journal.h"
 #include "bufio/writer.h"
 #include "bufio/writer_testing.h"
@@ -137,6 +139,37 @@ TEST_F(JournalNoteTest, LivingWriterOfAnotherNameIsBusyToo) {
   EXPECT_EQ(bufio_writer_close(&second), 0);
 }
 
+// As `cp --preserve=xattr` makes it.
+TEST_F(JournalNoteTest, NoteOfACopyIsNotFollowed) {
+  if (!HasNotes(path_)) {
+    GTEST_SKIP() << kNoNotes;
+  }
+  KillAWriterOf("accepted");
+  char note[5000];
+  ssize_t len =
+      getxattr(path_.c_str(), "user.bufio.journal", note, sizeof(note));
+  ASSERT_GT(len, 0);
+  WriteFile(other_, "old");
+  ASSERT_EQ(setxattr(other_.c_str(), "user.bufio.journal", note,
+                     static_cast<size_t>(len), 0),
+            0);
+  bufio_writer_options_t options = {};
+  options.append = true;
+  FaultyKernel kernel;
+  // Not even looked at: it may be where the copy's owner may not.
+  uint64_t opens = 0;
+  kernel.decide = [&](Call call, size_t) -> int64_t {
+    opens += call == Call::kOpen;
+    return 0;
+  };
+  ASSERT_EQ(bufio_writer_open(&writer_, other_.c_str(), &options), 0);
+  EXPECT_EQ(bufio_writer_close(&writer_), 0);
+  // A side file beside it, what its name stands for, and the file.
+  EXPECT_EQ(opens, 3u);
+  EXPECT_EQ(ReadFile(other_), "old");
+  EXPECT_TRUE(Exists(side_));
+}
+
 TEST_F(JournalNoteTest, NoteThatLeadsAstrayCountsForNothing) {
   if (!HasNotes(path_)) {
     GTEST_SKIP() << kNoNotes;
@@ -148,15 +181,21 @@ TEST_F(JournalNoteTest, NoteThatLeadsAstrayCountsForNothing) {
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
   WriteFile(junk, std::string(5000, 'j'));
   WriteFile(empty, "");
-  // The first is what a copy of the file with its attributes has.
   for (const std::string &note :
        {side_, std::string("relative"), junk, empty, pipe, pipe + "/below",
         std::string("/"), std::string("/dev/null"), std::string("/\0x", 3),
         std::string()}) {
     for (bool append : {true, false}) {
       WriteFile(other_, "old");
-      ASSERT_EQ(setxattr(other_.c_str(), "user.bufio.journal", note.data(),
-                         note.size(), 0),
+      struct stat file = {};
+      ASSERT_EQ(stat(other_.c_str(), &file), 0);
+      char start[64];
+      snprintf(start, sizeof(start), BUFIO_NOTE_FORMAT,
+               static_cast<unsigned long long>(file.st_dev),
+               static_cast<unsigned long long>(file.st_ino));
+      std::string text = note.empty() ? note : start + note;
+      ASSERT_EQ(setxattr(other_.c_str(), "user.bufio.journal", text.data(),
+                         text.size(), 0),
                 0);
       for (int level = 0; level < 4; level++) {
         bufio_writer_options_t options = {};
