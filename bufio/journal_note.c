@@ -10,8 +10,8 @@
 // file takes the note away.
 //
 //   name A -----> inode <----- name B
-//     |             | user.bufio.journal =
-//     "device:inode:/folder/A.bufio-journal" v             v
+//     |             | note: "device:inode:/folder/A.bufio-journal"
+//     v             v
 //   A.bufio-journal
 //
 // A note is a hint. It may be copied with the file by a program that copies
