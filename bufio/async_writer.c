@@ -34,6 +34,7 @@
 #include "bufio/fork_guard.h"
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
+#include "bufio/lock_guard.h"
 #include "bufio/ring.h"
 
 #define QUEUE_BYTES ((size_t)1 << 20)
@@ -220,7 +221,7 @@ int bufio_async_writer_write(bufio_async_writer_t *writer, const void *bytes,
   if (writer->is_foreign) {
     return -ECHILD;
   }
-  pthread_mutex_lock(&writer->lock);
+  int cancel_state = bufio_lock(&writer->lock);
   int status = take_turn(writer);
   if (status == 0) {
     if (len <= room(writer)) {
@@ -229,7 +230,7 @@ int bufio_async_writer_write(bufio_async_writer_t *writer, const void *bytes,
       status = put_in_turn(writer, bytes, len);
     }
   }
-  pthread_mutex_unlock(&writer->lock);
+  bufio_unlock(&writer->lock, cancel_state);
   return status;
 }
 
@@ -238,7 +239,7 @@ int bufio_async_writer_try_write(bufio_async_writer_t *writer,
   if (writer->is_foreign) {
     return -ECHILD;
   }
-  pthread_mutex_lock(&writer->lock);
+  int cancel_state = bufio_lock(&writer->lock);
   int status = refusal(writer);
   if (status == 0 && len > writer->ring.capacity_bytes) {
     status = -EMSGSIZE;
@@ -247,7 +248,7 @@ int bufio_async_writer_try_write(bufio_async_writer_t *writer,
   } else if (status == 0) {
     put(writer, bytes, len);
   }
-  pthread_mutex_unlock(&writer->lock);
+  bufio_unlock(&writer->lock, cancel_state);
   return status;
 }
 
@@ -269,9 +270,9 @@ int bufio_async_writer_flush(bufio_async_writer_t *writer) {
   if (writer->is_foreign) {
     return -ECHILD;
   }
-  pthread_mutex_lock(&writer->lock);
+  int cancel_state = bufio_lock(&writer->lock);
   int status = flush_locked(writer);
-  pthread_mutex_unlock(&writer->lock);
+  bufio_unlock(&writer->lock, cancel_state);
   return status;
 }
 
@@ -279,7 +280,7 @@ int bufio_async_writer_sync(bufio_async_writer_t *writer) {
   if (writer->is_foreign) {
     return -ECHILD;
   }
-  pthread_mutex_lock(&writer->lock);
+  int cancel_state = bufio_lock(&writer->lock);
   // One at a time: the kernel tells an error once, so a sync that overtook the
   // failing one would return 0 before the error was noted.
   while (writer->is_syncing) {
@@ -298,7 +299,7 @@ int bufio_async_writer_sync(bufio_async_writer_t *writer) {
   }
   writer->is_syncing = false;
   pthread_cond_broadcast(&writer->progress);
-  pthread_mutex_unlock(&writer->lock);
+  bufio_unlock(&writer->lock, cancel_state);
   return status;
 }
 
@@ -306,13 +307,13 @@ int bufio_async_writer_resume(bufio_async_writer_t *writer) {
   if (writer->is_foreign) {
     return -ECHILD;
   }
-  pthread_mutex_lock(&writer->lock);
+  int cancel_state = bufio_lock(&writer->lock);
   int status = writer->error;
   if (!writer->error_is_final) {
     writer->error = 0;
     status = flush_locked(writer);
   }
-  pthread_mutex_unlock(&writer->lock);
+  bufio_unlock(&writer->lock, cancel_state);
   return status;
 }
 
@@ -320,9 +321,9 @@ size_t bufio_async_writer_queued(bufio_async_writer_t *writer) {
   if (writer->is_foreign) {
     return 0;
   }
-  pthread_mutex_lock(&writer->lock);
+  int cancel_state = bufio_lock(&writer->lock);
   size_t bytes = (size_t)queued(writer);
-  pthread_mutex_unlock(&writer->lock);
+  bufio_unlock(&writer->lock, cancel_state);
   return bytes;
 }
 
@@ -426,11 +427,12 @@ int bufio_async_writer_close(bufio_async_writer_t *writer) {
   bufio_fork_guard_remove(&writer->fork_node);
   int status = -ECHILD;
   if (!writer->is_foreign) {
-    pthread_mutex_lock(&writer->lock);
+    int cancel_state = bufio_lock(&writer->lock);
     writer->is_closing = true;
     pthread_cond_signal(&writer->work);
     pthread_mutex_unlock(&writer->lock);
     pthread_join(writer->flusher, NULL);
+    pthread_setcancelstate(cancel_state, &cancel_state);
     status = writer->error;
     pthread_cond_destroy(&writer->progress);
     pthread_cond_destroy(&writer->work);

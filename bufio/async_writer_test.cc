@@ -153,6 +153,18 @@ TEST_F(AsyncWriterTest, FewBytesAreWrittenWithoutAFlush) {
   }
 }
 
+TEST_F(AsyncWriterTest, FullBatchIsWrittenWithoutADelay) {
+  options_.batch_bytes = 100;
+  options_.delay_ms = 3600 * 1000;
+  Open();
+  for (int i = 0; i < 10; i++) {
+    ASSERT_EQ(bufio_async_writer_write(writer_, "0123456789", 10), 0);
+  }
+  while (ReadFile(path_).size() < 100) {
+    std::this_thread::yield();
+  }
+}
+
 TEST_F(AsyncWriterTest, AttachedDescriptorStaysOpen) {
   int ends[2];
   ASSERT_EQ(pipe(ends), 0);
@@ -188,6 +200,33 @@ TEST_F(AsyncWriterTest, FullQueueMakesTryWriteSaySoAndWriteWait) {
   producer.join();
   EXPECT_EQ(Close(), 0);
   EXPECT_EQ(ReadFile(path_), "x" + rest + "y");
+}
+
+// Somebody cancels a thread that waits for room.
+TEST_F(AsyncWriterTest, CancelledProducerLeavesNobodyBehind) {
+  options_.queue_bytes = 4096;
+  Open();
+  write_blocks = true;
+  std::string record(4096, 'r');
+  ASSERT_EQ(bufio_async_writer_write(writer_, record.data(), record.size()), 0);
+  pthread_t producer;
+  auto produce = [](void *writer) -> void * {
+    std::string other(4096, 'p');
+    (void)bufio_async_writer_write(static_cast<bufio_async_writer_t *>(writer),
+                                   other.data(), other.size());
+    return nullptr;
+  };
+  ASSERT_EQ(pthread_create(&producer, nullptr, produce, writer_), 0);
+  while (num_blocked == 0) {
+    std::this_thread::yield();
+  }
+  ASSERT_EQ(pthread_cancel(producer), 0);
+  write_blocks = false;
+  ASSERT_EQ(pthread_join(producer, nullptr), 0);
+  EXPECT_EQ(bufio_async_writer_write(writer_, "x", 1), 0);
+  EXPECT_EQ(bufio_async_writer_close(writer_), 0);
+  writer_ = nullptr;
+  EXPECT_EQ(ReadFile(path_), record + std::string(4096, 'p') + "x");
 }
 
 TEST_F(AsyncWriterTest, ManyProducersKeepTheirOrderAndTheirRecordsWhole) {

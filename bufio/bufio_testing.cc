@@ -64,6 +64,12 @@ int64_t FakeWrite(int descriptor, const void *bytes, size_t len) {
   });
 }
 
+int64_t FakeWriteNow(int descriptor, const void *bytes, size_t len) {
+  return Transfer(Call::kWrite, len, [=](size_t count) {
+    return Kernel().write_now(descriptor, bytes, count);
+  });
+}
+
 int64_t FakeWriteVector(int descriptor, const struct iovec *parts, int count) {
   size_t total = 0;
   for (int i = 0; i < count; i++) {
@@ -145,6 +151,15 @@ int FakeBirth(int descriptor, uint64_t *out_birth) {
                [=] { return Kernel().birth(descriptor, out_birth); });
 }
 
+int FakeSetNote(int target, int side) {
+  return Plain(Call::kSetNote, [=] { return Kernel().set_note(target, side); });
+}
+
+int FakeGetNote(const char *path, char *name, size_t size_bytes) {
+  return Plain(Call::kGetNote,
+               [=] { return Kernel().get_note(path, name, size_bytes); });
+}
+
 int FakeUnlink(const char *path) {
   return Plain(Call::kUnlink, [=] { return Kernel().unlink(path); });
 }
@@ -182,11 +197,12 @@ int FakeAdvise(void *address, size_t len, int advice) {
 }
 
 const bufio_system_t fake_system = {
-    FakeOpen,     FakeClose,   FakeRead,     FakeWrite,   FakeWriteVector,
-    FakeReadAt,   FakeWriteAt, FakeSeek,     FakeStat,    FakeWait,
-    FakeFlags,    FakeSync,    FakeSyncData, FakeSetMode, FakeTruncate,
-    FakeAllocate, FakeLock,    FakeBirth,    FakeUnlink,  FakeRename,
-    FakeLink,     FakeMap,     FakeUnmap,    FakeAdvise,
+    FakeOpen,        FakeClose,    FakeRead,    FakeWrite,    FakeWriteNow,
+    FakeWriteVector, FakeReadAt,   FakeWriteAt, FakeSeek,     FakeStat,
+    FakeWait,        FakeFlags,    FakeSync,    FakeSyncData, FakeSetMode,
+    FakeTruncate,    FakeAllocate, FakeLock,    FakeBirth,    FakeSetNote,
+    FakeGetNote,     FakeUnlink,   FakeRename,  FakeLink,     FakeMap,
+    FakeUnmap,       FakeAdvise,
 };
 
 }  // namespace
@@ -196,8 +212,9 @@ const char *NameOf(Call call) {
       "open",     "close",    "read",      "write",    "write_vector",
       "read_at",  "write_at", "seek",      "stat",     "wait",
       "flags",    "sync",     "sync_data", "set_mode", "truncate",
-      "allocate", "lock",     "birth",     "unlink",   "rename",
-      "link",     "map",      "unmap",     "advise"};
+      "allocate", "lock",     "birth",     "set_note", "get_note",
+      "unlink",   "rename",   "link",      "map",      "unmap",
+      "advise"};
   return names[static_cast<size_t>(call)];
 }
 

@@ -38,6 +38,8 @@ enum class Call {
   kAllocate,
   kLock,
   kBirth,
+  kSetNote,
+  kGetNote,
   kUnlink,
   kRename,
   kLink,

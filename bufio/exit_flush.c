@@ -16,20 +16,22 @@
 // The destructor rather than atexit: handlers that the program registered may
 // still write.
 //
-// A write that may block (pipe, socket, terminal) is waited for before the lock
-// is taken, with signals as they are, and is as small as what a writable pipe
-// takes; so a thread that waits for a reader can be killed. A fatal handler
-// waits for readers for a second in all.
+// A descriptor that may block (pipe, socket, terminal) is waited for without
+// the lock, with signals as they are, and written without waiting; so a thread
+// that waits for a reader can be killed, one that exits too. A fatal handler
+// waits for readers for a second in all. Where the kernel cannot but wait in
+// write(2) (terminals, pipes before Linux 6.5), a piece is no larger than what
+// fits when poll(2) says so.
 //
 // A fatal handler keeps the locks: threads that still run cannot write once
 // more what it has written. It does not wait longer than a second for another
-// thread: one that blocks in write(2) on a full pipe would keep the process
-// from dying.
+// another thread: one that waits in write(2) for a terminal would keep the
+// process from dying.
 //
 // Invariants:
 // 1. A slot's writer is set and cleared with `busy` held.
 // 2. `written`, `buffer`, `commit_bias` of a writer in a slot change with it
-//    held; the commit word may be read without.
+//    held; the cursor may move forward without.
 
 #include "bufio/exit_flush.h"
 
@@ -113,52 +115,47 @@ bool bufio_exit_may_block(const bufio_exit_slot_t *slot) {
   return slot != NULL && slot->may_block;
 }
 
-// Waits for a descriptor that may block, a round at a time. `rounds` NULL: for
-// ever.
-static bool wait_in_time(int descriptor, int *rounds) {
+static bool is_writable(int descriptor, int timeout_ms) {
   struct pollfd request = {.fd = descriptor, .events = POLLOUT};
-  if (rounds == NULL) {
-    return poll(&request, 1, -1) > 0;
-  }
-  for (; *rounds > 0; (*rounds)--) {
-    if (poll(&request, 1, 1) > 0) {
-      return true;
-    }
-  }
-  return false;
+  return poll(&request, 1, timeout_ms) > 0;
 }
 
-static void write_committed(const bufio_exit_slot_t *slot, int *rounds) {
+static int64_t write_piece(const bufio_exit_slot_t *slot,
+                           const unsigned char *bytes, size_t len) {
   bufio_writer_t *writer = slot->writer;
-  if (writer->error != 0 || writer->is_foreign) {
-    return;
+  if (writer->journal != NULL) {
+    return bufio_system->write_at(writer->descriptor, bytes, len,
+                                  writer->written);
+  }
+  if (!slot->may_block) {
+    return bufio_system->write(writer->descriptor, bytes, len);
+  }
+  len = len < BUFIO_EXIT_PIECE_BYTES ? len : BUFIO_EXIT_PIECE_BYTES;
+  return is_writable(writer->descriptor, 0)
+             ? bufio_system->write_now(writer->descriptor, bytes, len)
+             : -EAGAIN;
+}
+
+// Writes as much as goes without waiting. The slot is locked. True if the rest
+// has to wait for a reader.
+static bool write_committed(const bufio_exit_slot_t *slot) {
+  bufio_writer_t *writer = slot->writer;
+  if (writer == NULL || writer->error != 0 || writer->is_foreign) {
+    return false;
   }
   // Acquire: pairs with the release of `bufio_writer_publish`.
-  uint64_t end = __atomic_load_n(writer->commit_word, __ATOMIC_ACQUIRE);
+  const unsigned char *cursor =
+      __atomic_load_n(&writer->cursor, __ATOMIC_ACQUIRE);
+  uint64_t end = (uint64_t)(uintptr_t)cursor + writer->commit_bias;
   while (writer->written < end) {
-    const unsigned char *bytes = bufio_writer_at(writer, writer->written);
     size_t len = (size_t)(end - writer->written);
-    if (slot->may_block) {
-      if (!wait_in_time(writer->descriptor, rounds)) {
-        return;
-      }
-      len = len < BUFIO_EXIT_PIECE_BYTES ? len : BUFIO_EXIT_PIECE_BYTES;
-    }
-    int64_t count = writer->journal != NULL
-                        ? bufio_system->write_at(writer->descriptor, bytes, len,
-                                                 writer->written)
-                        : bufio_system->write(writer->descriptor, bytes, len);
-    if (count == -EAGAIN) {
-      if (!wait_in_time(writer->descriptor, rounds)) {
-        return;
-      }
-      continue;
-    }
+    int64_t count =
+        write_piece(slot, bufio_writer_at(writer, writer->written), len);
     if (count == -EINTR) {
       continue;
     }
     if (count <= 0 || count > (int64_t)len) {
-      return;
+      return count == -EAGAIN;
     }
     // Relaxed: pairs with `written_hint` of the writer.
     __atomic_store_n(&writer->written, writer->written + (uint64_t)count,
@@ -169,6 +166,7 @@ static void write_committed(const bufio_exit_slot_t *slot, int *rounds) {
       bufio_journal_set_written(writer->journal, writer->written);
     }
   }
+  return false;
 }
 
 static bool take_in_time(bufio_exit_slot_t *slot) {
@@ -182,45 +180,78 @@ static bool take_in_time(bufio_exit_slot_t *slot) {
   return false;
 }
 
-static void flush_slots(bool keep_locks) {
+// The process lives on, or exits: waits for readers for ever, but with neither
+// the lock nor signals held, so it can be killed meanwhile.
+static void flush_slot(bufio_exit_slot_t *slot) {
   sigset_t all;
   sigset_t mask;
-  int saved_errno = errno;
-  int rounds = WAIT_ROUNDS;  // For all slots: dying takes a second at most.
+  bool must_wait = true;
   sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, &mask);
+  while (must_wait) {
+    pthread_sigmask(SIG_BLOCK, &all, &mask);
+    int descriptor = -1;
+    must_wait = false;
+    if (take_in_time(slot)) {
+      must_wait = write_committed(slot);
+      descriptor = must_wait ? slot->writer->descriptor : -1;
+      give_back(slot);
+    }
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+    // Whatever it says, the next write knows better.
+    (void)(must_wait && is_writable(descriptor, -1));
+  }
+}
+
+// The process dies: keeps the lock. `rounds` are what is left of the second.
+static void flush_slot_fatal(bufio_exit_slot_t *slot, int *rounds) {
+  if (!take_in_time(slot)) {
+    return;
+  }
+  while (write_committed(slot) && *rounds > 0) {
+    if (!is_writable(slot->writer->descriptor, 1)) {
+      (*rounds)--;
+    }
+  }
+}
+
+// `rounds` NULL: the process lives on.
+static void flush_slots(int *rounds) {
+  int saved_errno = errno;
   // Acquire: pairs with the push in `add_chunk`.
   for (slot_chunk_t *chunk = __atomic_load_n(&chunks, __ATOMIC_ACQUIRE);
        chunk != NULL; chunk = chunk->next) {
     for (int i = 0; i < SLOTS_PER_CHUNK; i++) {
       bufio_exit_slot_t *slot = &chunk->slots[i];
       // Relaxed: only a hint; `busy` guards the writer.
-      if (__atomic_load_n(&slot->is_used, __ATOMIC_RELAXED) == 0 ||
-          !take_in_time(slot)) {
+      if (__atomic_load_n(&slot->is_used, __ATOMIC_RELAXED) == 0) {
         continue;
       }
-      if (slot->writer != NULL) {
-        write_committed(slot, keep_locks ? &rounds : NULL);
-      }
-      if (!keep_locks) {
-        give_back(slot);
+      if (rounds != NULL) {
+        flush_slot_fatal(slot, rounds);
+      } else {
+        flush_slot(slot);
       }
     }
   }
-  pthread_sigmask(SIG_SETMASK, &mask, NULL);
   errno = saved_errno;
 }
 
 void bufio_exit_flush_all(void) {
-  flush_slots(false);
+  flush_slots(NULL);
 }
 
 __attribute__((destructor)) static void flush_at_exit(void) {
-  flush_slots(false);
+  flush_slots(NULL);
 }
 
 void bufio_exit_flush_fatal(void) {
-  flush_slots(true);
+  int rounds = WAIT_ROUNDS;  // For all slots: dying takes a second at most.
+  sigset_t all;
+  sigset_t mask;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, &mask);
+  flush_slots(&rounds);
+  pthread_sigmask(SIG_SETMASK, &mask, NULL);
 }
 
 static void on_fatal_signal(int signal_number) {

@@ -8,19 +8,23 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <functional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "bufio/bufio_testing.h"
 #include "bufio/writer.h"
@@ -34,6 +38,11 @@ using bufio_testing::TempPath;
 // Flushes all, as a handler would, just before the next lock is taken.
 bool flushes_before_lock = false;
 
+// Where to say that somebody waits for a reader; and what poll says then: that
+// there is room although another writer was faster.
+int waiting_pipe = -1;
+bool poll_lies = false;
+
 }  // namespace
 
 // In place of libc's.
@@ -46,6 +55,19 @@ extern "C" int pthread_sigmask(int how, const sigset_t *set,
     bufio_exit_flush_all();
   }
   return next(how, set, old);
+}
+
+extern "C" int poll(struct pollfd *requests, nfds_t count, int timeout_ms) {
+  static auto *const next =
+      reinterpret_cast<decltype(&poll)>(dlsym(RTLD_NEXT, "poll"));
+  if (waiting_pipe >= 0 && timeout_ms < 0) {
+    (void)!write(waiting_pipe, "w", 1);
+    waiting_pipe = -1;
+    if (poll_lies) {
+      return 1;
+    }
+  }
+  return next(requests, count, timeout_ms);
 }
 
 namespace {
@@ -325,6 +347,179 @@ TEST_F(ExitFlushTest, WriterThatBlocksOnAFullPipeCanBeKilled) {
     ASSERT_EQ(waitpid(child, &status, 0), child);
     EXPECT_TRUE(WIFSIGNALED(status));
     EXPECT_EQ(WTERMSIG(status), SIGTERM);
+    close(ends[0]);
+    close(ends[1]);
+  }
+}
+
+// Full, so that a write to it waits; the ends of it.
+void MakeFullPipe(int type, int ends[2]) {
+  if (type == 0) {
+    ASSERT_EQ(pipe(ends), 0);
+  } else {
+    ASSERT_EQ(socketpair(AF_UNIX, type, 0, ends), 0);
+  }
+  ASSERT_EQ(fcntl(ends[1], F_SETFL, O_NONBLOCK), 0);
+  char bytes[512] = {};
+  while (write(ends[1], bytes, sizeof(bytes)) > 0) {
+  }
+  ASSERT_EQ(errno, EAGAIN);
+  ASSERT_EQ(fcntl(ends[1], F_SETFL, 0), 0);
+}
+
+// The state of a process, as ps(1) shows it.
+char StateOf(pid_t process) {
+  std::string stat = ReadFile("/proc/" + std::to_string(process) + "/stat");
+  return stat[stat.rfind(')') + 2];
+}
+
+TEST_F(ExitFlushTest, ExitThatWaitsForAReaderCanBeKilled) {
+  for (int type : {0, int{SOCK_STREAM}, int{SOCK_DGRAM}}) {
+    int ends[2];
+    int waiting[2];
+    MakeFullPipe(type, ends);
+    ASSERT_EQ(pipe(waiting), 0);
+    pid_t child = fork();
+    if (child == 0) {
+      bufio_writer_t writer;
+      bufio_writer_options_t options = {};
+      options.durability = BUFIO_DURABILITY_EXIT;
+      if (bufio_writer_attach(&writer, ends[1], &options) != 0 ||
+          bufio_writer_puts(&writer, "committed") != 0) {
+        _exit(100);
+      }
+      waiting_pipe = waiting[1];
+      exit(0);
+    }
+    close(waiting[1]);
+    char byte;
+    ASSERT_EQ(read(waiting[0], &byte, 1), 1);
+    ASSERT_EQ(kill(child, SIGTERM), 0);
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFSIGNALED(status));
+    EXPECT_EQ(WTERMSIG(status), SIGTERM);
+    close(waiting[0]);
+    close(ends[0]);
+    close(ends[1]);
+  }
+}
+
+TEST_F(ExitFlushTest, ExitWaitsForAReaderAndLosesNothing) {
+  int ends[2];
+  int waiting[2];
+  MakeFullPipe(0, ends);
+  ASSERT_EQ(pipe(waiting), 0);
+  pid_t child = fork();
+  if (child == 0) {
+    close(ends[0]);
+    bufio_writer_t writer;
+    bufio_writer_options_t options = {};
+    options.durability = BUFIO_DURABILITY_EXIT;
+    std::string bytes = bufio_testing::Pattern(0, 100000);
+    if (bufio_writer_attach(&writer, ends[1], &options) != 0 ||
+        bufio_writer_write(&writer, bytes.data(), bytes.size()) != 0) {
+      _exit(100);
+    }
+    waiting_pipe = waiting[1];
+    exit(7);
+  }
+  close(ends[1]);
+  close(waiting[1]);
+  char byte;
+  ASSERT_EQ(read(waiting[0], &byte, 1), 1);
+  std::string got;
+  char piece[1000];
+  ssize_t count;
+  while ((count = read(ends[0], piece, sizeof(piece))) > 0) {
+    got.append(piece, static_cast<size_t>(count));
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+  ASSERT_GT(got.size(), 100000u);
+  EXPECT_EQ(got.substr(got.size() - 100000), bufio_testing::Pattern(0, 100000));
+  close(waiting[0]);
+  close(ends[0]);
+}
+
+// Another writer fills the pipe between our poll(2) and our write(2).
+TEST_F(ExitFlushTest, WriterThatWasOvertakenCanBeKilled) {
+  for (int type : {0, int{SOCK_STREAM}}) {
+    int ends[2];
+    int waiting[2];
+    MakeFullPipe(type, ends);
+    ASSERT_EQ(pipe(waiting), 0);
+    pid_t child = fork();
+    if (child == 0) {
+      bufio_writer_t writer;
+      bufio_writer_options_t options = {};
+      options.durability = BUFIO_DURABILITY_EXIT;
+      if (bufio_writer_attach(&writer, ends[1], &options) != 0 ||
+          bufio_writer_puts(&writer, "committed") != 0) {
+        _exit(100);
+      }
+      waiting_pipe = waiting[1];
+      poll_lies = true;
+      (void)bufio_writer_flush(&writer);
+      _exit(101);
+    }
+    close(waiting[1]);
+    char byte;
+    ASSERT_EQ(read(waiting[0], &byte, 1), 1);
+    while (StateOf(child) != 'S') {
+    }
+    ASSERT_EQ(kill(child, SIGTERM), 0);
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFSIGNALED(status));
+    EXPECT_EQ(WTERMSIG(status), SIGTERM);
+    close(waiting[0]);
+    close(ends[0]);
+    close(ends[1]);
+  }
+}
+
+// Each is overtaken by the other all the time.
+TEST_F(ExitFlushTest, TwoWritersOfOnePipeLoseNothing) {
+  for (int type : {0, int{SOCK_STREAM}}) {
+    int ends[2];
+    ASSERT_EQ(type == 0 ? pipe(ends) : socketpair(AF_UNIX, type, 0, ends), 0);
+    constexpr size_t kBytes = 1 << 20;
+    std::vector<std::thread> threads;
+    for (unsigned char letter : {'a', 'b'}) {
+      threads.emplace_back([=] {
+        bufio_writer_t writer;
+        bufio_writer_options_t options = {};
+        options.durability = BUFIO_DURABILITY_EXIT;
+        options.buffer_bytes = 4096;
+        ASSERT_EQ(bufio_writer_attach(&writer, ends[1], &options), 0);
+        std::string record;
+        // Small ones, and some that exceed the buffer.
+        for (size_t left = kBytes, i = 0; left != 0; i++) {
+          size_t len =
+              std::min(left, i % 50 == 49 ? size_t{20000} : 1 + i % 99);
+          record.assign(len, static_cast<char>(letter));
+          ASSERT_EQ(bufio_writer_write(&writer, record.data(), len), 0);
+          left -= len;
+        }
+        ASSERT_EQ(bufio_writer_close(&writer), 0);
+      });
+    }
+    size_t counts[2] = {0, 0};
+    char piece[7000];
+    while (counts[0] + counts[1] < 2 * kBytes) {
+      ssize_t count = read(ends[0], piece, sizeof(piece));
+      ASSERT_GT(count, 0);
+      for (ssize_t i = 0; i < count; i++) {
+        counts[piece[i] == 'b']++;
+      }
+    }
+    for (std::thread &thread : threads) {
+      thread.join();
+    }
+    EXPECT_EQ(counts[0], kBytes);
+    EXPECT_EQ(counts[1], kBytes);
     close(ends[0]);
     close(ends[1]);
   }

@@ -11,8 +11,16 @@
 // correctly rounded; so the text "r with a point before its last n digits"
 // reads back as `value`. The smallest such n is looked for by multiplying; that
 // the product is rounded does not matter, because r is verified by the
-// division. What is not found goes through snprintf, with 16 and then 17
-// digits.
+// division.
+//
+// Results of computations have 16 or 17 digits. All decimals between the halves
+// to the next doubles read back as the value m * 2^e; wanted is the one with
+// the fewest digits, and of those the closest. Between 1e-5 and 2^53 the
+// bounds, times the power of ten that gives them 17 digits, are fractions with
+// numerators of less than 127 bits and a power of two below: so two shifts make
+// the bounds integers, exactly, and digits are dropped as long as an integer
+// remains between them. No table and no estimate is in it. What is smaller or
+// larger goes through snprintf, with 16 and then 17 digits.
 //
 // Fixed: value * 10^d as an exact sum of two doubles (Dekker's product, from
 // halves of 26 bits), so ties are told from near-ties and rounding is that of
@@ -27,8 +35,17 @@
 #include <string.h>
 
 #define FAST_DECIMALS_MAX 15
+// With more of them `put_shortest` is as fast as to go on trying.
+#define SOME_DECIMALS 7
 // Below it a product's error is less than a half.
 #define FAST_INTEGER_MAX 2251799813685248.0  // 2^51
+// What `put_shortest` does.
+#define EXACT_MIN 1e-5
+#define EXACT_MAX 9007199254740992.0  // 2^53
+#define MANTISSA_BITS 52
+
+// 128 bits.
+__extension__ typedef unsigned __int128 wide_t;
 
 static const char digit_pairs[201] =
     "00010203040506070809101112131415161718192021222324252627282930313233343536"
@@ -130,10 +147,12 @@ static bool put_special(char *text, double *value, size_t *out_len) {
 
 // `digits` with a point before the last `decimals`.
 static size_t put_decimal(char *text, uint64_t digits, unsigned decimals) {
-  size_t len = bufio_text_u64(text, digits / powers_of_10[decimals]);
+  // More digits behind the point than a number has.
+  uint64_t power = decimals < 20 ? powers_of_10[decimals] : UINT64_MAX;
+  size_t len = bufio_text_u64(text, digits / power);
   if (decimals != 0) {
     text[len++] = '.';
-    put_digits(text + len, digits % powers_of_10[decimals], decimals);
+    put_digits(text + len, digits % power, decimals);
     len += decimals;
   }
   return len;
@@ -152,6 +171,93 @@ static size_t copy_without_locale(char *text, const char *printed) {
   return len;
 }
 
+// The integers whose text, with the point moved, reads back as the value.
+typedef struct interval {
+  wide_t middle;  // The value times 4 * 10^scale * 2^shift; no integer yet.
+  unsigned shift;
+  unsigned scale;
+  uint64_t low;
+  uint64_t high;
+} interval_t;
+
+// The power of ten that makes an integer part of 17 digits, or of 16 nines.
+static unsigned scale_of(double value) {
+  if (value >= 1) {
+    return 17 - (unsigned)count_digits((uint64_t)value);
+  }
+  unsigned scale = 16;
+  while (value < 1) {
+    value *= 10;
+    scale++;
+  }
+  return scale;
+}
+
+static wide_t power_of_10(unsigned exponent) {
+  return exponent < 20 ? powers_of_10[exponent]
+                       : (wide_t)powers_of_10[19] * powers_of_10[exponent - 19];
+}
+
+static interval_t interval_of(double value) {
+  uint64_t bits;
+  memcpy(&bits, &value, sizeof(bits));
+  uint64_t fraction = bits & ((1ull << MANTISSA_BITS) - 1);
+  uint64_t mantissa = fraction | 1ull << MANTISSA_BITS;
+  // value = mantissa * 2^exponent; quarters, so that halves are integers.
+  int exponent = (int)(bits >> MANTISSA_BITS) - 1023 - MANTISSA_BITS;
+  assert(exponent <= 0 && exponent >= -69);
+  interval_t interval = {.shift = (unsigned)(2 - exponent),
+                         .scale = scale_of(value)};
+  assert(interval.scale <= 21);
+  wide_t power = power_of_10(interval.scale);
+  wide_t unit = (wide_t)1 << interval.shift;
+  interval.middle = 4 * mantissa * power;
+  // Below a power of two doubles are twice as dense.
+  wide_t low = interval.middle - (fraction != 0 ? 2 : 1) * power;
+  wide_t high = interval.middle + 2 * power;
+  // strtod takes a half to the even mantissa.
+  bool is_even = mantissa % 2 == 0;
+  interval.low =
+      (uint64_t)((low + (is_even ? unit - 1 : unit)) >> interval.shift);
+  interval.high = (uint64_t)((high - (is_even ? 0 : 1)) >> interval.shift);
+  assert(interval.low <= interval.high);
+  return interval;
+}
+
+// Of the integers between the bounds the one closest to the middle, when
+// `power` is what has been divided by.
+static uint64_t closest(const interval_t *interval, uint64_t power) {
+  wide_t unit = (wide_t)power << interval->shift;
+  uint64_t below = (uint64_t)(interval->middle >> interval->shift) / power;
+  wide_t rest = interval->middle - below * unit;
+  bool is_up = rest > unit - rest || (rest == unit - rest && below % 2 == 1);
+  uint64_t best = below + is_up;
+  best = best < interval->low ? interval->low : best;
+  return best > interval->high ? interval->high : best;
+}
+
+// EXACT_MIN <= value < EXACT_MAX.
+static size_t put_shortest(char *text, double value) {
+  interval_t interval = interval_of(value);
+  unsigned dropped = 0;
+  for (;;) {
+    uint64_t low = (interval.low + 9) / 10;
+    uint64_t high = interval.high / 10;
+    if (low > high) {
+      break;
+    }
+    interval.low = low;
+    interval.high = high;
+    dropped++;
+  }
+  uint64_t digits = closest(&interval, powers_of_10[dropped]);
+  if (dropped > interval.scale) {
+    digits *= powers_of_10[dropped - interval.scale];
+    dropped = interval.scale;
+  }
+  return put_decimal(text, digits, interval.scale - dropped);
+}
+
 static size_t put_double_slow(char *text, double value) {
   char printed[64];
   for (int digits = 16; digits <= 17; digits++) {
@@ -168,8 +274,10 @@ size_t bufio_text_double(char *text, double value) {
   if (put_special(text, &value, &len)) {
     return len;
   }
+  bool is_exact = value >= EXACT_MIN && value < EXACT_MAX;
   if (value < FAST_INTEGER_MAX && (value >= 1e-6 || value == 0)) {
-    for (unsigned n = 0; n <= FAST_DECIMALS_MAX; n++) {
+    unsigned last = is_exact ? SOME_DECIMALS : FAST_DECIMALS_MAX;
+    for (unsigned n = 0; n <= last; n++) {
       double power = (double)powers_of_10[n];
       double product = value * power + 0.5;
       if (product >= FAST_INTEGER_MAX) {
@@ -181,7 +289,8 @@ size_t bufio_text_double(char *text, double value) {
       }
     }
   }
-  return len + put_double_slow(text + len, value);
+  return len + (is_exact ? put_shortest(text + len, value)
+                         : put_double_slow(text + len, value));
 }
 
 // a * b as *out_high + the result, exactly; |a * b| below 2^51.

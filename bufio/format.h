@@ -8,8 +8,7 @@
 //
 //   bufio_writer_put_u64(&writer, id);
 //   bufio_writer_putc(&writer, ',');
-//   bufio_writer_put_double(&writer, price);  // "0.1", not
-//   "0.1000000000000000055"
+//   bufio_writer_put_double(&writer, price);  // "0.1", all digits it needs
 //
 // Text is ASCII with a '.', whatever the locale. No NUL is added.
 //
@@ -45,9 +44,10 @@ BUFIO_API size_t bufio_text_i64(char *text, int64_t value);
 BUFIO_API size_t bufio_text_hex(char *text, uint64_t value,
                                 unsigned min_digits);
 
-// A text that strtod turns back into `value` exactly: the shortest one for
-// numbers of up to 15 digits, at most 17 digits otherwise. "12", "-0.5",
-// "1e+100", "inf", "-inf", "nan".
+// A text that strtod turns back into `value` exactly. Between 1e-5 and 2^53 it
+// is the shortest one, and of those the closest to `value`; for smaller and
+// larger numbers it has at most 17 digits. "12", "-0.5", "1e+100", "inf",
+// "-inf", "nan".
 BUFIO_API size_t bufio_text_double(char *text, double value);
 
 // `decimals` (at most 9) digits after the point, rounded as printf's "%.*f"

@@ -5,6 +5,7 @@
 
 #include <unistd.h>
 
+#include <charconv>
 #include <cinttypes>
 #include <cmath>
 #include <cstdio>
@@ -146,6 +147,62 @@ TEST(FormatTest, DecimalsOfFewDigitsAreShortest) {
       ASSERT_EQ(Double(value), shortest);
     }
   }
+}
+
+// As libstdc++'s, which is the shortest and of those the closest; between the
+// numbers for which it is promised.
+void ExpectShortest(double value) {
+  if (value < 1e-5 || value >= 0x1p53) {
+    return;
+  }
+  char text[64];
+  std::to_chars_result result =
+      std::to_chars(text, text + sizeof(text), value, std::chars_format::fixed);
+  ASSERT_EQ(Double(value), std::string(text, result.ptr));
+}
+
+TEST(FormatTest, ComputedDoublesAreShortest) {
+  std::mt19937_64 random(bufio_testing::Seed());
+  for (int i = 0; i < 400000; i++) {
+    // Any mantissa, exponents from 1e-5 to 2^53.
+    uint64_t bits =
+        (random() & 0xfffffffffffff) | (1023 - 16 + random() % (16 + 53)) << 52;
+    double value;
+    memcpy(&value, &bits, sizeof(value));
+    ExpectShortest(value);
+    ExpectShortest(std::floor(value) / 3);
+    ExpectShortest(1 / (1 + value));
+  }
+}
+
+TEST(FormatTest, DoublesAtTheEdgesAreShortest) {
+  for (int exponent = -16; exponent <= 53; exponent++) {
+    double power = std::ldexp(1, exponent);
+    double value = power;
+    for (int i = 0; i < 50; i++) {
+      value = std::nextafter(value, 0);
+      ExpectShortest(value);
+    }
+    value = exponent == 53 ? 1 : power;
+    for (int i = 0; i < 50; i++, value = std::nextafter(value, 1e300)) {
+      ExpectShortest(value);
+    }
+  }
+  for (int exponent = -5; exponent <= 15; exponent++) {
+    double value = std::pow(10, exponent);
+    for (int i = 0; i < 100; i++, value = std::nextafter(value, 1e300)) {
+      ExpectShortest(value);
+    }
+    value = std::pow(10, exponent + 1);
+    for (int i = 0; i < 100; i++) {
+      value = std::nextafter(value, 0);
+      ExpectShortest(value);
+    }
+  }
+  EXPECT_EQ(Double(9007199254740991), "9007199254740991");
+  EXPECT_EQ(Double(0.1 + 0.2), "0.30000000000000004");
+  EXPECT_EQ(Double(2.0 / 3), "0.6666666666666666");
+  EXPECT_EQ(Double(1e-5), "0.00001");
 }
 
 TEST(FormatTest, FixedRoundsAsPrintfDoes) {

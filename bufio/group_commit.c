@@ -29,6 +29,7 @@
 #include "bufio/fork_guard.h"
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
+#include "bufio/lock_guard.h"
 #include "bufio/writer_internal.h"
 
 struct bufio_group {
@@ -105,12 +106,12 @@ int bufio_group_append(bufio_group_t *group, const void *bytes, size_t len,
   if (group->is_foreign) {
     return -ECHILD;
   }
-  pthread_mutex_lock(&group->lock);
+  int cancel_state = bufio_lock(&group->lock);
   int status = bufio_writer_write(&group->writer, bytes, len);
   if (status == 0) {
     *out_ticket = bufio_writer_tell(&group->writer);
   }
-  pthread_mutex_unlock(&group->lock);
+  bufio_unlock(&group->lock, cancel_state);
   return status;
 }
 
@@ -154,9 +155,9 @@ int bufio_group_wait(bufio_group_t *group, uint64_t ticket) {
   if (group->is_foreign) {
     return -ECHILD;
   }
-  pthread_mutex_lock(&group->lock);
+  int cancel_state = bufio_lock(&group->lock);
   int status = wait_locked(group, ticket);
-  pthread_mutex_unlock(&group->lock);
+  bufio_unlock(&group->lock, cancel_state);
   return status;
 }
 
@@ -164,12 +165,12 @@ int bufio_group_commit(bufio_group_t *group, const void *bytes, size_t len) {
   if (group->is_foreign) {
     return -ECHILD;
   }
-  pthread_mutex_lock(&group->lock);
+  int cancel_state = bufio_lock(&group->lock);
   int status = bufio_writer_write(&group->writer, bytes, len);
   if (status == 0) {
     status = wait_locked(group, bufio_writer_tell(&group->writer));
   }
-  pthread_mutex_unlock(&group->lock);
+  bufio_unlock(&group->lock, cancel_state);
   return status;
 }
 
@@ -177,12 +178,12 @@ int bufio_group_resume(bufio_group_t *group) {
   if (group->is_foreign) {
     return -ECHILD;
   }
-  pthread_mutex_lock(&group->lock);
+  int cancel_state = bufio_lock(&group->lock);
   while (group->is_led) {
     pthread_cond_wait(&group->changed, &group->lock);
   }
   int status = bufio_writer_resume(&group->writer);
-  pthread_mutex_unlock(&group->lock);
+  bufio_unlock(&group->lock, cancel_state);
   return status;
 }
 
@@ -190,8 +191,8 @@ uint64_t bufio_group_sync_count(bufio_group_t *group) {
   if (group->is_foreign) {
     return 0;
   }
-  pthread_mutex_lock(&group->lock);
+  int cancel_state = bufio_lock(&group->lock);
   uint64_t count = group->sync_count;
-  pthread_mutex_unlock(&group->lock);
+  bufio_unlock(&group->lock, cancel_state);
   return count;
 }

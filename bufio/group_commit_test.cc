@@ -4,6 +4,7 @@
 #include "bufio/group_commit.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -117,6 +118,40 @@ TEST_F(GroupCommitTest, FailedSyncIsFinalForEverybody) {
   EXPECT_EQ(bufio_group_wait(group_, first + 1), -EIO);
   EXPECT_EQ(Close(), -EIO);
   EXPECT_EQ(kernel.count(Call::kSyncData), 2u);
+}
+
+std::atomic<bool> syncs{false};
+std::atomic<bool> may_go_on{false};
+
+// Somebody cancels the thread that syncs for all.
+TEST_F(GroupCommitTest, CancelledLeaderLeavesNobodyBehind) {
+  Open();
+  syncs = false;
+  may_go_on = false;
+  bufio_system_t table = bufio_system_kernel;
+  table.sync_data = [](int descriptor) {
+    syncs = true;
+    while (!may_go_on) {
+      usleep(100);  // As fdatasync(2), a place where a thread is cancelled.
+    }
+    return bufio_system_kernel.sync_data(descriptor);
+  };
+  bufio_system = &table;
+  pthread_t leader;
+  auto lead = [](void *group) -> void * {
+    (void)!bufio_group_commit(static_cast<bufio_group_t *>(group), "one", 3);
+    return nullptr;
+  };
+  ASSERT_EQ(pthread_create(&leader, nullptr, lead, group_), 0);
+  while (!syncs) {
+    std::this_thread::yield();
+  }
+  ASSERT_EQ(pthread_cancel(leader), 0);
+  may_go_on = true;
+  EXPECT_EQ(bufio_group_commit(group_, "two", 3), 0);
+  ASSERT_EQ(pthread_join(leader, nullptr), 0);
+  bufio_system = &bufio_system_kernel;
+  EXPECT_EQ(ReadFile(path_), "onetwo");
 }
 
 TEST_F(GroupCommitTest, FullDiskIsCurable) {

@@ -17,6 +17,11 @@ int bufio_io_open(const char *path, int flags, unsigned int mode) {
   return descriptor;
 }
 
+// EINTR is not one of the failures that are final. It says that the wait was
+// given up for a signal, not that pages were dropped: local file systems never
+// do, FUSE and network file systems may, and they look for errors of pages that
+// were written back first and return those rather than EINTR. So what this call
+// has not told the next one does.
 int bufio_io_sync(int descriptor) {
   int status = -EINTR;
   while (status == -EINTR) {

@@ -5,13 +5,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/xattr.h>
 #include <unistd.h>
+
+// The attribute that says where a file's side file is (journal_note.c).
+#define NOTE_NAME "user.bufio.journal"
 
 // Turns libc's convention into the kernel's. `errno` is the caller's: it is
 // put back, so that a flush in the middle of somebody's error path is unseen.
@@ -38,6 +44,22 @@ static int64_t kernel_read(int descriptor, void *bytes, size_t len) {
 
 static int64_t kernel_write(int descriptor, const void *bytes, size_t len) {
   KERNEL_RESULT(int64_t, write(descriptor, bytes, len));
+}
+
+static int64_t write_now(int descriptor, const void *bytes, size_t len) {
+  struct iovec part = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = len};
+  int64_t count = pwritev2(descriptor, &part, 1, -1, RWF_NOWAIT);
+  if (count < 0 && (errno == EOPNOTSUPP || errno == ENOSYS)) {
+    count = send(descriptor, bytes, len, MSG_DONTWAIT);
+    if (count < 0 && errno == ENOTSOCK) {
+      count = write(descriptor, bytes, len);
+    }
+  }
+  return count;
+}
+
+static int64_t kernel_write_now(int descriptor, const void *bytes, size_t len) {
+  KERNEL_RESULT(int64_t, write_now(descriptor, bytes, len));
 }
 
 static int64_t kernel_write_vector(int descriptor, const struct iovec *parts,
@@ -116,6 +138,41 @@ static int kernel_birth(int descriptor, uint64_t *out_birth) {
   return 0;
 }
 
+static int set_note(int target, int side) {
+  if (side < 0) {
+    return fremovexattr(target, NOTE_NAME);
+  }
+  struct stat file;
+  if (fstat(target, &file) < 0) {
+    return -1;
+  }
+  char text[64 + PATH_MAX];
+  int start =
+      snprintf(text, 64, BUFIO_NOTE_FORMAT, (unsigned long long)file.st_dev,
+               (unsigned long long)file.st_ino);
+  char link[64];
+  snprintf(link, sizeof(link), "/proc/self/fd/%d", side);
+  ssize_t len = readlink(link, text + start, PATH_MAX);
+  return len < 0 ? -1
+                 : fsetxattr(target, NOTE_NAME, text, (size_t)(start + len), 0);
+}
+
+static int kernel_set_note(int target, int side) {
+  KERNEL_RESULT(int, set_note(target, side));
+}
+
+static int get_note(const char *path, char *name, size_t size_bytes) {
+  ssize_t len = getxattr(path, NOTE_NAME, name, size_bytes - 1);
+  if (len >= 0) {
+    name[len] = '\0';
+  }
+  return (int)len;
+}
+
+static int kernel_get_note(const char *path, char *name, size_t size_bytes) {
+  KERNEL_RESULT(int, get_note(path, name, size_bytes));
+}
+
 static int kernel_unlink(const char *path) {
   KERNEL_RESULT(int, unlink(path));
 }
@@ -154,6 +211,7 @@ const bufio_system_t bufio_system_kernel = {
     .close = kernel_close,
     .read = kernel_read,
     .write = kernel_write,
+    .write_now = kernel_write_now,
     .write_vector = kernel_write_vector,
     .read_at = kernel_read_at,
     .write_at = kernel_write_at,
@@ -168,6 +226,8 @@ const bufio_system_t bufio_system_kernel = {
     .allocate = kernel_allocate,
     .lock = kernel_lock,
     .birth = kernel_birth,
+    .set_note = kernel_set_note,
+    .get_note = kernel_get_note,
     .unlink = kernel_unlink,
     .rename = kernel_rename,
     .link = kernel_link,

@@ -19,12 +19,18 @@
 extern "C" {
 #endif
 
+// Of the device and inode whose note it is.
+#define BUFIO_NOTE_FORMAT "%llx:%llx:"
+
 typedef struct bufio_system {
   // Returns a descriptor, always close-on-exec.
   int (*open)(const char *path, int flags, unsigned int mode);
   int (*close)(int descriptor);
   int64_t (*read)(int descriptor, void *bytes, size_t len);
   int64_t (*write)(int descriptor, const void *bytes, size_t len);
+  // As `write`, but -EAGAIN rather than waiting, whether the descriptor has
+  // O_NONBLOCK or not. Terminals, and pipes before Linux 6.5, may wait.
+  int64_t (*write_now)(int descriptor, const void *bytes, size_t len);
   int64_t (*write_vector)(int descriptor, const struct iovec *parts, int count);
   int64_t (*read_at)(int descriptor, void *bytes, size_t len, uint64_t offset);
   int64_t (*write_at)(int descriptor, const void *bytes, size_t len,
@@ -45,6 +51,11 @@ typedef struct bufio_system {
   // A number that tells a file from a later one of the same inode: of its time
   // of birth and its generation, 0 if the file system keeps neither.
   int (*birth)(int descriptor, uint64_t *out_birth);
+  // Leaves BUFIO_NOTE_FORMAT of the open file `target` and the name of the open
+  // file `side` on the former; -1 takes it away.
+  int (*set_note)(int target, int side);
+  // Stores what was left on a file, and a NUL: its length, or -ENODATA.
+  int (*get_note)(const char *path, char *name, size_t size_bytes);
   int (*unlink)(const char *path);
   int (*rename)(const char *from, const char *to);
   // Gives an open file that has no name one.

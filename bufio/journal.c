@@ -237,6 +237,7 @@ int bufio_journal_create(const char *path, int target, uint64_t offset,
   }
   status = -ENOMEM;
   journal->target_lock = -1;
+  journal->target = target;
   journal->ring_bytes = ring_bytes;
   journal->path = strdup(path);
   if (journal->path == NULL) {
@@ -256,6 +257,9 @@ int bufio_journal_create(const char *path, int target, uint64_t offset,
   if (status < 0) {
     goto fail_map;
   }
+  // Not every file system can; before the header, so that no side file counts
+  // of which the file does not know.
+  (void)bufio_system->set_note(target, journal->descriptor);
   write_header(journal, &file, birth, offset);
   *out_journal = journal;
   return 0;
@@ -277,6 +281,7 @@ void bufio_journal_destroy(bufio_journal_t *journal, bool keep) {
   // The name goes before the lock does.
   if (!keep) {
     (void)bufio_system->unlink(journal->path);
+    (void)bufio_system->set_note(journal->target, -1);
   }
   (void)bufio_system->unmap(
       journal->header, BUFIO_JOURNAL_HEADER_BYTES + 2 * journal->ring_bytes);

@@ -4,7 +4,7 @@
 // journal: the side file of a writer of level `process`, and its replay.
 //
 // For: readers of files whose writers may have been killed. A writer opened on
-// the same path replays by itself. Not for: power cuts.
+// the same file replays by itself. Not for: power cuts.
 //
 //   int status = bufio_journal_replay("events.log", NULL, &result);
 //   // 0: the file ends behind the last record that was accepted.
@@ -31,7 +31,8 @@ typedef struct bufio_journal_result {
 } bufio_journal_result_t;
 
 // Appends to the file what its killed writer had accepted, and removes the side
-// file (`journal_path`, or NULL: `path` with the suffix). 0 also if there is no
+// file: `journal_path`, or NULL: `path` with the suffix; if that is not there,
+// the one whose name the writer has left on the file. 0 also if there is no
 // side file; then the file is not opened. -EBUSY: its writer is alive, or
 // somebody else holds the flock(2) of the file. -EPROTO: it does not belong to
 // the file as it is, or is damaged; nothing was changed. Errors of the kernel:

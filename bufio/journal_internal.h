@@ -63,6 +63,7 @@ typedef struct bufio_journal {
   unsigned char *ring;
   size_t ring_bytes;
   int descriptor;
+  int target;       // The file, until the writer closes. Immutable.
   int target_lock;  // The lock of the file, if it is not the writer's own
                     // descriptor that has it; else -1.
   char *path;
@@ -103,16 +104,40 @@ int bufio_journal_lock(int descriptor, const char *path,
 // too long is nothing's.
 int bufio_journal_exists(const char *journal_path) BUFIO_MUST_USE;
 
+// Looks where a killed writer has left the side file of a file whose lock is
+// held: 0 with its name, for free(3), or NULL if the file has no such note.
+// `path` is any name of the file.
+int bufio_journal_find(int target, const char *path,
+                       char **out_noted) BUFIO_MUST_USE;
+
+// Returns 1 if a file has a note that leads to something, 0, or an error.
+int bufio_journal_is_noted(const char *path) BUFIO_MUST_USE;
+
+// Returns 1 if the open file `journal` begins as a side file of `target` does,
+// 0, or an error.
+int bufio_journal_is_of(int target, int journal) BUFIO_MUST_USE;
+
 // As `bufio_journal_replay`, of a file that is open for reading and writing,
 // and whose lock is held.
 int bufio_journal_replay_open(int target, const char *journal_path,
                               bufio_journal_result_t *out_result)
     BUFIO_MUST_USE;
 
+// The same, wherever the side file is: first where the note on the file says,
+// then at `journal_path`.
+int bufio_journal_replay_found(
+    int target, const char *path, const char *journal_path,
+    bufio_journal_result_t *out_result) BUFIO_MUST_USE;
+
 // Empties a file that is open for writing and whose lock is held, then removes
 // its side file, if there is one. -EBUSY as above; -EPROTO if the side file is
 // not of this file, which then keeps its bytes.
-int bufio_journal_empty(int target, const char *journal_path) BUFIO_MUST_USE;
+int bufio_journal_empty_beside(int target,
+                               const char *journal_path) BUFIO_MUST_USE;
+
+// The same, wherever the side file is.
+int bufio_journal_empty(int target, const char *path,
+                        const char *journal_path) BUFIO_MUST_USE;
 
 // Opens and locks a side file. Returns the descriptor, -ENOENT, -EBUSY.
 int bufio_journal_open_locked(const char *path, int flags) BUFIO_MUST_USE;

@@ -307,6 +307,29 @@ static int look(int target, int journal, target_identity_t *out_identity,
   return is_of(out_header, out_identity) ? 0 : -EPROTO;
 }
 
+int bufio_journal_is_of(int target, int journal) {
+  struct stat file;
+  target_identity_t identity;
+  bufio_journal_header_t header;
+  int status = identify(target, &file, &identity);
+  if (status == 0) {
+    status = bufio_io_read_at(journal, &header, sizeof(header), 0);
+  }
+  if (status < 0) {
+    return status == -EPROTO ? 0 : status;  // Shorter than a header.
+  }
+  return is_of(&header, &identity);
+}
+
+// The side file goes, and then the note that leads to it.
+static int remove_side_file(int target, const char *journal_path) {
+  int status = bufio_system->unlink(journal_path);
+  if (status == 0) {
+    (void)bufio_system->set_note(target, -1);
+  }
+  return status;
+}
+
 static uint64_t emptying_word(const bufio_journal_header_t *header) {
   return bufio_journal_word(header, BUFIO_JOURNAL_OFFSET_MAX);
 }
@@ -376,7 +399,7 @@ int bufio_journal_replay_open(int target, const char *journal_path,
   if (journal >= 0) {
     status = replay_locked(target, journal, &result);
     if (status == 0) {
-      status = bufio_system->unlink(journal_path);
+      status = remove_side_file(target, journal_path);
     }
     (void)bufio_system->close(journal);
   }
@@ -386,7 +409,7 @@ int bufio_journal_replay_open(int target, const char *journal_path,
   return status;
 }
 
-int bufio_journal_empty(int target, const char *journal_path) {
+int bufio_journal_empty_beside(int target, const char *journal_path) {
   int journal = bufio_journal_open_locked(journal_path, 0);
   if (is_nothing(journal)) {
     return bufio_io_truncate(target, 0);
@@ -403,51 +426,8 @@ int bufio_journal_empty(int target, const char *journal_path) {
     status = truncate_for_good(target, journal, kind, &header);
   }
   if (status == 0) {
-    status = bufio_system->unlink(journal_path);
+    status = remove_side_file(target, journal_path);
   }
   (void)bufio_system->close(journal);
-  return status;
-}
-
-// The same of a file's name.
-static int replay_named(const char *path, const char *journal_path,
-                        bufio_journal_result_t *out_result) {
-  // Without a side file the file need not even be readable.
-  int exists = bufio_journal_exists(journal_path);
-  if (exists < 0) {
-    return exists;
-  }
-  int target = bufio_io_open(path, exists != 0 ? O_RDWR : O_PATH, 0);
-  if (target < 0) {
-    return target;
-  }
-  int status = 0;
-  if (exists != 0) {
-    status = bufio_journal_lock(target, path, LOCK_EX);
-  }
-  if (exists != 0 && status == 0) {
-    status = bufio_journal_replay_open(target, journal_path, out_result);
-  } else if (status == 0 && out_result != NULL) {
-    *out_result = (bufio_journal_result_t){0, 0};
-  }
-  (void)bufio_system->close(target);
-  return status;
-}
-
-int bufio_journal_replay(const char *path, const char *journal_path,
-                         bufio_journal_result_t *out_result) {
-  char *own_path = NULL;
-  if (journal_path == NULL) {
-    size_t len = strlen(path);
-    own_path = malloc(len + sizeof(BUFIO_JOURNAL_SUFFIX));
-    if (own_path == NULL) {
-      return -ENOMEM;
-    }
-    memcpy(own_path, path, len);
-    memcpy(own_path + len, BUFIO_JOURNAL_SUFFIX, sizeof(BUFIO_JOURNAL_SUFFIX));
-    journal_path = own_path;
-  }
-  int status = replay_named(path, journal_path, out_result);
-  free(own_path);
   return status;
 }

@@ -4,6 +4,7 @@
 #include "bufio/locked.h"
 
 #include "bufio/fork_guard.h"
+#include "bufio/lock_guard.h"
 
 static void locked_in_child(bufio_fork_node_t *node) {
   bufio_locked_writer_t *locked =
@@ -44,19 +45,21 @@ int bufio_locked_writer_close(bufio_locked_writer_t *locked) {
 }
 
 bufio_writer_t *bufio_locked_writer_acquire(bufio_locked_writer_t *locked) {
-  pthread_mutex_lock(&locked->lock);
+  int cancel_state = bufio_lock(&locked->lock);
+  locked->cancel_state = cancel_state;
   return &locked->writer;
 }
 
 void bufio_locked_writer_release(bufio_locked_writer_t *locked) {
-  pthread_mutex_unlock(&locked->lock);
+  int cancel_state = locked->cancel_state;
+  bufio_unlock(&locked->lock, cancel_state);
 }
 
 int bufio_locked_writer_write(bufio_locked_writer_t *locked, const void *bytes,
                               size_t len) {
-  pthread_mutex_lock(&locked->lock);
+  int cancel_state = bufio_lock(&locked->lock);
   int status = bufio_writer_write(&locked->writer, bytes, len);
-  pthread_mutex_unlock(&locked->lock);
+  bufio_unlock(&locked->lock, cancel_state);
   return status;
 }
 
@@ -64,30 +67,30 @@ int bufio_locked_writer_printf(bufio_locked_writer_t *locked,
                                const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  pthread_mutex_lock(&locked->lock);
+  int cancel_state = bufio_lock(&locked->lock);
   int status = bufio_writer_vprintf(&locked->writer, format, arguments);
-  pthread_mutex_unlock(&locked->lock);
+  bufio_unlock(&locked->lock, cancel_state);
   va_end(arguments);
   return status;
 }
 
 int bufio_locked_writer_flush(bufio_locked_writer_t *locked) {
-  pthread_mutex_lock(&locked->lock);
+  int cancel_state = bufio_lock(&locked->lock);
   int status = bufio_writer_flush(&locked->writer);
-  pthread_mutex_unlock(&locked->lock);
+  bufio_unlock(&locked->lock, cancel_state);
   return status;
 }
 
 int bufio_locked_writer_sync(bufio_locked_writer_t *locked) {
-  pthread_mutex_lock(&locked->lock);
+  int cancel_state = bufio_lock(&locked->lock);
   int status = bufio_writer_sync(&locked->writer);
-  pthread_mutex_unlock(&locked->lock);
+  bufio_unlock(&locked->lock, cancel_state);
   return status;
 }
 
 int bufio_locked_writer_resume(bufio_locked_writer_t *locked) {
-  pthread_mutex_lock(&locked->lock);
+  int cancel_state = bufio_lock(&locked->lock);
   int status = bufio_writer_resume(&locked->writer);
-  pthread_mutex_unlock(&locked->lock);
+  bufio_unlock(&locked->lock, cancel_state);
   return status;
 }

@@ -38,6 +38,7 @@ extern "C" {
 typedef struct bufio_locked_writer {
   pthread_mutex_t lock;
   bufio_writer_t writer;  // Guarded by lock.
+  int cancel_state;       // Of who acquired. Guarded by lock.
   bufio_fork_node_t fork_node;
 } bufio_locked_writer_t;
 
@@ -60,7 +61,8 @@ BUFIO_API int bufio_locked_writer_sync(bufio_locked_writer_t *locked)
 BUFIO_API int bufio_locked_writer_resume(bufio_locked_writer_t *locked)
     BUFIO_MUST_USE;
 
-// Takes the lock for several calls; not twice by one thread.
+// Takes the lock for several calls; not twice by one thread, which is not
+// cancelled before it releases.
 BUFIO_API bufio_writer_t *bufio_locked_writer_acquire(
     bufio_locked_writer_t *locked);
 BUFIO_API void bufio_locked_writer_release(bufio_locked_writer_t *locked);

@@ -4,10 +4,12 @@
 #include "bufio/locked.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstring>
 #include <map>
 #include <sstream>
 #include <string>
@@ -96,6 +98,51 @@ TEST_F(LockedTest, ErrorsAreStickyAndCurable) {
   EXPECT_EQ(bufio_locked_writer_close(&log_), 0);
   EXPECT_EQ(ReadFile(path_), "text");
   EXPECT_EQ(bufio_locked_writer_close(nullptr), 0);
+}
+
+TEST_F(LockedTest, AttachedDescriptorStaysOpen) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  EXPECT_EQ(bufio_locked_writer_attach(&log_, -1, nullptr), -EBADF);
+  ASSERT_EQ(bufio_locked_writer_attach(&log_, ends[1], nullptr), 0);
+  EXPECT_EQ(bufio_locked_writer_printf(&log_, "%s %d", "hello", 1), 0);
+  EXPECT_EQ(bufio_locked_writer_close(&log_), 0);
+  char bytes[8];
+  EXPECT_EQ(read(ends[0], bytes, 8), 7);
+  EXPECT_EQ(memcmp(bytes, "hello 1", 7), 0);
+  EXPECT_EQ(write(ends[1], "x", 1), 1);
+  close(ends[0]);
+  close(ends[1]);
+}
+
+// Somebody cancels the thread that holds the lock.
+TEST_F(LockedTest, CancelledHolderReleasesFirst) {
+  ASSERT_EQ(bufio_locked_writer_open(&log_, path_.c_str(), nullptr), 0);
+  static std::atomic<bool> holds{false};
+  static std::atomic<bool> may_go_on{false};
+  pthread_t holder;
+  auto hold = [](void *log) -> void * {
+    auto *locked = static_cast<bufio_locked_writer_t *>(log);
+    bufio_writer_t *writer = bufio_locked_writer_acquire(locked);
+    (void)bufio_writer_puts(writer, "one");
+    holds = true;
+    while (!may_go_on) {
+      usleep(100);  // A place where a thread is cancelled.
+    }
+    (void)bufio_writer_puts(writer, "two");
+    bufio_locked_writer_release(locked);
+    return nullptr;
+  };
+  ASSERT_EQ(pthread_create(&holder, nullptr, hold, &log_), 0);
+  while (!holds) {
+    std::this_thread::yield();
+  }
+  ASSERT_EQ(pthread_cancel(holder), 0);
+  may_go_on = true;
+  ASSERT_EQ(pthread_join(holder, nullptr), 0);
+  EXPECT_EQ(bufio_locked_writer_write(&log_, "three", 5), 0);
+  EXPECT_EQ(bufio_locked_writer_close(&log_), 0);
+  EXPECT_EQ(ReadFile(path_), "onetwothree");
 }
 
 // Forks while another thread holds the lock now and then.

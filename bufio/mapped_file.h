@@ -13,8 +13,8 @@
 //   status = bufio_mapped_file_view(file, offset, 4096, &view);
 //   ...
 //   use(view);
-//   status = bufio_mapped_file_status(file);  // -EIO: the bytes were not
-//   there. bufio_mapped_file_close(file);
+//   status = bufio_mapped_file_status(file);  // -EIO: they were not there.
+//   bufio_mapped_file_close(file);
 //
 // Somebody else's truncation. Touching a page of a mapping that the file no
 // longer has raises SIGBUS, which kills. Here a handler of the process, which

@@ -12,8 +12,7 @@
 // Invariants:
 // 1. memory <= start <= cursor <= end <= memory + memory_bytes.
 // 2. [start, end) are the bytes of the input before `end_position`, but for
-// what
-//    ungetc changed (`is_altered`).
+//    what ungetc changed (`is_altered`).
 // 3. Entries of the line index lie in [line_base, indexed), ascend, and every
 //    line end in [cursor, indexed) has one.
 // 4. `lines_counted` is the number of line ends before `counted`.
@@ -41,23 +40,14 @@
 
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
+#include "bufio/reader_internal.h"
 #include "bufio/scan.h"
 #include "bufio/writer.h"
-
-#define HEADROOM_BYTES ((size_t)4096)
 
 static_assert(BUFIO_READER_INDEX_COUNT >= BUFIO_SCAN_CAPACITY_MIN,
               "the index must have room for a block");
 static_assert(BUFIO_READER_MEMORY_MIN / 4 >= 1,
               "headroom for the byte that ungetc needs");
-
-static unsigned char *memory_end(const bufio_reader_t *reader) {
-  return reader->memory + reader->memory_bytes;
-}
-
-static unsigned char *fill_base(const bufio_reader_t *reader) {
-  return reader->memory + reader->headroom_bytes;
-}
 
 static unsigned char *allocate(size_t size_bytes, int *out_status) {
   return bufio_system->map(NULL, size_bytes, PROT_READ | PROT_WRITE,
@@ -65,7 +55,7 @@ static unsigned char *allocate(size_t size_bytes, int *out_status) {
 }
 
 // Lines in what is about to be forgotten count now or never.
-static void count_consumed(bufio_reader_t *reader) {
+void bufio_reader_count_consumed(bufio_reader_t *reader) {
   if (!reader->count_lines) {
     return;
   }
@@ -94,7 +84,7 @@ static void drop_index(bufio_reader_t *reader) {
 // Moves [from, end) to `target`, in the same or in new memory.
 static void relocate(bufio_reader_t *reader, const unsigned char *from,
                      unsigned char *target) {
-  count_consumed(reader);
+  bufio_reader_count_consumed(reader);
   drop_index(reader);
   size_t kept = (size_t)(reader->end - from);
   size_t cursor = (size_t)(reader->cursor - from);
@@ -107,8 +97,8 @@ static void relocate(bufio_reader_t *reader, const unsigned char *from,
   reader->end = target + kept;
 }
 
-static void empty_buffer(bufio_reader_t *reader) {
-  unsigned char *base = fill_base(reader);
+void bufio_reader_empty(bufio_reader_t *reader) {
+  unsigned char *base = bufio_reader_fill_base(reader);
   reader->start = base;
   reader->cursor = base;
   reader->end = base;
@@ -119,8 +109,8 @@ static void empty_buffer(bufio_reader_t *reader) {
 }
 
 // Moves to memory of at least `size_bytes`; at most `max_bytes`.
-static int grow(bufio_reader_t *reader, const unsigned char *from,
-                size_t size_bytes) {
+int bufio_reader_grow(bufio_reader_t *reader, const unsigned char *from,
+                      size_t size_bytes) {
   if (!reader->owns_memory) {
     return -ENOBUFS;
   }
@@ -153,13 +143,13 @@ static int make_room(bufio_reader_t *reader) {
   }
   size_t kept = (size_t)(reader->end - from);
   if (kept <= reader->headroom_bytes) {
-    unsigned char *target = fill_base(reader) - kept;
+    unsigned char *target = bufio_reader_fill_base(reader) - kept;
     if (target != from) {
       relocate(reader, from, target);
     }
     return 0;
   }
-  size_t room = (size_t)(memory_end(reader) - reader->end);
+  size_t room = (size_t)(bufio_reader_memory_end(reader) - reader->end);
   if (room >= reader->memory_bytes / 4) {
     return 0;
   }
@@ -167,7 +157,7 @@ static int make_room(bufio_reader_t *reader) {
   int status = -ENOBUFS;
   if (kept > reader->memory_bytes / 2 &&
       !__builtin_mul_overflow(reader->memory_bytes, 2, &doubled)) {
-    status = grow(reader, from, doubled);
+    status = bufio_reader_grow(reader, from, doubled);
   }
   if (status == 0) {
     return 0;
@@ -175,12 +165,12 @@ static int make_room(bufio_reader_t *reader) {
   if (from != reader->memory) {
     relocate(reader, from, reader->memory);
   }
-  return reader->end != memory_end(reader) ? 0 : status;
+  return reader->end != bufio_reader_memory_end(reader) ? 0 : status;
 }
 
 // read(2) until it says something final.
-static int64_t read_some(bufio_reader_t *reader, unsigned char *bytes,
-                         size_t len) {
+int64_t bufio_reader_read_some(bufio_reader_t *reader, unsigned char *bytes,
+                               size_t len) {
   if (reader->paired != NULL) {
     (void)bufio_writer_flush(reader->paired);
   }
@@ -210,10 +200,10 @@ int bufio_reader_fill(bufio_reader_t *reader) {
   if (status < 0) {
     return reader->error = status;
   }
-  size_t room = (size_t)(memory_end(reader) - reader->end);
+  size_t room = (size_t)(bufio_reader_memory_end(reader) - reader->end);
   unsigned char *target =
       reader->memory + (size_t)(reader->end - reader->memory);
-  int64_t count = read_some(reader, target, room);
+  int64_t count = bufio_reader_read_some(reader, target, room);
   reader->error = count < 0 ? (int)count : 0;
   if (count <= 0) {
     return (int)count;
@@ -241,13 +231,14 @@ static int init(bufio_reader_t *reader, const bufio_reader_options_t *options) {
     }
     reader->memory = options->memory;
     reader->memory_bytes = options->memory_bytes;
-    reader->headroom_bytes = options->memory_bytes / 4 < HEADROOM_BYTES
-                                 ? options->memory_bytes / 4
-                                 : HEADROOM_BYTES;
+    reader->headroom_bytes =
+        options->memory_bytes / 4 < BUFIO_READER_HEADROOM_BYTES
+            ? options->memory_bytes / 4
+            : BUFIO_READER_HEADROOM_BYTES;
   } else {
     size_t bytes =
         options->buffer_bytes != 0 ? options->buffer_bytes : BUFIO_READER_BYTES;
-    if (__builtin_add_overflow(bytes, HEADROOM_BYTES, &bytes)) {
+    if (__builtin_add_overflow(bytes, BUFIO_READER_HEADROOM_BYTES, &bytes)) {
       return -EINVAL;
     }
     int status = 0;
@@ -257,9 +248,9 @@ static int init(bufio_reader_t *reader, const bufio_reader_options_t *options) {
     }
     reader->owns_memory = true;
     reader->memory_bytes = bytes;
-    reader->headroom_bytes = HEADROOM_BYTES;
+    reader->headroom_bytes = BUFIO_READER_HEADROOM_BYTES;
   }
-  empty_buffer(reader);
+  bufio_reader_empty(reader);
   return 0;
 }
 
@@ -335,196 +326,6 @@ int bufio_reader_peek_slow(bufio_reader_t *reader, size_t len) {
   return 1;
 }
 
-bool bufio_reader_ungetc(bufio_reader_t *reader, int byte) {
-  if (byte < 0 || byte > 255 || reader->memory == NULL ||
-      bufio_reader_tell(reader) == 0 || reader->cursor == reader->memory) {
-    return false;
-  }
-  // Never read, or forgotten: the headroom lends a place.
-  bool is_lent = reader->cursor == reader->start;
-  if (is_lent) {
-    reader->start--;
-    reader->is_altered = true;
-  }
-  unsigned char *place =
-      reader->memory + (size_t)(reader->cursor - 1 - reader->memory);
-  if (reader->count_lines) {
-    count_consumed(reader);
-    // What is not in the buffer any more is taken to be what comes back.
-    int was = is_lent ? byte : *place;
-    reader->lines_counted -=
-        was == reader->delimiter && reader->lines_counted != 0;
-  }
-  if (*place != byte) {
-    *place = (unsigned char)byte;
-    reader->is_altered = true;
-  }
-  reader->cursor = place;
-  reader->counted = place;
-  // Both: a line end may now be where the index knows of none.
-  reader->line_next = reader->line_stop;
-  reader->indexed = place;
-  return true;
-}
-
-// Copies what is buffered.
-static size_t take_buffered(bufio_reader_t *reader, unsigned char *bytes,
-                            size_t len) {
-  size_t buffered = (size_t)(reader->end - reader->cursor);
-  size_t count = len < buffered ? len : buffered;
-  if (count != 0) {
-    memcpy(bytes, reader->cursor, count);
-    reader->cursor += count;
-  }
-  return count;
-}
-
-// A read past the buffer: it is empty then, but for one byte of history.
-static void note_direct(bufio_reader_t *reader, const unsigned char *bytes,
-                        size_t count) {
-  count_consumed(reader);
-  if (reader->count_lines) {
-    reader->lines_counted += bufio_scan_count(bytes, count, reader->delimiter);
-  }
-  empty_buffer(reader);
-  unsigned char *history = fill_base(reader) - 1;
-  *history = bytes[count - 1];
-  reader->start = history;
-  reader->end_position += count;
-}
-
-int bufio_reader_read(bufio_reader_t *reader, void *bytes, size_t len,
-                      size_t *out_len) {
-  unsigned char *target = bytes;
-  size_t done = 0;
-  int status = reader->memory == NULL ? -EBADF : 0;
-  while (status == 0) {
-    done += take_buffered(reader, target + done, len - done);
-    size_t left = len - done;
-    if (left == 0) {
-      break;
-    }
-    if (left < reader->memory_bytes - reader->headroom_bytes) {
-      int filled = bufio_reader_fill(reader);
-      if (filled <= 0) {
-        status = filled;
-        break;
-      }
-      continue;
-    }
-    int64_t count = read_some(reader, target + done, left);
-    reader->error = count < 0 ? (int)count : 0;
-    if (count <= 0) {
-      status = (int)count;
-      break;
-    }
-    note_direct(reader, target + done, (size_t)count);
-    done += (size_t)count;
-  }
-  *out_len = done;
-  return status;
-}
-
-// How many bytes are left, as far as the kernel says; 0: no idea.
-static size_t bytes_left(const bufio_reader_t *reader) {
-  struct stat stat;
-  if (bufio_system->stat(reader->descriptor, &stat) < 0 ||
-      !S_ISREG(stat.st_mode) ||
-      (uint64_t)stat.st_size <= reader->end_position) {
-    return 0;
-  }
-  return (size_t)stat.st_size - (size_t)reader->end_position;
-}
-
-int bufio_reader_slurp(bufio_reader_t *reader, bufio_slice_t *out_slice) {
-  size_t wanted = reader->memory != NULL ? bytes_left(reader) : 0;
-  size_t kept = (size_t)(reader->end - reader->cursor);
-  // One read for the whole file, and room for one more, which finds the end.
-  if (reader->owns_memory &&
-      wanted > (size_t)(memory_end(reader) - reader->end) &&
-      !__builtin_add_overflow(wanted, kept, &wanted) &&
-      !__builtin_add_overflow(wanted, 2 * HEADROOM_BYTES, &wanted)) {
-    (void)grow(reader, reader->cursor, wanted / 3 * 4 + HEADROOM_BYTES);
-  }
-  int status = 1;
-  while (status > 0) {
-    status = bufio_reader_fill(reader);
-  }
-  if (status < 0) {
-    return status;
-  }
-  *out_slice = bufio_reader_buffered(reader);
-  reader->cursor = reader->end;
-  return 0;
-}
-
-int bufio_reader_copy(bufio_reader_t *reader, struct bufio_writer *writer) {
-  for (;;) {
-    bufio_slice_t piece = bufio_reader_buffered(reader);
-    if (piece.len == 0) {
-      int status = bufio_reader_fill(reader);
-      if (status <= 0) {
-        return status;
-      }
-      continue;
-    }
-    uint64_t before = bufio_writer_tell(writer);
-    int status = bufio_writer_write(writer, piece.data, piece.len);
-    bufio_reader_consume(reader, (size_t)(bufio_writer_tell(writer) - before));
-    if (status < 0) {
-      return status;
-    }
-  }
-}
-
-// Inside the buffer, in which a seek back or forth is free.
-static bool seek_buffered(bufio_reader_t *reader, uint64_t target) {
-  uint64_t start =
-      reader->end_position - (uint64_t)(reader->end - reader->start);
-  if (target < start || target > reader->end_position || reader->is_altered) {
-    return false;
-  }
-  const unsigned char *place = reader->start + (target - start);
-  if (place < reader->cursor) {
-    reader->line_next = reader->line_stop;
-    reader->indexed = place;
-  }
-  reader->cursor = place;
-  return true;
-}
-
-int bufio_reader_seek(bufio_reader_t *reader, int64_t offset, int whence) {
-  if (reader->memory == NULL) {
-    return -EBADF;
-  }
-  if (whence == SEEK_CUR) {
-    if (__builtin_add_overflow((int64_t)bufio_reader_tell(reader), offset,
-                               &offset)) {
-      return -EINVAL;
-    }
-    whence = SEEK_SET;
-  }
-  if (whence == SEEK_SET) {
-    if (offset < 0) {
-      return -EINVAL;
-    }
-    if (seek_buffered(reader, (uint64_t)offset)) {
-      return 0;
-    }
-  } else if (whence != SEEK_END) {
-    return -EINVAL;
-  }
-  int64_t position = bufio_system->seek(reader->descriptor, offset, whence);
-  if (position < 0) {
-    return (int)position;
-  }
-  empty_buffer(reader);
-  reader->end_position = (uint64_t)position;
-  reader->lines_counted = 0;
-  reader->lines_unknown = position != 0;
-  return 0;
-}
-
 const char *bufio_reader_check(const bufio_reader_t *reader) {
   if (reader->memory == NULL) {
     return reader->cursor == NULL && reader->end == NULL
@@ -532,7 +333,8 @@ const char *bufio_reader_check(const bufio_reader_t *reader) {
                : "a closed reader has a buffer";
   }
   if (reader->start < reader->memory || reader->cursor < reader->start ||
-      reader->end < reader->cursor || reader->end > memory_end(reader)) {
+      reader->end < reader->cursor ||
+      reader->end > bufio_reader_memory_end(reader)) {
     return "memory <= start <= cursor <= end <= memory's end";
   }
   if ((uint64_t)(reader->end - reader->cursor) > reader->end_position) {

@@ -12,8 +12,8 @@
 //   ...
 //   bufio_ring_view_t view;                        // producer
 //   if (bufio_ring_reserve(&ring, 100, &view)) {
-//     fill(view.part[0].data, 100);                // contiguous: open()
-//     mirrors bufio_ring_commit(&ring, 100);
+//     fill(view.part[0].data, 100);  // One part: `open` mirrors.
+//     bufio_ring_commit(&ring, 100);
 //   }
 //   if (bufio_ring_peek(&ring, &view)) {           // consumer
 //     bufio_ring_consume(&ring, use(view.part[0].data, view.part[0].len));
@@ -30,6 +30,8 @@
 // producer killed at any instruction leaves what it committed. What a peer
 // writes is checked before use: nonsense makes the ring return false and
 // `bufio_ring_error` -EPROTO.
+// A file that somebody cuts while it is mapped raises SIGBUS, which kills: give
+// it permissions accordingly.
 // fork: handles stay good in the child; there must still be one of each side.
 
 #ifndef MY_ALLOC_BUFIO_RING_H_
@@ -131,8 +133,10 @@ BUFIO_API int bufio_ring_attach(bufio_ring_t *ring, void *memory,
 // after SIGKILL; an empty or new file becomes an empty ring. NULL: memory of no
 // name. `capacity_bytes` is rounded up to a power of two of at least a page;
 // for a file that has a ring it must be what it was made with, and so must the
-// options. Errors of open(2), mmap(2), fallocate(2); -EPROTO: not a ring, or
-// another one.
+// options. The file is locked by flock(2) meanwhile, so both sides may open a
+// new one at once. Errors of open(2), mmap(2), fallocate(2); -EPROTO: not a
+// ring, or another one, and nothing was changed; -EBUSY: somebody else holds
+// the lock.
 BUFIO_API int bufio_ring_open(
     bufio_ring_t *ring, const char *path, size_t capacity_bytes,
     const bufio_ring_options_t *options) BUFIO_MUST_USE;

@@ -15,18 +15,45 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/ring_internal.h"
+
+#define LOCK_ROUNDS 1000
 
 static const bufio_ring_options_t default_options;
 
 static uint32_t flags_of(const bufio_ring_options_t *options) {
   return (options->overwrite ? BUFIO_RING_OVERWRITE : 0) |
          (options->blocking ? BUFIO_RING_BLOCKING : 0);
+}
+
+// A file that was just made, or whose maker died before the magic: the numbers
+// are there or not yet. What else begins with eight zeros is somebody's.
+static bool is_unfinished(const bufio_ring_shared_t *shared,
+                          uint64_t capacity_bytes, uint32_t flags) {
+  static const unsigned char zeros[BUFIO_RING_HEADER_BYTES];
+  bufio_ring_shared_t seen;
+  memcpy(&seen, shared, sizeof(seen));
+  if ((seen.version != 0 && seen.version != BUFIO_RING_VERSION) ||
+      (seen.header_bytes != 0 &&
+       seen.header_bytes != BUFIO_RING_HEADER_BYTES) ||
+      (seen.capacity_bytes != 0 && seen.capacity_bytes != capacity_bytes) ||
+      (seen.flags != 0 && seen.flags != flags)) {
+    return false;
+  }
+  seen.version = 0;
+  seen.header_bytes = 0;
+  seen.capacity_bytes = 0;
+  seen.flags = 0;
+  return memcmp(&seen, zeros, sizeof(seen)) == 0 &&
+         memcmp(shared + 1, zeros, sizeof(zeros) - sizeof(seen)) == 0;
 }
 
 static void make_header(bufio_ring_shared_t *shared, uint64_t capacity_bytes,
@@ -67,9 +94,11 @@ static int take_header(bufio_ring_t *ring, bufio_ring_shared_t *shared,
   ring->capacity_bytes = capacity;
   ring->overwrite = (flags & BUFIO_RING_OVERWRITE) != 0;
   ring->blocking = (flags & BUFIO_RING_BLOCKING) != 0;
+  // What each side knows of the other's counter says "full" and "empty", so the
+  // first call looks at the counter itself, and refuses nonsense.
   ring->producer_tail = tail;
-  ring->producer_head = head;
-  ring->consumer_tail = tail;
+  ring->producer_head = tail - capacity;
+  ring->consumer_tail = head;
   ring->consumer_head = head;
   return 0;
 }
@@ -142,17 +171,15 @@ static int open_file(const char *path) {
   return bufio_io_open(path, O_RDWR | O_CREAT | O_NONBLOCK, 0600);
 }
 
-// Sees to it that the file has the right length, allocated. Stores whether it
-// is new.
-static int size_file(int descriptor, size_t capacity_bytes, bool *out_is_new) {
+// Sees to it that the file has the right length, allocated.
+static int size_file(int descriptor, size_t capacity_bytes) {
   struct stat stat;
   int status = bufio_system->stat(descriptor, &stat);
   if (status < 0) {
     return status;
   }
   size_t size = BUFIO_RING_HEADER_BYTES + capacity_bytes;
-  *out_is_new = stat.st_size == 0;
-  if (!*out_is_new) {
+  if (stat.st_size != 0) {
     return S_ISREG(stat.st_mode) && (uint64_t)stat.st_size == size ? 0
                                                                    : -EPROTO;
   }
@@ -167,11 +194,13 @@ static size_t round_capacity(size_t capacity_bytes) {
   return rounded < capacity_bytes ? 0 : rounded;
 }
 
-static int start_file(bufio_ring_t *ring, size_t capacity_bytes, uint32_t flags,
-                      bool is_new) {
+static int start_file(bufio_ring_t *ring, size_t capacity_bytes,
+                      uint32_t flags) {
   bufio_ring_shared_t *shared = ring->shared;
-  // The magic is written last: a file of zeros is one whose maker died first.
-  if (is_new || __atomic_load_n(&shared->magic, __ATOMIC_ACQUIRE) == 0) {
+  if (__atomic_load_n(&shared->magic, __ATOMIC_ACQUIRE) == 0) {
+    if (!is_unfinished(shared, capacity_bytes, flags)) {
+      return -EPROTO;
+    }
     make_header(shared, capacity_bytes, flags);
   }
   int status =
@@ -181,6 +210,21 @@ static int start_file(bufio_ring_t *ring, size_t capacity_bytes, uint32_t flags,
     status = -EPROTO;
   }
   return status;
+}
+
+// Both sides may open a new file at once: only one may make the ring. The lock
+// is held for some microseconds, so whoever has it for a second is a stranger.
+static int lock_file(int descriptor) {
+  const struct timespec pause = {.tv_sec = 0, .tv_nsec = 1000000};
+  for (int i = 0; i < LOCK_ROUNDS; i++) {
+    int status = bufio_system->lock(descriptor, LOCK_EX);
+    if (status != -EWOULDBLOCK && status != -EINTR) {
+      // Not every file system has locks.
+      return status == -ENOLCK || status == -ENOSYS ? 0 : status;
+    }
+    nanosleep(&pause, NULL);
+  }
+  return -EBUSY;
 }
 
 int bufio_ring_open(bufio_ring_t *ring, const char *path, size_t capacity_bytes,
@@ -195,15 +239,19 @@ int bufio_ring_open(bufio_ring_t *ring, const char *path, size_t capacity_bytes,
   if (descriptor < 0) {
     return descriptor;
   }
-  bool is_new = false;
-  int status = size_file(descriptor, capacity_bytes, &is_new);
+  int status = path != NULL ? lock_file(descriptor) : 0;
+  if (status == 0) {
+    status = size_file(descriptor, capacity_bytes);
+  }
   if (status == 0) {
     status = map_file(ring, descriptor, capacity_bytes);
   }
-  (void)bufio_system->close(descriptor);
   if (status == 0) {
-    status = start_file(ring, capacity_bytes, flags_of(options), is_new);
+    status = start_file(ring, capacity_bytes, flags_of(options));
   }
+  // The mapping keeps the open file, and that its lock.
+  (void)bufio_system->lock(descriptor, LOCK_UN);
+  (void)bufio_system->close(descriptor);
   if (status < 0) {
     bufio_ring_close(ring);
   }

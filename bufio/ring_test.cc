@@ -4,7 +4,9 @@
 #include "bufio/ring.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -322,6 +324,86 @@ TEST_F(RingTest, FlightRecorderSurvivesSigkill) {
     EXPECT_LE(previous, *last + 1);
     bufio_ring_close(&ring_);
     bufio_ring_close(&acks);
+  }
+}
+
+// Only a header without its magic is finished by the next open.
+TEST_F(RingTest, FileThatOnlyBeginsWithZerosIsNotTaken) {
+  for (size_t place : {8, 12, 16, 24, 28, 40, 64, 128, 192, 400, 4095}) {
+    std::string bytes(BUFIO_RING_HEADER_BYTES + 4096, '\0');
+    bytes[place] = 'x';
+    bytes[bytes.size() - 1] = 'y';
+    bufio_testing::WriteFile(path_, bytes);
+    EXPECT_EQ(bufio_ring_open(&ring_, path_.c_str(), 4096, nullptr), -EPROTO)
+        << place;
+    EXPECT_EQ(bufio_testing::ReadFile(path_), bytes);
+  }
+}
+
+TEST_F(RingTest, HeaderWhoseMakerDiedIsFinished) {
+  ASSERT_EQ(bufio_ring_open(&ring_, path_.c_str(), 4096, nullptr), 0);
+  bufio_ring_close(&ring_);
+  std::string whole = bufio_testing::ReadFile(path_);
+  // Stores come in any order, the magic last.
+  for (unsigned missing = 0; missing < 8; missing++) {
+    std::string bytes = whole;
+    bytes.replace(0, 8, 8, '\0');
+    const size_t fields[3][2] = {{8, 4}, {12, 4}, {16, 8}};
+    for (unsigned i = 0; i < 3; i++) {
+      if ((missing >> i & 1) != 0) {
+        bytes.replace(fields[i][0], fields[i][1], fields[i][1], '\0');
+      }
+    }
+    bufio_testing::WriteFile(path_, bytes);
+    ASSERT_EQ(bufio_ring_open(&ring_, path_.c_str(), 4096, nullptr), 0);
+    bufio_ring_close(&ring_);
+    EXPECT_EQ(bufio_testing::ReadFile(path_), whole);
+  }
+}
+
+TEST_F(RingTest, MakerExcludesOthersUntilTheRingIsThere) {
+  FaultyKernel kernel;
+  int open_result = 1;
+  kernel.after = [&](Call call, int64_t) {
+    // In the middle of the making another open finds the lock taken.
+    if (call == Call::kAllocate && open_result == 1) {
+      int other = open(path_.c_str(), O_RDWR | O_CLOEXEC);
+      open_result = flock(other, LOCK_EX | LOCK_NB);
+      close(other);
+    }
+  };
+  ASSERT_EQ(bufio_ring_open(&ring_, path_.c_str(), 4096, nullptr), 0);
+  EXPECT_EQ(open_result, -1);
+  bufio_ring_t other;
+  ASSERT_EQ(bufio_ring_open(&other, path_.c_str(), 4096, nullptr), 0);
+  bufio_ring_close(&other);
+}
+
+TEST_F(RingTest, FileSystemWithoutLocksHasRings) {
+  FaultyKernel kernel;
+  kernel.decide = [](Call call, size_t) -> int64_t {
+    return call == Call::kLock ? -ENOLCK : 0;
+  };
+  EXPECT_EQ(bufio_ring_open(&ring_, path_.c_str(), 4096, nullptr), 0);
+}
+
+TEST_F(RingTest, HeadBeforeTheTailIsNonsenseForBothSides) {
+  InitSmall();
+  EXPECT_TRUE(bufio_ring_write(&ring_, "hello", 5));
+  for (bool produces : {true, false}) {
+    ring_.shared->head = 5 + 8;
+    bufio_ring_t other;
+    ASSERT_EQ(bufio_ring_attach(&other, memory_, BUFIO_RING_HEADER_BYTES + 64),
+              0);
+    bufio_ring_view_t view;
+    if (produces) {
+      EXPECT_FALSE(bufio_ring_reserve(&other, 1, &view));
+    } else {
+      bufio_ring_consume(&other, 3);
+      EXPECT_EQ(ring_.shared->head, 13u);
+      EXPECT_FALSE(bufio_ring_peek(&other, &view));
+    }
+    EXPECT_EQ(bufio_ring_error(&other), -EPROTO);
   }
 }
 

@@ -13,13 +13,15 @@
 // room_end is at(written) plus its size: the same picture, but the left edge
 // moves (writer_drain.c).
 //
-// A byte's address and its offset in the file differ by `commit_bias`, so one
-// addition makes the commit word out of the cursor, and the inline functions do
-// the same work at every level.
+// A byte's address and its offset in the file differ by `commit_bias`. The
+// store to `cursor` accepts; at level `process` the store to the commit word in
+// the side file, which one addition makes out of the cursor. Below that level
+// there is no such word: another store a byte would make putc half as fast.
 //
 // Invariants:
 // 1. at(written) <= cursor <= room_end; limit is room_end or cursor.
-// 2. *commit_word is the cursor's offset; what lies before it is accepted.
+// 2. What lies before the cursor is accepted; *commit_word, if there is one, is
+//    the cursor's offset.
 // 3. While an error is sticky, limit == cursor: nothing is accepted.
 //
 // limit == cursor also where every record has to be looked at (line-buffered,
@@ -119,13 +121,23 @@ unsigned char *bufio_putter_limit(bufio_writer_t *writer) {
   return bufio_writer_refusal(writer) == 0 ? writer->room_end : writer->cursor;
 }
 
-unsigned char *bufio_putter_refill(bufio_writer_t *writer,
-                                   unsigned char *cursor) {
-  if (cursor == NULL || bufio_writer_refusal(writer) < 0) {
-    return NULL;
+// After an error the putter has neither cursor nor limit, so all bytes come
+// here to be ignored.
+void bufio_putter_putc_slow(bufio_putter_t *putter, unsigned char byte) {
+  bufio_writer_t *writer = putter->writer;
+  putter->limit = NULL;
+  if (putter->cursor == NULL || bufio_writer_refusal(writer) < 0) {
+    putter->cursor = NULL;
+    return;
   }
-  accept(writer, (size_t)(cursor - writer->cursor));
-  return ensure_room(writer, 1) < 0 ? NULL : writer->cursor;
+  accept(writer, (size_t)(putter->cursor - writer->cursor));
+  if (ensure_room(writer, 1) < 0) {
+    putter->cursor = NULL;
+    return;
+  }
+  putter->cursor = writer->cursor;
+  putter->limit = bufio_putter_limit(writer);
+  *putter->cursor++ = byte;
 }
 
 int bufio_putter_finish(bufio_writer_t *writer, unsigned char *cursor) {
@@ -254,7 +266,8 @@ const char *bufio_writer_check(const bufio_writer_t *writer) {
       writer->room_end < writer->cursor) {
     return "buffer <= at(written) <= cursor <= room_end";
   }
-  if (*writer->commit_word != bufio_writer_tell(writer)) {
+  if (writer->commit_word != NULL &&
+      *writer->commit_word != bufio_writer_tell(writer)) {
     return "the commit word is the cursor's offset";
   }
   if (writer->limit != writer->cursor && writer->limit != writer->room_end) {

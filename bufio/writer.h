@@ -40,11 +40,12 @@
 //   with handlers of their own call `bufio_exit_flush_all`.
 // - `process`: the buffer is a circular one in a side file mapped shared,
 //   `<path>.bufio-journal`. A record is committed by one store of 64 bits. The
-//   next open of the same path, or `bufio_journal_replay`, appends to the file
-//   what was committed and did not get there; the side file of a writer that
+//   next open of the file, or `bufio_journal_replay`, appends to the file what
+//   was committed and did not get there; the side file of a writer that
 //   closed is gone. Needs a regular file, one writer at a time (-EBUSY): the
-//   file is locked by flock(2) until close, whatever its name. Use one name: of
-//   a killed writer's file, another name, hard or symbolic, has no side file.
+//   file is locked by flock(2) until close, whatever its name. A killed
+//   writer's side file is found under every name of the file where the file
+//   system has extended attributes; elsewhere use one name.
 // - `power`: see the sync policy. Creating a file syncs its folder.
 //
 // Threads: one at a time. fork: the child finds the buffer empty and may write
@@ -115,14 +116,14 @@ typedef struct bufio_writer {
   unsigned char *cursor;    // Where the next byte goes.
   unsigned char *limit;     // Inline functions write below it only; it is
                             // `cursor` when each call has to be looked at.
-  uint64_t *commit_word;    // Offset of the end of what was accepted: our own
-                            // word, or one in the side file.
+  uint64_t *commit_word;    // In the side file: offset of the end of what was
+                            // accepted. NULL below level `process`, where
+                            // `cursor` says it.
   uint64_t commit_bias;     // cursor + commit_bias is that offset.
   unsigned char *room_end;  // The end of the room there is.
   unsigned char *buffer;
   uint64_t written;  // Offset of the first buffered byte.
   size_t capacity_bytes;
-  uint64_t committed;  // The own commit word.
   struct bufio_journal *journal;
   bufio_fork_node_t fork_node;
   struct bufio_exit_slot *exit_slot;  // Of levels `exit` and `process`.
@@ -211,18 +212,19 @@ BUFIO_API int bufio_writer_putc_slow(bufio_writer_t *writer,
 BUFIO_API unsigned char *bufio_writer_reserve_slow(bufio_writer_t *writer,
                                                    size_t len);
 BUFIO_API int bufio_writer_commit_slow(bufio_writer_t *writer, size_t len);
-BUFIO_API unsigned char *bufio_putter_refill(bufio_writer_t *writer,
-                                             unsigned char *cursor);
 
-// Accepts what lies before `cursor`. The one store that matters to a replay; it
-// comes after the bytes, whoever looks.
+// Accepts what lies before `cursor`. The one store that matters to a handler,
+// or to a replay; it comes after the bytes, whoever looks.
 BUFIO_INLINE void bufio_writer_publish(bufio_writer_t *writer,
                                        unsigned char *cursor) {
-  writer->cursor = cursor;
-  // Release: pairs with the acquire of the exit handler and of the replay.
-  __atomic_store_n(writer->commit_word,
-                   (uint64_t)(uintptr_t)cursor + writer->commit_bias,
-                   __ATOMIC_RELEASE);
+  // Release: pairs with the acquire of the exit handler.
+  __atomic_store_n(&writer->cursor, cursor, __ATOMIC_RELEASE);
+  if (writer->commit_word != NULL) {
+    // Release: the replay sees no word without its bytes.
+    __atomic_store_n(writer->commit_word,
+                     (uint64_t)(uintptr_t)cursor + writer->commit_bias,
+                     __ATOMIC_RELEASE);
+  }
 }
 
 // Copies 1 to 128 bytes without a call: overlapping pieces of a fixed size.
@@ -349,6 +351,8 @@ typedef struct bufio_putter {
 } bufio_putter_t;
 
 BUFIO_API unsigned char *bufio_putter_limit(bufio_writer_t *writer);
+BUFIO_API void bufio_putter_putc_slow(bufio_putter_t *putter,
+                                      unsigned char byte);
 
 BUFIO_INLINE bufio_putter_t bufio_putter_begin(bufio_writer_t *writer) {
   bufio_putter_t putter = {writer->cursor, bufio_putter_limit(writer), writer};
@@ -358,12 +362,12 @@ BUFIO_INLINE bufio_putter_t bufio_putter_begin(bufio_writer_t *writer) {
 BUFIO_INLINE void bufio_putter_putc(bufio_putter_t *putter,
                                     unsigned char byte) {
   if (BUFIO_UNLIKELY(putter->cursor == putter->limit)) {
-    putter->cursor = bufio_putter_refill(putter->writer, putter->cursor);
-    putter->limit = NULL;
-    if (putter->cursor == NULL) {
-      return;  // From now on all bytes come here.
-    }
-    putter->limit = bufio_putter_limit(putter->writer);
+    // A copy: nobody else has the address of the putter, so it can be in
+    // registers.
+    bufio_putter_t copy = *putter;
+    bufio_putter_putc_slow(&copy, byte);
+    *putter = copy;
+    return;
   }
   *putter->cursor++ = byte;
 }

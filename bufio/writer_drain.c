@@ -103,6 +103,11 @@ static int64_t write_some(bufio_writer_t *writer, const struct iovec *parts,
       result = bufio_system->write_at(writer->descriptor, parts->iov_base,
                                       parts->iov_len, offset);
       total = parts->iov_len;
+    } else if (bufio_exit_may_block(writer->exit_slot)) {
+      // All signals are blocked.
+      assert(count == 1);
+      result = bufio_system->write_now(writer->descriptor, parts->iov_base,
+                                       parts->iov_len);
     } else if (count == 1) {
       result = bufio_system->write(writer->descriptor, parts->iov_base,
                                    parts->iov_len);

@@ -67,15 +67,15 @@ static int open_or_create(const char *path, const char *journal_path, int flags,
 }
 
 // Under the lock: puts in place or removes what a killed writer left.
-static int settle(int descriptor, const char *journal_path,
+static int settle(int descriptor, const char *path, const char *journal_path,
                   const bufio_writer_options_t *options, bool is_new) {
   if (is_new) {
     int exists = bufio_journal_exists(journal_path);
     return exists > 0 ? -EPROTO : exists;
   }
   return options->append
-             ? bufio_journal_replay_open(descriptor, journal_path, NULL)
-             : bufio_journal_empty(descriptor, journal_path);
+             ? bufio_journal_replay_found(descriptor, path, journal_path, NULL)
+             : bufio_journal_empty(descriptor, path, journal_path);
 }
 
 static int lock_and_settle(int descriptor, const char *path,
@@ -95,7 +95,7 @@ static int lock_and_settle(int descriptor, const char *path,
   if (status == -EBUSY || (status < 0 && is_process)) {
     return status;
   }
-  status = settle(descriptor, journal_path, options, is_new);
+  status = settle(descriptor, path, journal_path, options, is_new);
   if (!is_process) {
     (void)bufio_system->lock(descriptor, LOCK_UN);
   }
@@ -105,6 +105,9 @@ static int lock_and_settle(int descriptor, const char *path,
 // Before the file is opened for appending at a level that needs no lock.
 static int replay_if_killed(const char *path, const char *journal_path) {
   int status = bufio_journal_exists(journal_path);
+  if (status == 0) {
+    status = bufio_journal_is_noted(path);
+  }
   if (status > 0) {
     status = bufio_journal_replay(path, journal_path, NULL);
   }
@@ -162,9 +165,7 @@ static int check_attachable(int descriptor) {
 // Locks the caller's file. The lock belongs to an open file, and a descriptor
 // of the caller's may be inherited by a child that outlives us; so the file is
 // opened again. Returns the descriptor that has the lock.
-static int lock_attached(int descriptor) {
-  char name[64];
-  (void)snprintf(name, sizeof(name), "/proc/self/fd/%d", descriptor);
+static int lock_attached(const char *name) {
   int locked = bufio_io_open(name, O_RDWR, 0);
   if (locked < 0) {
     return locked;
@@ -178,13 +179,15 @@ static int lock_attached(int descriptor) {
 }
 
 int bufio_writer_settle_attached(int descriptor, const char *journal_path) {
-  int locked = lock_attached(descriptor);
+  char name[64];
+  (void)snprintf(name, sizeof(name), "/proc/self/fd/%d", descriptor);
+  int locked = lock_attached(name);
   if (locked < 0) {
     return locked;
   }
   int status = check_attachable(descriptor);
   if (status == 0) {
-    status = bufio_journal_replay_open(descriptor, journal_path, NULL);
+    status = bufio_journal_replay_found(descriptor, name, journal_path, NULL);
   }
   if (status < 0) {
     (void)bufio_system->close(locked);

@@ -34,7 +34,6 @@ static const bufio_writer_options_t default_options;
 static void forget(bufio_writer_t *writer) {
   memset(writer, 0, sizeof(*writer));
   writer->descriptor = -1;
-  writer->commit_word = &writer->committed;
 }
 
 // ---- fork ----
@@ -53,9 +52,8 @@ static void writer_in_child(bufio_fork_node_t *node) {
       writer->owns_descriptor = false;
     }
     writer->is_foreign = true;
-    writer->committed = bufio_writer_tell(writer);
-    writer->commit_word = &writer->committed;
-    writer->commit_bias = writer->committed;
+    writer->commit_word = NULL;
+    writer->commit_bias = bufio_writer_tell(writer);
     writer->cursor = NULL;
     writer->limit = NULL;
     writer->room_end = NULL;

@@ -19,6 +19,7 @@
 #include "bufio/bufio_testing.h"
 #include "bufio/journal.h"
 #include "bufio/writer.h"
+#include "bufio/writer_testing.h"
 #include "gtest/gtest.h"
 
 namespace {
@@ -26,10 +27,11 @@ namespace {
 using bufio_testing::Call;
 using bufio_testing::Exists;
 using bufio_testing::FaultyKernel;
+using bufio_testing::NameOf;
 using bufio_testing::Pattern;
 using bufio_testing::ReadFile;
-using bufio_testing::TempPath;
 using bufio_testing::WriteFile;
+using bufio_testing::WriterOpenTest;
 
 // How regular opens of files were made, by the flags that matter.
 std::vector<int> *opened_flags;
@@ -66,47 +68,6 @@ class OpenWatch {
   std::string path_;
   std::vector<int> flags_;
   bufio_system_t system_;
-};
-
-class WriterOpenTest : public testing::Test {
- protected:
-  WriterOpenTest() {
-    process_.durability = BUFIO_DURABILITY_PROCESS;
-    process_.append = true;
-  }
-
-  ~WriterOpenTest() override {
-    bufio_writer_close(&writer_);
-    for (const std::string &name : {path_, other_}) {
-      unlink(name.c_str());
-      unlink((name + ".bufio-journal").c_str());
-    }
-  }
-
-  int Open(const bufio_writer_options_t &options) {
-    return bufio_writer_open(&writer_, path_.c_str(), &options);
-  }
-
-  // A process that wrote `text` at level `process` and was killed.
-  void KillAWriterOf(const char *text) {
-    pid_t child = fork();
-    if (child == 0) {
-      if (Open(process_) == 0 && bufio_writer_puts(&writer_, text) == 0) {
-        kill(getpid(), SIGKILL);
-      }
-      _exit(1);
-    }
-    int status = 0;
-    ASSERT_EQ(waitpid(child, &status, 0), child);
-    ASSERT_TRUE(WIFSIGNALED(status));
-    ASSERT_TRUE(Exists(side_));
-  }
-
-  std::string path_ = TempPath("open");
-  std::string side_ = path_ + ".bufio-journal";
-  std::string other_ = TempPath("other");
-  bufio_writer_options_t process_ = {};
-  bufio_writer_t writer_ = {};
 };
 
 // ---- ordinary opens ----
