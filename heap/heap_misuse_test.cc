@@ -12,6 +12,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <iterator>
+#include <regex>
 #include <set>
 #include <string>
 #include <thread>
@@ -522,6 +525,39 @@ TEST_F(HeapReportRaceTest, TwoThreadsAtOnceAreToldApart) {
   EXPECT_EQ(Run(false, 64, 3000), 3000u);
   EXPECT_EQ(Run(false, 100 << 10, 1000), 1000u);
   EXPECT_EQ(Run(false, 40 << 20, 300), 300u);
+}
+
+// Numbers of the kind that differ from run to run as one.
+std::string WithoutNumbers(const std::string &text) {
+  return std::regex_replace(
+      std::regex_replace(text, std::regex("0x[0-9a-f]+"), "0x"),
+      std::regex("thread [0-9]+"), "thread");
+}
+
+TEST(HeapReadmeTest, ShowsWhatReportsLookLike) {
+  std::ifstream file("heap/README.md");
+  const std::string readme =
+      WithoutNumbers(std::string(std::istreambuf_iterator<char>(file), {}));
+  RunInChild([&] {
+    setenv("HEAP_ON_ERROR", "report", 1);
+    void *ptr = heap_alloc(64);
+    CapturedStderr captured;
+    std::vector<std::string> reports;
+    heap_free_sized(heap_alloc(64), 0, 200);
+    reports.push_back(captured.Take());
+    heap_free(At(ptr, 8));
+    reports.push_back(captured.Take());
+    heap_free(Launder(&ptr));
+    reports.push_back(captured.Take());
+    heap_free(ptr);
+    heap_free(Launder(ptr));
+    reports.push_back(captured.Take());
+    for (const std::string &report : reports) {
+      EXPECT_NE(report, "");
+      EXPECT_NE(readme.find("\n" + WithoutNumbers(report)), std::string::npos)
+          << report;
+    }
+  });
 }
 
 // The owner's free and another's within the same few instructions: the later
