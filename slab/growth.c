@@ -328,11 +328,9 @@ bool slab_grow_in_buffer(slab_cache_t *cache) {
 // Magazines may know states of slabs that go, of objects that they gave out
 // last. Never 0, the epoch of a magazine that is not in use. Lock held.
 static void change_epoch(slab_cache_t *cache) {
-  uint64_t word = cache->fast.offset_and_epoch;
-  uint32_t epoch = (uint32_t)(word >> 32) + 1;
+  uint32_t epoch = cache->fast.epoch + 1;
   epoch += epoch == 0;
-  __atomic_store_n(&cache->fast.offset_and_epoch,
-                   (uint64_t)epoch << 32 | (uint32_t)word, __ATOMIC_RELAXED);
+  __atomic_store_n(&cache->fast.epoch, epoch, __ATOMIC_RELAXED);
 }
 
 slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes) {

@@ -65,9 +65,6 @@ enum {
 static_assert(offsetof(slab_magazine_t, cache) == 64, "a line for fast paths");
 static_assert(SLAB_MAGAZINE_MIN_SLOTS * sizeof(slab_slot_t) == 64,
               "the first slots are the smallest piece of metadata");
-static_assert(sizeof(slab_traits_t) == 8 &&
-                  __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
-              "read at once, the epoch in the upper half");
 static_assert(SLAB_STATE_CACHED + SLAB_TAG_MAX < SLAB_STATE_SHARED,
               "tags have states of their own");
 
@@ -180,9 +177,9 @@ static bool grow(slab_magazine_t *magazine, size_t count) {
 
 // Forgets the hot object's state if it may be stale.
 void slab_magazine_sync(slab_magazine_t *magazine) {
-  uint32_t epoch = slab_epoch_of(magazine->cache);
+  uint32_t epoch = slab_epoch_load(&magazine->cache->fast);
   if (magazine->traits.epoch != epoch) {
-    if (magazine->hot_free == NULL) {
+    if (magazine->hot_free_state == NULL) {
       forget_hot(magazine);
     }
     magazine->traits.epoch = epoch;
@@ -219,7 +216,7 @@ static bool set_up(slab_cache_t *cache, slab_magazine_t *magazine) {
     magazine->traits.live_state = SLAB_STATE_LIVE;
     magazine->traits.free_state = (uint8_t)(SLAB_STATE_CACHED + tag);
   }
-  magazine->traits.epoch = slab_epoch_of(cache);
+  magazine->traits.epoch = slab_epoch_load(&cache->fast);
   magazine->cache = cache;
   forget_hot(magazine);
   set_slots(magazine, slots, count, 0);
@@ -273,10 +270,10 @@ static void flush(slab_magazine_t *magazine, size_t count, bool to_depot) {
 // Gives up all objects.
 static void flush_all(slab_magazine_t *magazine) {
   flush(magazine, (size_t)(slab_top_load(magazine) - magazine->bottom), false);
-  if (magazine->hot_free != NULL) {
+  if (magazine->hot_free_state != NULL) {
     *magazine->bottom = magazine->hot;
     slab_top_store(magazine, magazine->bottom + 1);
-    magazine->hot_free = NULL;
+    magazine->hot_free_state = NULL;
     flush(magazine, 1, false);
   }
   forget_hot(magazine);

@@ -60,7 +60,7 @@ static void set_layout(slab_cache_t *cache, const slab_options_t *options) {
     size_bytes = STRIDE_MIN;
   }
   cache->stride_bytes = slab_round_up(size_bytes, align_bytes);
-  cache->fast.offset_and_epoch = UINT64_C(1) << 32;
+  cache->fast.epoch = 1;
   cache->fast.reciprocal = UINT64_MAX / cache->stride_bytes + 1;
 }
 
@@ -296,30 +296,8 @@ void slab_free_slow(slab_cache_t *cache, void *object) {
   slab_free_checked(cache, object, "slab_free", __builtin_return_address(0));
 }
 
-// A function of its own, so that `slab_free` needs no registers saved. That one
-// jumps here (BUILD.bazel), so the return address is its caller's.
-__attribute__((noinline)) static void free_any(slab_cache_t *cache,
-                                               void *object,
-                                               slab_magazine_t *magazine) {
-  if (!slab_free_any(&cache->fast, magazine, object)) {
-    slab_free_checked(cache, object, "slab_free", __builtin_return_address(0));
-  } else if (SLAB_UNLIKELY(magazine->hot.object == object)) {
-    slab_magazine_sync(magazine);  // Or the next hot one comes here as well.
-  }
-}
-
-// The usual cases of `slab_alloc_inline`. NULL: it is none of them.
-SLAB_INLINE void *alloc_usual(slab_cache_t *cache) {
-  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
-  void *object = magazine->hot_free;
-  if (object != NULL) {
-    return SLAB_LIKELY(slab_alloc_hot(magazine)) ? object : NULL;
-  }
-  return slab_alloc_any(magazine);
-}
-
 void *slab_alloc(slab_cache_t *cache) {
-  void *object = alloc_usual(cache);
+  void *object = slab_alloc_usual(&cache->fast);
   return SLAB_LIKELY(object != NULL)
              ? object
              : slab_alloc_checked(cache, 1, __builtin_return_address(0));
@@ -330,7 +308,7 @@ void *slab_alloc_zeroed(slab_cache_t *cache) {
     errno = EINVAL;
     return NULL;
   }
-  void *object = alloc_usual(cache);
+  void *object = slab_alloc_usual(&cache->fast);
   if (SLAB_UNLIKELY(object == NULL)) {
     object = slab_alloc_checked(cache, 1, __builtin_return_address(0));
   }
@@ -338,10 +316,8 @@ void *slab_alloc_zeroed(slab_cache_t *cache) {
 }
 
 void slab_free(slab_cache_t *cache, void *object) {
-  uint64_t offset_and_epoch = slab_offset_and_epoch(&cache->fast);
-  slab_magazine_t *magazine = slab_magazine_at(offset_and_epoch);
-  if (SLAB_UNLIKELY(!slab_free_hot(magazine, offset_and_epoch, object))) {
-    free_any(cache, object, magazine);
+  if (SLAB_UNLIKELY(!slab_free_usual(&cache->fast, object))) {
+    slab_free_checked(cache, object, "slab_free", __builtin_return_address(0));
   }
 }
 

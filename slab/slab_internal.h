@@ -178,10 +178,6 @@ struct slab_cache {
        : SLAB_DIE(__FILE__ ":" SLAB_STRING(__LINE__) ": broken: " #condition))
 #endif
 
-static inline uint32_t slab_epoch_of(const slab_cache_t *cache) {
-  return (uint32_t)(slab_offset_and_epoch(&cache->fast) >> 32);
-}
-
 static inline size_t slab_round_up(size_t value, size_t power_of_two) {
   return (value + power_of_two - 1) & ~(power_of_two - 1);
 }
