@@ -370,13 +370,27 @@ int slab_alloc_bulk(slab_cache_t *cache, size_t count, void **out_objects) {
   }
 }
 
+// What an entry says of objects next to each other, in registers.
+typedef struct range {
+  uintptr_t base;
+  size_t limit_bytes;
+  uint8_t *states;
+} range_t;
+
+static range_t range_at(slab_table_t *table, uintptr_t address) {
+  const slab_entry_t *entry = slab_table_home(table, address);
+  return (range_t){.base = SLAB_ENTRY_LOAD(&entry->base),
+                   .limit_bytes = SLAB_ENTRY_LOAD(&entry->limit_bytes),
+                   .states = SLAB_ENTRY_LOAD(&entry->states)};
+}
+
 // Pushes up to `count` objects. Stops where the usual case does.
 static size_t push_bulk(slab_cache_t *cache, size_t count,
                         void *const *objects) {
-  const slab_cache_fast_t *fast = &cache->fast;
   slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
   slab_slot_t *top = slab_top_load(magazine);
-  slab_table_t *table = slab_table_of(fast);
+  slab_table_t *table = slab_table_of(&cache->fast);
+  uint64_t reciprocal = cache->fast.reciprocal;
   size_t room = (size_t)(magazine->limit - top);
   if (count > room) {
     count = room;
@@ -386,12 +400,19 @@ static size_t push_bulk(slab_cache_t *cache, size_t count,
   }
   uint8_t free_state = magazine->traits.free_state;
   uint8_t live_state = magazine->traits.live_state;
+  range_t range = {.limit_bytes = 0};
   size_t i = 0;
   for (; i < count; ++i, ++top) {
     uintptr_t address = (uintptr_t)objects[i];
-    uint8_t *state;
-    if (SLAB_UNLIKELY(!slab_find_state(fast, slab_table_home(table, address),
-                                       address, &state)) ||
+    if (address - range.base >= range.limit_bytes) {
+      range = range_at(table, address);
+    }
+    // As slab_find_state does it.
+    uintptr_t offset = address - range.base;
+    slab_uint128_t product = (slab_uint128_t)offset * reciprocal;
+    uint8_t *state = range.states + (size_t)(product >> 64);
+    if (SLAB_UNLIKELY((uint64_t)product >= reciprocal) ||
+        SLAB_UNLIKELY(offset >= range.limit_bytes) ||
         SLAB_UNLIKELY(slab_state_load(state) != live_state)) {
       break;
     }
