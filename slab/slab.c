@@ -410,10 +410,12 @@ static size_t push_bulk(slab_cache_t *cache, size_t count,
     // As slab_find_state does it.
     uintptr_t offset = address - range.base;
     slab_uint128_t product = (slab_uint128_t)offset * reciprocal;
-    uint8_t *state = range.states + (size_t)(product >> 64);
     if (SLAB_UNLIKELY((uint64_t)product >= reciprocal) ||
-        SLAB_UNLIKELY(offset >= range.limit_bytes) ||
-        SLAB_UNLIKELY(slab_state_load(state) != live_state)) {
+        SLAB_UNLIKELY(offset >= range.limit_bytes)) {
+      break;
+    }
+    uint8_t *state = range.states + (size_t)(product >> 64);
+    if (SLAB_UNLIKELY(slab_state_load(state) != live_state)) {
       break;
     }
     slab_state_store(state, free_state);
