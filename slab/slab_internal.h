@@ -146,6 +146,7 @@ struct slab_cache {
   size_t slab_bytes;   // The same.
   size_t num_planned;  // Slabs being made.
   size_t num_waiting;  // Threads that wait for one of them.
+  size_t num_forks;    // How often a child of fork had to start anew.
   pthread_cond_t grown;
   size_t empty_bytes;  // Of slabs in the list of empty ones.
   size_t keep_bytes;   // As much of these may stay, and a quarter of the rest.
