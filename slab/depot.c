@@ -61,6 +61,17 @@ static bool ensure_stack(slab_cache_t *cache) {
   return true;
 }
 
+size_t slab_depot_room(slab_cache_t *cache) {
+  slab_depot_t *depot = &cache->depot;
+  if (depot->capacity == 0) {
+    return 0;
+  }
+  pthread_mutex_lock(&depot->lock);
+  size_t room = depot->capacity - depot->count;
+  pthread_mutex_unlock(&depot->lock);
+  return room;
+}
+
 size_t slab_depot_put(slab_cache_t *cache, void *const *objects, size_t count) {
   slab_depot_t *depot = &cache->depot;
   if (depot->capacity == 0 || !ensure_stack(cache)) {

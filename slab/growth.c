@@ -41,6 +41,7 @@ typedef struct plan {
   size_t offset_bytes;
   size_t count;
   bool is_huge;
+  size_t num_forks;  // The cache's, when it was reserved.
 } plan_t;
 
 // How large the next slab is. Lock held.
@@ -163,11 +164,23 @@ static bool grow_table(slab_cache_t *cache, size_t size_log2) {
   return true;
 }
 
+// Reserves what the plan says. Lock held.
+static void reserve(slab_cache_t *cache, plan_t *plan) {
+  cache->num_objects += plan->count;
+  cache->slab_bytes += plan->bytes;
+  ++cache->num_planned;
+  plan->num_forks = cache->num_forks;
+}
+
 // Publishes `slab`; false if its table is full by now. Lock held.
-static bool link_slab(slab_cache_t *cache, slab_t *slab) {
+static bool link_slab(slab_cache_t *cache, slab_t *slab, plan_t *plan) {
   if (!slab_table_has_room(cache->fast.table,
                            slab_granule_count(cache, slab))) {
     return false;
+  }
+  if (plan->num_forks != cache->num_forks) {
+    // This thread forked, inside the source, and is the child now.
+    reserve(cache, plan);
   }
   slab_table_insert(cache, cache->fast.table, slab);
   slab_list_add(cache, slab);
@@ -211,9 +224,7 @@ static bool plan_slab(slab_cache_t *cache, plan_t *out_plan,
                  cache->slab_bytes >= LARGE_CACHE_BYTES,
   };
   if (count != 0) {
-    cache->num_objects += count;
-    cache->slab_bytes += bytes;
-    ++cache->num_planned;
+    reserve(cache, out_plan);
     learn_to_keep(cache, bytes);
   }
   *out_has_waited = count == 0 && cache->num_planned != 0;
@@ -230,11 +241,13 @@ static bool plan_slab(slab_cache_t *cache, plan_t *out_plan,
 // The slab is there, or, then what was reserved is not any more, is not to be.
 static void end_plan(slab_cache_t *cache, const plan_t *plan, bool is_there) {
   pthread_mutex_lock(&cache->lock);
-  if (!is_there) {
-    cache->num_objects -= plan->count;
-    cache->slab_bytes -= plan->bytes;
+  if (plan->num_forks == cache->num_forks) {
+    if (!is_there) {
+      cache->num_objects -= plan->count;
+      cache->slab_bytes -= plan->bytes;
+    }
+    --cache->num_planned;
   }
-  --cache->num_planned;
   if (cache->num_waiting != 0) {
     pthread_cond_broadcast(&cache->grown);
   }
@@ -245,6 +258,7 @@ void slab_forget_planned(slab_cache_t *cache) {
   cache->num_objects = 0;
   cache->slab_bytes = 0;
   cache->num_planned = 0;
+  ++cache->num_forks;
   cache->num_waiting = 0;
   // Anew: those who waited are not here.
   pthread_cond_init(&cache->grown, NULL);
@@ -258,7 +272,7 @@ void slab_forget_planned(slab_cache_t *cache) {
 }
 
 // Publishes `slab`, with a larger table if need be. False: no memory.
-static bool publish(slab_cache_t *cache, slab_t *slab) {
+static bool publish(slab_cache_t *cache, slab_t *slab, plan_t *plan) {
   for (;;) {
     size_t size_log2 =
         needed_table_log2(cache, slab_granule_count(cache, slab));
@@ -266,7 +280,7 @@ static bool publish(slab_cache_t *cache, slab_t *slab) {
       return false;
     }
     pthread_mutex_lock(&cache->lock);
-    bool is_linked = link_slab(cache, slab);
+    bool is_linked = link_slab(cache, slab, plan);
     pthread_mutex_unlock(&cache->lock);
     if (is_linked) {
       return true;
@@ -282,7 +296,7 @@ bool slab_grow(slab_cache_t *cache) {
     return has_waited;
   }
   slab_t *slab = slab_new(cache, &plan);
-  bool is_there = slab != NULL && publish(cache, slab);
+  bool is_there = slab != NULL && publish(cache, slab, &plan);
   if (slab != NULL && !is_there) {
     free_parts(cache, slab);
   }
@@ -317,7 +331,7 @@ bool slab_grow_in_buffer(slab_cache_t *cache) {
       .count = count,
   };
   slab_t *slab = slab_new(cache, &plan);
-  if (slab == NULL || !link_slab(cache, slab)) {
+  if (slab == NULL || !link_slab(cache, slab, &plan)) {
     return false;
   }
   cache->num_objects = count;
@@ -328,11 +342,9 @@ bool slab_grow_in_buffer(slab_cache_t *cache) {
 // Magazines may know states of slabs that go, of objects that they gave out
 // last. Never 0, the epoch of a magazine that is not in use. Lock held.
 static void change_epoch(slab_cache_t *cache) {
-  uint64_t word = cache->fast.offset_and_epoch;
-  uint32_t epoch = (uint32_t)(word >> 32) + 1;
+  uint32_t epoch = cache->fast.epoch + 1;
   epoch += epoch == 0;
-  __atomic_store_n(&cache->fast.offset_and_epoch,
-                   (uint64_t)epoch << 32 | (uint32_t)word, __ATOMIC_RELAXED);
+  __atomic_store_n(&cache->fast.epoch, epoch, __ATOMIC_RELAXED);
 }
 
 slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes) {

@@ -65,9 +65,6 @@ enum {
 static_assert(offsetof(slab_magazine_t, cache) == 64, "a line for fast paths");
 static_assert(SLAB_MAGAZINE_MIN_SLOTS * sizeof(slab_slot_t) == 64,
               "the first slots are the smallest piece of metadata");
-static_assert(sizeof(slab_traits_t) == 8 &&
-                  __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
-              "read at once, the epoch in the upper half");
 static_assert(SLAB_STATE_CACHED + SLAB_TAG_MAX < SLAB_STATE_SHARED,
               "tags have states of their own");
 
@@ -180,9 +177,9 @@ static bool grow(slab_magazine_t *magazine, size_t count) {
 
 // Forgets the hot object's state if it may be stale.
 void slab_magazine_sync(slab_magazine_t *magazine) {
-  uint32_t epoch = slab_epoch_of(magazine->cache);
+  uint32_t epoch = slab_epoch_load(&magazine->cache->fast);
   if (magazine->traits.epoch != epoch) {
-    if (magazine->hot_free == NULL) {
+    if (magazine->hot_free_state == NULL) {
       forget_hot(magazine);
     }
     magazine->traits.epoch = epoch;
@@ -219,7 +216,7 @@ static bool set_up(slab_cache_t *cache, slab_magazine_t *magazine) {
     magazine->traits.live_state = SLAB_STATE_LIVE;
     magazine->traits.free_state = (uint8_t)(SLAB_STATE_CACHED + tag);
   }
-  magazine->traits.epoch = slab_epoch_of(cache);
+  magazine->traits.epoch = slab_epoch_load(&cache->fast);
   magazine->cache = cache;
   forget_hot(magazine);
   set_slots(magazine, slots, count, 0);
@@ -243,29 +240,34 @@ slab_magazine_t *slab_magazine_get(slab_cache_t *cache) {
 
 // ---- giving up objects ----
 
-// Gives up `count` objects, to the depot if it may, otherwise to the slabs.
+// Makes the `count` objects at `slots` SHARED, and puts them into the depot;
+// those for which it has no room after all, into the slabs.
+static void share(slab_magazine_t *magazine, const slab_slot_t *slots,
+                  size_t count) {
+  void *objects[CHUNK_MAX];
+  for (size_t i = 0; i < count; ++i) {
+    slab_magazine_change(magazine, &slots[i], SLAB_STATE_SHARED);
+    objects[i] = slots[i].object;
+  }
+  size_t put = slab_depot_put(magazine->cache, objects, count);
+  if (put != count) {
+    slab_put_all(magazine->cache, objects + put, count - put);
+  }
+}
+
+// Gives up `count` objects, to the depot if it may and there is room, otherwise
+// to the slabs. `top` moves last: who else would look at it meanwhile, the
+// child of a fork, goes by the states alone.
 static void flush(slab_magazine_t *magazine, size_t count, bool to_depot) {
   slab_cache_t *cache = magazine->cache;
-  bool is_plain = !slab_magazine_is_shared(magazine);
-  uint8_t from = slab_magazine_state(magazine);
   while (count != 0) {
-    void *objects[CHUNK_MAX];
     size_t chunk = min_size(count, CHUNK_MAX);
-    slab_slot_t *top = slab_top_load(magazine);
-    for (size_t i = 0; i < chunk; ++i) {
-      --top;
-      if (is_plain && slab_state_load(top->state) == from) {
-        slab_state_store(top->state, SLAB_STATE_SHARED);
-      } else {
-        slab_magazine_change(magazine, top, SLAB_STATE_SHARED);
-      }
-      objects[i] = top->object;
-    }
-    slab_top_store(magazine, top);
-    size_t put = to_depot ? slab_depot_put(cache, objects, chunk) : 0;
-    if (put != chunk) {
-      slab_put_all(cache, objects + put, chunk - put);
-    }
+    const slab_slot_t *slots = slab_top_load(magazine) - chunk;
+    size_t room = to_depot ? slab_depot_room(cache) : 0;
+    size_t shared = min_size(chunk, room);
+    share(magazine, slots + chunk - shared, shared);
+    slab_put_slots(cache, slots, chunk - shared, slab_magazine_state(magazine));
+    slab_top_store(magazine, slab_top_load(magazine) - chunk);
     count -= chunk;
   }
 }
@@ -273,10 +275,10 @@ static void flush(slab_magazine_t *magazine, size_t count, bool to_depot) {
 // Gives up all objects.
 static void flush_all(slab_magazine_t *magazine) {
   flush(magazine, (size_t)(slab_top_load(magazine) - magazine->bottom), false);
-  if (magazine->hot_free != NULL) {
+  if (magazine->hot_free_state != NULL) {
     *magazine->bottom = magazine->hot;
     slab_top_store(magazine, magazine->bottom + 1);
-    magazine->hot_free = NULL;
+    magazine->hot_free_state = NULL;
     flush(magazine, 1, false);
   }
   forget_hot(magazine);

@@ -172,12 +172,39 @@ void slab_verify_count(const slab_cache_t *cache, const slab_t *slab,
   }
 }
 
-static void take_one(slab_cache_t *cache, slab_t *slab, size_t index,
-                     uint8_t state, slab_slot_t *slot) {
-  slot->object = slab_object_at(cache, slab, index);
-  slot->state = slab->states + index;
-  slab_state_store(slot->state, state);
-  --slab->num_free;
+// Fills slots with objects from `index` on.
+static void fill_slots(const slab_cache_t *cache, const slab_t *slab,
+                       size_t index, slab_slot_t *slots, size_t count) {
+  unsigned char *object = slab_object_at(cache, slab, index);
+  uint8_t *state = slab->states + index;
+  for (size_t i = 0; i < count; ++i, object += cache->stride_bytes) {
+    slots[i].object = object;
+    slots[i].state = state + i;
+  }
+}
+
+// Takes the FREE objects from `*index` to the end of that word of states, up to
+// `count`; eight at once if all are: nobody else changes a FREE state. Returns
+// how many, and where to go on.
+static size_t take_word(slab_cache_t *cache, slab_t *slab, size_t *index,
+                        uint8_t state, slab_slot_t *slots, size_t count) {
+  size_t first = *index & ~(size_t)(WORD_BYTES - 1);
+  uint64_t word = load_word(slab, first) >> 8 * (*index - first);
+  if (word == EACH_BYTE * SLAB_STATE_FREE && count >= WORD_BYTES) {
+    __atomic_store_n((uint64_t *)(void *)(slab->states + first),
+                     EACH_BYTE * state, __ATOMIC_RELAXED);
+    fill_slots(cache, slab, first, slots, WORD_BYTES);
+    *index += WORD_BYTES;
+    return WORD_BYTES;
+  }
+  size_t taken = 0;
+  for (; *index < first + WORD_BYTES && taken < count; ++*index, word >>= 8) {
+    if ((word & 0xff) == SLAB_STATE_FREE) {
+      slab_state_store(&slab->states[*index], state);
+      fill_slots(cache, slab, *index, &slots[taken++], 1);
+    }
+  }
+  return taken;
 }
 
 // Takes up to `count` FREE objects of `slab`.
@@ -188,15 +215,35 @@ static size_t take_free(slab_cache_t *cache, slab_t *slab, uint8_t state,
     count = num_free;
   }
   size_t index = slab->first_free;
-  for (size_t i = 0; i < count; ++i, ++index) {
+  for (size_t taken = 0; taken < count;) {
     index = find_free(slab, index);
     if (index == slab->num_used) {
       // Counted as free, but a thread has it as well.
       die_miscounted(cache, slab, "slab_alloc");
     }
-    take_one(cache, slab, index, state, &slots[i]);
+    taken +=
+        take_word(cache, slab, &index, state, slots + taken, count - taken);
   }
+  slab->num_free -= (uint32_t)count;
   slab->first_free = count == num_free ? slab->num_used : (uint32_t)index;
+  return count;
+}
+
+// Takes up to `count` objects of `slab` that never were out.
+static size_t take_unused(slab_cache_t *cache, slab_t *slab, uint8_t state,
+                          slab_slot_t *slots, size_t count) {
+  if (count > slab->count - slab->num_used) {
+    count = slab->count - slab->num_used;
+  }
+  fill_slots(cache, slab, slab->num_used, slots, count);
+  for (size_t i = 0; i < count; ++i) {
+    slab_state_store(slots[i].state, state);
+  }
+  if (slab->first_free == slab->num_used) {
+    slab->first_free += (uint32_t)count;
+  }
+  slab->num_used += (uint32_t)count;
+  slab->num_free -= (uint32_t)count;
   return count;
 }
 
@@ -215,13 +262,9 @@ size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
       break;
     }
     taken += take_free(cache, slab, state, slots + taken, count - taken);
-    while (taken < count && slab->num_used < slab->count) {
-      if (slab->first_free == slab->num_used) {
-        ++slab->first_free;
-      }
-      take_one(cache, slab, slab->num_used++, unused_state, &slots[taken++]);
-      ++*out_num_unused;
-    }
+    *out_num_unused =
+        take_unused(cache, slab, unused_state, slots + taken, count - taken);
+    taken += *out_num_unused;
     relist(cache, slab);
   }
   return taken;
@@ -238,24 +281,53 @@ void slab_put(slab_cache_t *cache, slab_t *slab, size_t index) {
   relist(cache, slab);
 }
 
+// Finds the slab of an object, as `slab_find_state` finds its state, and its
+// index there. NULL: it is none. Lock held.
+static slab_t *find_slab(slab_cache_t *cache, uintptr_t address,
+                         size_t *out_index) {
+  slab_table_t *table = cache->fast.table;
+  slab_entry_t *entry = slab_table_home(table, address);
+  uint8_t *state;
+  if (SLAB_UNLIKELY(!slab_find_state(&cache->fast, entry, address, &state))) {
+    entry = slab_table_find(table, address);
+    if (entry == NULL ||
+        !slab_find_state(&cache->fast, entry, address, &state)) {
+      return NULL;
+    }
+  }
+  *out_index = (size_t)(state - entry->states);
+  return entry->slab;
+}
+
+// Puts an object into its slab whose state should be `from`. Lock held.
+static void put_one(slab_cache_t *cache, void *object, uint8_t from) {
+  size_t index;
+  slab_t *slab = find_slab(cache, (uintptr_t)object, &index);
+  if (slab == NULL || slab_state_load(&slab->states[index]) != from) {
+    // Another thread freed it as well, and took it to its slab already.
+    slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
+                                        .function = "slab_free",
+                                        .cache = cache,
+                                        .ptr = object,
+                                        .object = object});
+  }
+  slab_state_store(&slab->states[index], SLAB_STATE_FREE);
+  slab_put(cache, slab, index);
+}
+
 void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count) {
   pthread_mutex_lock(&cache->lock);
   for (size_t i = 0; i < count; ++i) {
-    uintptr_t address = (uintptr_t)objects[i];
-    slab_entry_t *entry = slab_table_find(cache->fast.table, address);
-    slab_t *slab = entry == NULL ? NULL : entry->slab;
-    size_t index = slab == NULL ? 0 : slab_index_of(cache, slab, address);
-    if (slab == NULL ||
-        slab_state_load(&slab->states[index]) != SLAB_STATE_SHARED) {
-      // Another thread freed it as well, and took it to its slab already.
-      slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
-                                          .function = "slab_free",
-                                          .cache = cache,
-                                          .ptr = objects[i],
-                                          .object = objects[i]});
-    }
-    slab_state_store(&slab->states[index], SLAB_STATE_FREE);
-    slab_put(cache, slab, index);
+    put_one(cache, objects[i], SLAB_STATE_SHARED);
+  }
+  pthread_mutex_unlock(&cache->lock);
+}
+
+void slab_put_slots(slab_cache_t *cache, const slab_slot_t *slots, size_t count,
+                    uint8_t from) {
+  pthread_mutex_lock(&cache->lock);
+  for (size_t i = 0; i < count; ++i) {
+    put_one(cache, slots[i].object, from);
   }
   pthread_mutex_unlock(&cache->lock);
 }

@@ -120,7 +120,7 @@ static void check_magazine(void *context, slab_magazine_t *magazine) {
   for (slab_slot_t *slot = magazine->bottom; slot < top; ++slot) {
     check_slot(census, slot, expected);
   }
-  if (magazine->hot_free != NULL) {
+  if (magazine->hot_free_state != NULL) {
     check_slot(census, &magazine->hot, expected);
   }
 }

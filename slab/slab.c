@@ -60,7 +60,7 @@ static void set_layout(slab_cache_t *cache, const slab_options_t *options) {
     size_bytes = STRIDE_MIN;
   }
   cache->stride_bytes = slab_round_up(size_bytes, align_bytes);
-  cache->fast.offset_and_epoch = UINT64_C(1) << 32;
+  cache->fast.epoch = 1;
   cache->fast.reciprocal = UINT64_MAX / cache->stride_bytes + 1;
 }
 
@@ -296,30 +296,8 @@ void slab_free_slow(slab_cache_t *cache, void *object) {
   slab_free_checked(cache, object, "slab_free", __builtin_return_address(0));
 }
 
-// A function of its own, so that `slab_free` needs no registers saved. That one
-// jumps here (BUILD.bazel), so the return address is its caller's.
-__attribute__((noinline)) static void free_any(slab_cache_t *cache,
-                                               void *object,
-                                               slab_magazine_t *magazine) {
-  if (!slab_free_any(&cache->fast, magazine, object)) {
-    slab_free_checked(cache, object, "slab_free", __builtin_return_address(0));
-  } else if (SLAB_UNLIKELY(magazine->hot.object == object)) {
-    slab_magazine_sync(magazine);  // Or the next hot one comes here as well.
-  }
-}
-
-// The usual cases of `slab_alloc_inline`. NULL: it is none of them.
-SLAB_INLINE void *alloc_usual(slab_cache_t *cache) {
-  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
-  void *object = magazine->hot_free;
-  if (object != NULL) {
-    return SLAB_LIKELY(slab_alloc_hot(magazine)) ? object : NULL;
-  }
-  return slab_alloc_any(magazine);
-}
-
 void *slab_alloc(slab_cache_t *cache) {
-  void *object = alloc_usual(cache);
+  void *object = slab_alloc_usual(&cache->fast);
   return SLAB_LIKELY(object != NULL)
              ? object
              : slab_alloc_checked(cache, 1, __builtin_return_address(0));
@@ -330,7 +308,7 @@ void *slab_alloc_zeroed(slab_cache_t *cache) {
     errno = EINVAL;
     return NULL;
   }
-  void *object = alloc_usual(cache);
+  void *object = slab_alloc_usual(&cache->fast);
   if (SLAB_UNLIKELY(object == NULL)) {
     object = slab_alloc_checked(cache, 1, __builtin_return_address(0));
   }
@@ -338,10 +316,8 @@ void *slab_alloc_zeroed(slab_cache_t *cache) {
 }
 
 void slab_free(slab_cache_t *cache, void *object) {
-  uint64_t offset_and_epoch = slab_offset_and_epoch(&cache->fast);
-  slab_magazine_t *magazine = slab_magazine_at(offset_and_epoch);
-  if (SLAB_UNLIKELY(!slab_free_hot(magazine, offset_and_epoch, object))) {
-    free_any(cache, object, magazine);
+  if (SLAB_UNLIKELY(!slab_free_usual(&cache->fast, object))) {
+    slab_free_checked(cache, object, "slab_free", __builtin_return_address(0));
   }
 }
 
@@ -394,13 +370,27 @@ int slab_alloc_bulk(slab_cache_t *cache, size_t count, void **out_objects) {
   }
 }
 
+// What an entry says of objects next to each other, in registers.
+typedef struct range {
+  uintptr_t base;
+  size_t limit_bytes;
+  uint8_t *states;
+} range_t;
+
+static range_t range_at(slab_table_t *table, uintptr_t address) {
+  const slab_entry_t *entry = slab_table_home(table, address);
+  return (range_t){.base = SLAB_ENTRY_LOAD(&entry->base),
+                   .limit_bytes = SLAB_ENTRY_LOAD(&entry->limit_bytes),
+                   .states = SLAB_ENTRY_LOAD(&entry->states)};
+}
+
 // Pushes up to `count` objects. Stops where the usual case does.
 static size_t push_bulk(slab_cache_t *cache, size_t count,
                         void *const *objects) {
-  const slab_cache_fast_t *fast = &cache->fast;
   slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
   slab_slot_t *top = slab_top_load(magazine);
-  slab_table_t *table = slab_table_of(fast);
+  slab_table_t *table = slab_table_of(&cache->fast);
+  uint64_t reciprocal = cache->fast.reciprocal;
   size_t room = (size_t)(magazine->limit - top);
   if (count > room) {
     count = room;
@@ -410,13 +400,22 @@ static size_t push_bulk(slab_cache_t *cache, size_t count,
   }
   uint8_t free_state = magazine->traits.free_state;
   uint8_t live_state = magazine->traits.live_state;
+  range_t range = {.limit_bytes = 0};
   size_t i = 0;
   for (; i < count; ++i, ++top) {
     uintptr_t address = (uintptr_t)objects[i];
-    uint8_t *state;
-    if (SLAB_UNLIKELY(!slab_find_state(fast, slab_table_home(table, address),
-                                       address, &state)) ||
-        SLAB_UNLIKELY(slab_state_load(state) != live_state)) {
+    if (address - range.base >= range.limit_bytes) {
+      range = range_at(table, address);
+    }
+    // As slab_find_state does it.
+    uintptr_t offset = address - range.base;
+    slab_uint128_t product = (slab_uint128_t)offset * reciprocal;
+    if (SLAB_UNLIKELY((uint64_t)product >= reciprocal) ||
+        SLAB_UNLIKELY(offset >= range.limit_bytes)) {
+      break;
+    }
+    uint8_t *state = range.states + (size_t)(product >> 64);
+    if (SLAB_UNLIKELY(slab_state_load(state) != live_state)) {
       break;
     }
     slab_state_store(state, free_state);

@@ -3,14 +3,16 @@
 
 // What does an object of 64 bytes cost from a cache, and what from others?
 //
-//   bazel run //slab:slab_compare [-- SECTION... --rounds=N]
+//   bazel run //slab:slab_compare [-- SECTION... --rounds=N --peer=NAME=FILE]
 //
 // Sections: time, large, remote, bulk, memory. All contenders run in one
 // process, one after the other in each round, so that whatever else the
 // machine does hits all of them; what is printed is the median of the rounds
 // and its ratio to the first contender's. Peers that are not installed are
 // left out: libjemalloc2, libmimalloc2.0, libglib2.0-0 are looked for at run
-// time, Boost.Pool when this is compiled.
+// time, Boost.Pool when this is compiled; --peer adds a shared object that has
+// a malloc. Two floors are of the party, for one thread and without a check:
+// the intrusive list, and a stack of pointers that looks at no object.
 //
 //   pair          alloc, free; again and again
 //   batch         1,000 allocs, then 1,000 frees in the same order
@@ -37,10 +39,6 @@
 //
 // with N = 1000 and N = 11000 (a burst is 100 pairs), by a million.
 
-#include <dlfcn.h>
-#include <malloc.h>
-#include <pthread.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -57,21 +55,13 @@
 #include <thread>
 #include <vector>
 
-#if __has_include(<boost/pool/pool.hpp>)
-#include <boost/pool/pool.hpp>
-#define HAS_BOOST_POOL 1
-#else
-#define HAS_BOOST_POOL 0
-#endif
-
-#include "heap/heap.h"
-#include "slab/intrusive_list.h"
+#include "slab/compare_contenders.h"
+#include "slab/compare_memory.h"
 #include "slab/slab.h"
-#include "slab/slab_inline.h"
 
 namespace {
 
-constexpr size_t kObjectBytes = 64;
+using namespace compare;
 
 double NowNs() {
   return std::chrono::duration<double, std::nano>(
@@ -83,162 +73,6 @@ double NowNs() {
 void Escape(void *ptr) {
   __asm__ volatile("" : : "r"(ptr) : "memory");
 }
-
-// ---- contenders: a type with Alloc and Free ----
-
-slab_cache_t *MakeCache(size_t object_bytes = kObjectBytes) {
-  slab_options_t options = {};
-  options.name = "compare";
-  options.object_bytes = object_bytes;
-  slab_cache_t *cache = slab_cache_create(&options);
-  if (cache == nullptr) {
-    std::perror("slab_cache_create");
-    std::exit(1);
-  }
-  return cache;
-}
-
-struct List {
-  static constexpr bool kManyThreads = false;
-  static constexpr const char *kName = "intrusive list";
-  intrusive_list_t list = {nullptr, nullptr, nullptr, kObjectBytes};
-  void *Alloc() {
-    return intrusive_list_alloc(&list);
-  }
-  void Free(void *object) {
-    intrusive_list_free(&list, object);
-  }
-};
-
-struct Slab {
-  static constexpr bool kManyThreads = true;
-  static constexpr const char *kName = "slab";
-  slab_cache_t *cache = MakeCache();
-  void *Alloc() {
-    return slab_alloc(cache);
-  }
-  void Free(void *object) {
-    slab_free(cache, object);
-  }
-};
-
-struct SlabInline {
-  static constexpr bool kManyThreads = true;
-  static constexpr const char *kName = "slab inline";
-  slab_cache_t *cache = MakeCache();
-  void *Alloc() {
-    return slab_alloc_inline(cache);
-  }
-  void Free(void *object) {
-    slab_free_inline(cache, object);
-  }
-};
-
-#if HAS_BOOST_POOL
-struct BoostPool {
-  static constexpr bool kManyThreads = false;
-  static constexpr const char *kName = "boost::pool (inline)";
-  boost::pool<> pool{kObjectBytes};
-  void *Alloc() {
-    return pool.malloc();
-  }
-  void Free(void *object) {
-    pool.free(object);
-  }
-};
-#endif
-
-struct Glibc {
-  static constexpr bool kManyThreads = true;
-  static constexpr const char *kName = "glibc malloc";
-  void *Alloc() {
-    return std::malloc(kObjectBytes);
-  }
-  void Free(void *object) {
-    std::free(object);
-  }
-};
-
-struct Heap {
-  static constexpr bool kManyThreads = true;
-  static constexpr const char *kName = "heap";
-  void *Alloc() {
-    return heap_alloc(kObjectBytes);
-  }
-  void Free(void *object) {
-    heap_free(object);
-  }
-};
-
-// Functions of shared objects, NULL where they are not installed.
-struct Loaded {
-  void *(*je_malloc)(size_t) = nullptr;
-  void (*je_free)(void *) = nullptr;
-  void *(*mi_heap_malloc_small)(void *, size_t) = nullptr;
-  void *(*mi_heap_get_default)() = nullptr;
-  void (*mi_free)(void *) = nullptr;
-  void *(*g_slice_alloc)(size_t) = nullptr;
-  void (*g_slice_free1)(size_t, void *) = nullptr;
-};
-
-Loaded loaded;
-
-template <typename Function>
-void Find(void *library, const char *name, Function *out_function) {
-  void *symbol = library == nullptr ? nullptr : dlsym(library, name);
-  std::memcpy(out_function, &symbol, sizeof(symbol));
-}
-
-void Load() {
-  void *jemalloc = dlopen("libjemalloc.so.2", RTLD_NOW | RTLD_LOCAL);
-  Find(jemalloc, "malloc", &loaded.je_malloc);
-  Find(jemalloc, "free", &loaded.je_free);
-  void *mimalloc = dlopen("libmimalloc.so.2", RTLD_NOW | RTLD_LOCAL);
-  Find(mimalloc, "mi_heap_malloc_small", &loaded.mi_heap_malloc_small);
-  Find(mimalloc, "mi_heap_get_default", &loaded.mi_heap_get_default);
-  Find(mimalloc, "mi_free", &loaded.mi_free);
-  void *glib = dlopen("libglib-2.0.so.0", RTLD_NOW | RTLD_LOCAL);
-  Find(glib, "g_slice_alloc", &loaded.g_slice_alloc);
-  Find(glib, "g_slice_free1", &loaded.g_slice_free1);
-}
-
-struct Jemalloc {
-  static constexpr bool kManyThreads = true;
-  static constexpr const char *kName = "jemalloc";
-  void *Alloc() {
-    return loaded.je_malloc(kObjectBytes);
-  }
-  void Free(void *object) {
-    loaded.je_free(object);
-  }
-};
-
-struct Mimalloc {
-  static constexpr bool kManyThreads = true;
-  static constexpr const char *kName = "mi_heap_malloc_small";
-  static thread_local void *heap;
-  void *Alloc() {
-    if (heap == nullptr) {
-      heap = loaded.mi_heap_get_default();
-    }
-    return loaded.mi_heap_malloc_small(heap, kObjectBytes);
-  }
-  void Free(void *object) {
-    loaded.mi_free(object);
-  }
-};
-thread_local void *Mimalloc::heap = nullptr;
-
-struct GSlice {
-  static constexpr bool kManyThreads = true;
-  static constexpr const char *kName = "GSlice";
-  void *Alloc() {
-    return loaded.g_slice_alloc(kObjectBytes);
-  }
-  void Free(void *object) {
-    loaded.g_slice_free1(kObjectBytes, object);
-  }
-};
 
 // ---- measuring ----
 
@@ -312,28 +146,15 @@ void Compare(const char *title, const std::vector<std::string> &columns,
 template <template <typename> class Bench>
 std::vector<Contender> All() {
   std::vector<Contender> contenders;
-  auto add = [&](auto instance, bool is_there) {
-    using T = typename decltype(instance)::element_type;
+  ForEachContender([&](auto pointer, const char *name) {
+    using T = typename decltype(pointer)::element_type;
     if constexpr (Bench<T>::kFits) {
-      if (is_there) {
-        auto bench = std::make_shared<Bench<T>>();
-        contenders.push_back({T::kName, [bench] {
-                                return bench->Run();
-                              }});
-      }
+      auto bench = std::make_shared<Bench<T>>();
+      contenders.push_back({name, [bench] {
+                              return bench->Run();
+                            }});
     }
-  };
-  add(std::shared_ptr<List>(), true);
-  add(std::shared_ptr<Slab>(), true);
-  add(std::shared_ptr<SlabInline>(), true);
-#if HAS_BOOST_POOL
-  add(std::shared_ptr<BoostPool>(), true);
-#endif
-  add(std::shared_ptr<Heap>(), true);
-  add(std::shared_ptr<Glibc>(), true);
-  add(std::shared_ptr<Jemalloc>(), loaded.je_free != nullptr);
-  add(std::shared_ptr<Mimalloc>(), loaded.mi_free != nullptr);
-  add(std::shared_ptr<GSlice>(), loaded.g_slice_free1 != nullptr);
+  });
   return contenders;
 }
 
@@ -630,135 +451,16 @@ void CompareBulk(int rounds) {
           {singles, bulk}, rounds);
 }
 
-// ---- memory ----
-
-// Of the process, but for pages of files: code that runs for the first time
-// would count as well.
-size_t ResidentBytes() {
-  unsigned long pages = 0;
-  unsigned long file_pages = 0;
-  FILE *file = std::fopen("/proc/self/statm", "r");
-  if (file == nullptr ||
-      std::fscanf(file, "%*u %lu %lu", &pages, &file_pages) != 2) {
-    std::perror("/proc/self/statm");
-    std::exit(1);
-  }
-  std::fclose(file);
-  return (pages - file_pages) * 4096;
-}
-
-void InChild(const std::function<void()> &body) {
-  std::fflush(stdout);
-  const pid_t child = fork();
-  if (child == 0) {
-    body();
-    std::fflush(stdout);
-    _exit(0);
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-}
-
-void ReportFootprint(size_t object_bytes, size_t count) {
-  std::vector<void *> objects(count, &count);
-  const size_t before = ResidentBytes();
-  slab_cache_t *cache = MakeCache(object_bytes);
-  for (void *&object : objects) {
-    object = slab_alloc(cache);
-    std::memset(object, 1, object_bytes);
-  }
-  const size_t full = ResidentBytes();
-  for (void *object : objects) {
-    slab_free(cache, object);
-  }
-  const size_t freed = ResidentBytes();
-  slab_reap(cache);
-  const size_t reaped = ResidentBytes();
-  std::printf(
-      "%3zu-byte objects, %zu: resident / payload %.4f; all freed: %.1f MiB, "
-      "after slab_reap: %.1f KiB\n",
-      object_bytes, count,
-      static_cast<double>(full - before) /
-          static_cast<double>(object_bytes * count),
-      (static_cast<double>(freed) - static_cast<double>(before)) / 1048576,
-      (static_cast<double>(reaped) - static_cast<double>(before)) / 1024);
-}
-
-void ReportManyCaches(size_t num_caches, size_t num_threads) {
-  std::vector<std::thread> threads;
-  std::atomic<size_t> num_ready{0};
-  std::atomic<bool> go{false};
-  std::atomic<bool> end{false};
-  std::vector<slab_cache_t *> caches(num_caches);
-  for (size_t i = 0; i < num_threads; ++i) {
-    threads.emplace_back([&] {
-      std::vector<void *> objects(num_caches, &caches);
-      ++num_ready;
-      while (!go) {
-        std::this_thread::yield();
-      }
-      for (size_t j = 0; j < num_caches; ++j) {
-        objects[j] = slab_alloc(caches[j]);
-      }
-      for (size_t j = 0; j < num_caches; ++j) {
-        slab_free(caches[j], objects[j]);
-      }
-      ++num_ready;
-      while (!end) {
-        usleep(1000);
-      }
-    });
-  }
-  while (num_ready != num_threads) {
-    usleep(1000);
-  }
-  const size_t before = ResidentBytes();
-  for (slab_cache_t *&cache : caches) {
-    cache = MakeCache();
-  }
-  const size_t created = ResidentBytes();
-  go = true;
-  while (num_ready != 2 * num_threads) {
-    usleep(1000);
-  }
-  const size_t used = ResidentBytes();
-  end = true;
-  for (std::thread &thread : threads) {
-    thread.join();
-  }
-  std::printf(
-      "%zu caches: %.2f MiB; used by %zu threads: %.2f MiB; threads gone: "
-      "%.2f MiB\n",
-      num_caches, static_cast<double>(created - before) / 1048576, num_threads,
-      static_cast<double>(used - before) / 1048576,
-      static_cast<double>(ResidentBytes() - before) / 1048576);
-}
-
-void ReportMemory(bool is_quick) {
-  const size_t count = is_quick ? 100000 : 10000000;
-  std::printf("\nMemory\n");
-  InChild([=] { ReportFootprint(64, count); });
-  InChild([=] { ReportFootprint(16, count); });
-  InChild([=] { ReportManyCaches(is_quick ? 10 : 1000, is_quick ? 4 : 64); });
-}
-
 // Does what `LargeBench` does with one contender, for a simulator to look at.
-template <typename T>
-void RunOnly(const std::string &name, size_t bursts) {
-  if (name == T::kName) {
-    auto bench = std::make_unique<LargeBench<T>>();
-    bench->Fill();
-    bench->Replace(false, bursts);
-  }
-}
-
-void RunOnlyOne(const std::string &name, size_t bursts) {
-  RunOnly<List>(name, bursts);
-  RunOnly<Slab>(name, bursts);
-  RunOnly<Glibc>(name, bursts);
-  RunOnly<Heap>(name, bursts);
-  RunOnly<Jemalloc>(name, bursts);
-  RunOnly<Mimalloc>(name, bursts);
+void RunOnly(const std::string &only, size_t bursts) {
+  ForEachContender([&](auto pointer, const char *name) {
+    using T = typename decltype(pointer)::element_type;
+    if (only == name) {
+      auto bench = std::make_unique<LargeBench<T>>();
+      bench->Fill();
+      bench->Replace(false, bursts);
+    }
+  });
 }
 
 // jemalloc wants more static TLS than a program has left for what it loads
@@ -788,6 +490,8 @@ int main(int argc, char **argv) {
       only = argv[i] + 7;
     } else if (std::strncmp(argv[i], "--bursts=", 9) == 0) {
       bursts = static_cast<size_t>(std::atol(argv[i] + 9));
+    } else if (std::strncmp(argv[i], "--peer=", 7) == 0) {
+      AddPeer(argv[i] + 7);
     } else {
       sections += std::string(" ") + argv[i];
     }
@@ -797,7 +501,7 @@ int main(int argc, char **argv) {
   };
   if (!only.empty()) {
     Load();
-    RunOnlyOne(only, bursts);
+    RunOnly(only, bursts);
     return 0;
   }
   // Memory first: children without threads.

@@ -146,6 +146,7 @@ struct slab_cache {
   size_t slab_bytes;   // The same.
   size_t num_planned;  // Slabs being made.
   size_t num_waiting;  // Threads that wait for one of them.
+  size_t num_forks;    // How often a child of fork had to start anew.
   pthread_cond_t grown;
   size_t empty_bytes;  // Of slabs in the list of empty ones.
   size_t keep_bytes;   // As much of these may stay, and a quarter of the rest.
@@ -177,10 +178,6 @@ struct slab_cache {
        ? (void)0               \
        : SLAB_DIE(__FILE__ ":" SLAB_STRING(__LINE__) ": broken: " #condition))
 #endif
-
-static inline uint32_t slab_epoch_of(const slab_cache_t *cache) {
-  return (uint32_t)(slab_offset_and_epoch(&cache->fast) >> 32);
-}
 
 static inline size_t slab_round_up(size_t value, size_t power_of_two) {
   return (value + power_of_two - 1) & ~(power_of_two - 1);
@@ -297,6 +294,11 @@ void slab_verify_count(const slab_cache_t *cache, const slab_t *slab,
 void slab_put(slab_cache_t *cache, slab_t *slab, size_t index);
 // Puts objects with the state SHARED into their slabs. No lock held.
 void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count);
+// The same with those of a magazine, the state of all of which is `from`. The
+// states are looked up anew: if an object was freed twice, a slot's may be
+// gone.
+void slab_put_slots(slab_cache_t *cache, const slab_slot_t *slots, size_t count,
+                    uint8_t from);
 const char *slab_check_layer(slab_cache_t *cache);
 
 // ---- growth.c: slabs come and go; no lock held but where it says so ----
@@ -327,6 +329,8 @@ void slab_keep_least(slab_cache_t *cache);
 // ---- depot.c: objects with the state SHARED ----
 
 int slab_depot_init(slab_cache_t *cache);
+// Returns how many objects it would take now.
+size_t slab_depot_room(slab_cache_t *cache);
 size_t slab_depot_put(slab_cache_t *cache, void *const *objects, size_t count);
 size_t slab_depot_take(slab_cache_t *cache, void **out_objects, size_t count);
 // Puts all of it into the slabs.

@@ -454,6 +454,54 @@ TEST(SlabThreadsTest, ForkLosesNoObjectThatIsFreedWithoutAMagazine) {
   EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
 }
 
+// A source that forks inside of its first `alloc`, or of a later one.
+struct ForkingSource {
+  int calls_until_fork = 0;
+  pid_t child = -1;
+
+  static void *Alloc(void *context, size_t size_bytes, size_t align_bytes) {
+    ForkingSource *source = static_cast<ForkingSource *>(context);
+    if (--source->calls_until_fork == 0) {
+      source->child = fork();
+    }
+    return std::aligned_alloc(align_bytes, (size_bytes + align_bytes - 1) /
+                                               align_bytes * align_bytes);
+  }
+  static void Free(void *, void *ptr, size_t) {
+    std::free(ptr);
+  }
+};
+
+// The thread that forks goes on in the child with the slab that it was making.
+TEST(SlabThreadsTest, ForkInsideTheSourceLeavesTheChildWhole) {
+  constexpr size_t kLimit = 3000;
+  for (int call = 1; call <= 3; ++call) {
+    ForkingSource source;
+    slab_options_t options = Options(SLAB_NO_MAGAZINES);
+    options.max_objects = kLimit;
+    options.source = {ForkingSource::Alloc, ForkingSource::Free, &source};
+    slab_cache_t *cache = slab_cache_create(&options);
+    ASSERT_NE(cache, nullptr);
+    source.calls_until_fork = call;
+    std::vector<void *> objects;
+    for (void *object; (object = slab_alloc(cache)) != nullptr;) {
+      objects.push_back(object);
+    }
+    const bool is_whole =
+        slab_check(cache) == nullptr && objects.size() == kLimit;
+    for (void *object : objects) {
+      slab_free(cache, object);
+    }
+    const bool is_good = is_whole && slab_cache_destroy(cache, 0) == 0;
+    if (source.child == 0) {
+      _exit(is_good ? 0 : 1);
+    }
+    EXPECT_TRUE(is_good);
+    ASSERT_GT(source.child, 0);
+    ExpectChildSucceeds(source.child);
+  }
+}
+
 // Objects are constructed if they have `kMagic`; only those may be handed out
 // or destructed.
 constexpr uint64_t kMagic = 0x600d0b7ec7;

@@ -33,7 +33,7 @@ void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
     return alloc_directly(cache);
   }
   slab_slot_t *slot = &magazine->hot;
-  if (magazine->hot_free == NULL) {
+  if (magazine->hot_free_state == NULL) {
     if (slab_top_load(magazine) == magazine->bottom &&
         !slab_magazine_refill(magazine, want)) {
       errno = ENOMEM;
@@ -42,7 +42,7 @@ void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
     slot = slab_top_load(magazine) - 1;
     slab_top_store(magazine, slot);
   }
-  magazine->hot_free = NULL;
+  magazine->hot_free_state = NULL;
   slab_magazine_change(magazine, slot, SLAB_STATE_LIVE);
   slab_count(&magazine->num_allocs, 1);
   if (!slab_magazine_is_shared(magazine)) {
@@ -98,6 +98,7 @@ void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
     free_directly(cache, object, function, caller);
   } else {
     uint8_t *state = find_live(cache, object, function, caller);
+    slab_magazine_sync(magazine);  // Or the next hot one comes here as well.
     if (slab_top_load(magazine) == magazine->limit) {
       slab_magazine_make_room(magazine);
     }

@@ -44,11 +44,13 @@ enum Step : uint8_t {
   kAllocPop,
   kAllocLoad,  // Dies unless CACHED t.
   kAllocStore,
-  // flush, if the magazine has the object; the last step is one of two.
+  // flush, if the magazine has the object. To the depot, or to the slab if the
+  // depot has no room after all:
   kFlushLoad,   // Dies unless CACHED t.
   kFlushStore,  // SHARED.
   kFlushToDepot,
   kFlushToSlab,  // FREE, and counted.
+  kFlushFree,    // The same, after the load at once.
   // refill: of one object, if the depot or the slab has it.
   kDepotPop,
   kDepotLoad,   // Dies unless SHARED.
@@ -183,10 +185,12 @@ void Flush(World *world, size_t index, Step step) {
     return;
   }
   thread.is_flushing = false;
+  thread.is_deciding = false;
   if (step == kFlushToDepot) {
     ++world->num_in_depot;
   } else {
-    world->is_reported |= world->state != SLAB_STATE_SHARED;
+    world->is_reported |=
+        step == kFlushToSlab && world->state != SLAB_STATE_SHARED;
     world->state = SLAB_STATE_FREE;
     ++world->num_free;
   }
@@ -283,6 +287,7 @@ void Run(World *world, size_t index) {
     case kFlushStore:
     case kFlushToDepot:
     case kFlushToSlab:
+    case kFlushFree:
       Flush(world, index, step);
       break;
     case kDepotPop:
@@ -356,6 +361,7 @@ const std::vector<Step> kFree = {kFreeLoad, kFreeStore, kFreePush};
 const std::vector<Step> kAlloc = {kAllocPop, kAllocLoad, kAllocStore};
 const std::vector<Step> kToDepot = {kFlushLoad, kFlushStore, kFlushToDepot};
 const std::vector<Step> kToSlab = {kFlushLoad, kFlushStore, kFlushToSlab};
+const std::vector<Step> kToSlabAtOnce = {kFlushLoad, kFlushFree};
 const std::vector<Step> kFromDepot = {kDepotPop, kDepotLoad, kDepotStore,
                                       kRefillPush};
 const std::vector<Step> kFromSlab = {kSlabTake, kRefillPush};
@@ -461,12 +467,16 @@ TEST(StateModelTest, FlushesAndRefillsAreNeverReported) {
                    Join({kFromSlab, kAlloc}), kReap},
                   ExpectRight, start),
               1000u);
+    EXPECT_GT(Try({Join({kFree, kToSlabAtOnce, kFromSlab, kAlloc}),
+                   Join({kFromSlab, kAlloc}), kReap},
+                  ExpectRight, start),
+              1000u);
   });
 }
 
 TEST(StateModelTest, TwoFreesAndFlushesAreReported) {
   ForEachStart([](Start start) {
-    for (const std::vector<Step> &flush : {kToDepot, kToSlab}) {
+    for (const std::vector<Step> &flush : {kToDepot, kToSlab, kToSlabAtOnce}) {
       EXPECT_GT(Try({Join({kFree, flush, kReap}), Join({kFree, flush, kReap})},
                     ExpectReported, start),
                 100u);
@@ -474,9 +484,11 @@ TEST(StateModelTest, TwoFreesAndFlushesAreReported) {
                     ExpectReported, start),
                 100u);
     }
-    EXPECT_GT(Try({Join({kFree, kToSlab}), Join({kFree, kToDepot}), kReap},
-                  ExpectReported, start),
-              1000u);
+    for (const std::vector<Step> &flush : {kToSlab, kToSlabAtOnce}) {
+      EXPECT_GT(Try({Join({kFree, flush}), Join({kFree, kToDepot}), kReap},
+                    ExpectReported, start),
+                1000u);
+    }
   });
 }
 
@@ -485,10 +497,12 @@ TEST(StateModelTest, TwoFreesFlushesAndRefillsAreReported) {
     EXPECT_GT(Try({Join({kFree, kToDepot}), kFree, Join({kFromDepot, kAlloc})},
                   ExpectReported, start),
               1000u);
-    EXPECT_GT(
-        Try({Join({kFree, kToSlab}), kFree, Join({kFromSlab, kAlloc, kReap})},
-            ExpectReported, start),
-        1000u);
+    for (const std::vector<Step> &flush : {kToSlab, kToSlabAtOnce}) {
+      EXPECT_GT(
+          Try({Join({kFree, flush}), kFree, Join({kFromSlab, kAlloc, kReap})},
+              ExpectReported, start),
+          1000u);
+    }
   });
 }
 

@@ -275,8 +275,9 @@ void slab_register(slab_cache_t *cache) {
     fork_handled = pthread_atfork(lock_all, unlock_all, reset_in_child) == 0;
   }
   cache->magazine_id = cache->max_slots == 0 ? 0 : take_id();
-  cache->fast.offset_and_epoch += offsetof(region_t, magazines) +
-                                  cache->magazine_id * sizeof(slab_magazine_t);
+  cache->fast.magazine_offset_bytes =
+      (uint32_t)(offsetof(region_t, magazines) +
+                 cache->magazine_id * sizeof(slab_magazine_t));
   cache->prev = NULL;
   cache->next = caches;
   if (caches != NULL) {
