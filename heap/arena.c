@@ -12,12 +12,6 @@
 // one that was not is all zero, and that is how calloc knows. A reservation is
 // small at first and each next one doubles: address space may be limited.
 //
-// Huge pages are asked for where a large arena grows: filled from the low end
-// up, it will need all of each, at a tenth of the faults. A heap that gives
-// memory back is another matter. It is taken by heap pages then, and the kernel
-// would fill the gaps again, so with its first purge all that the arena has is
-// to be backed by small pages only.
-//
 // The break belongs to the whole process, and the hard problem is that others
 // move it too. It is therefore read again before every step:
 //  - found above our end: the strangers' part becomes a hole in the map of
@@ -54,10 +48,8 @@ enum {
   GROWTH_SHIFT = 1,
   GROWTH_MAX_BYTES = 64 << 20,
   // A long step ends at a multiple of this, so that the kernel can back all of
-  // it with transparent huge pages.
+  // it with transparent huge pages where it does so by itself.
   HUGE_PAGE_BYTES = 2 << 20,
-  // Of smaller arenas, one that is partly used would be too large a share.
-  HUGE_ARENA_MIN_BYTES = 16 << 20,
   RESERVE_MIN_BYTES = 64 << 20,
   TRIM_MIN_BYTES = 2 << 20,
   TABLE_MIN_BYTES = 4 << 10,
@@ -67,7 +59,6 @@ enum {
 typedef struct arena {
   uintptr_t base;
   uintptr_t reserve_end;  // 0 for the break.
-  uintptr_t huge_start;   // Huge pages are wanted from here on; 0: none.
   void *mapping;          // Of the reservation, at or before base.
   size_t mapping_bytes;
   uint32_t hole_units;
@@ -139,47 +130,16 @@ static bool reserve_tables(arena_t *arena, size_t units) {
 }
 
 static void append_memory(arena_t *arena, size_t size_bytes) {
-  uintptr_t start = arena_end(arena);
+  void *start = (void *)arena_end(arena);
   heap_run_map_append(&arena->map, (uint32_t)(size_bytes >> HEAP_UNIT_SHIFT),
                       HEAP_RUN_FREE);
-  heap_hook_map((void *)start, size_bytes);
-  if (start - arena->base >= HUGE_ARENA_MIN_BYTES &&
-      size_bytes >= HUGE_PAGE_BYTES) {
-    heap_central_count_kernel_call();
-    heap_kernel->want_huge((void *)start, size_bytes, true);
-    if (arena->huge_start == 0) {
-      arena->huge_start = start;
-    }
-  }
-}
-
-// Takes the wish for huge pages back, and the memory that the last one has
-// above what was handed out.
-static void want_no_huge(arena_t *arena) {
-  uintptr_t start = arena->huge_start;
-  uintptr_t end = arena_end(arena);
-  arena->huge_start = 0;
-  if (start == 0 || start >= end) {
-    return;
-  }
-  heap_central_count_kernel_call();
-  heap_kernel->want_huge((void *)start, end - start, false);
-  uintptr_t free_bytes = (uintptr_t)heap_run_map_last_free(&arena->map).units
-                         << HEAP_UNIT_SHIFT;
-  uintptr_t free_start = round_up(end - free_bytes, HEAP_PAGE_BYTES);
-  uintptr_t free_end = round_up(free_start, HUGE_PAGE_BYTES);
-  if (free_start < free_end && free_end <= end) {
-    // What was used there is zero now and still counts as idle: harmless.
-    heap_central_count_kernel_call();
-    (void)heap_kernel->discard((void *)free_start, free_end - free_start);
-  }
+  heap_hook_map(start, size_bytes);
 }
 
 static void append_hole(arena_t *arena, size_t size_bytes) {
   uint32_t units = (uint32_t)(size_bytes >> HEAP_UNIT_SHIFT);
   heap_run_map_append(&arena->map, units, HEAP_RUN_HOLE);
   arena->hole_units += units;
-  arena->huge_start = 0;  // Nothing is said of the strangers' memory.
 }
 
 // Reads the break and returns where our next memory can start: our end, or
@@ -459,9 +419,6 @@ static size_t purge(size_t keep_pages, size_t keep_break_bytes) {
   size_t purged = lower_break(keep_break_bytes);
   for (size_t i = arena_count; i-- > 0;) {
     arena_t *arena = &arenas[i];
-    if (heap_purge_idle_pages() > keep_pages) {
-      want_no_huge(arena);
-    }
     purged +=
         heap_purge_pages(&arena->pages, arena->base,
                          arena->map.unit_count / HEAP_PAGE_UNITS, keep_pages);
@@ -483,7 +440,6 @@ static size_t release_newest(void) {
     return 0;
   }
   heap_run_map_truncate(&arena->map, units);
-  arena->huge_start = 0;
   heap_purge_note_gone(&arena->pages, 0, units / HEAP_PAGE_UNITS);
   --arena_count;
   return units / HEAP_PAGE_UNITS;

@@ -133,8 +133,7 @@ typedef struct heap_stats {
   size_t mapped_bytes;    // From the kernel: break, reservations in use,
                           // mappings of big blocks.
   size_t dirty_bytes;     // Of these, used and not given back since: at most
-                          // this much is resident, and what else lies in the
-                          // huge pages that the kernel gave for it.
+                          // this much is resident.
   size_t idle_bytes;      // Of dirty, in no block and no span.
   size_t free_run_bytes;  // Of mapped, in no block and no span.
   size_t largest_free_run_bytes;  // The longest piece of these.

@@ -61,8 +61,6 @@ struct FakeKernel {
   std::vector<StrangersMemory> strangers;  // Where moves failed.
   // Runs before the break is raised.
   std::function<void()> before_break_rise;
-  // Runs when huge pages are wanted, or no longer wanted.
-  std::function<void(char *, size_t, bool)> want_huge;
 
   bool Fails(bool is_refused) {
     ++calls;
@@ -131,12 +129,6 @@ bool FakeDiscard(void *ptr, size_t size_bytes) {
          heap_kernel_default.discard(ptr, size_bytes);
 }
 
-void FakeWantHuge(void *ptr, size_t size_bytes, bool wanted) {
-  if (fake.want_huge) {
-    fake.want_huge(static_cast<char *>(ptr), size_bytes, wanted);
-  }
-}
-
 bool FakeUnmap(void *ptr, size_t size_bytes) {
   if (fake.Fails(false)) {
     return false;
@@ -146,8 +138,8 @@ bool FakeUnmap(void *ptr, size_t size_bytes) {
 }
 
 constexpr heap_kernel_t kFakeKernel = {
-    FakeMoveBreak, FakeMap,     FakeCommit,   FakeResize,
-    FakeMove,      FakeDiscard, FakeWantHuge, FakeUnmap,
+    FakeMoveBreak, FakeMap,     FakeCommit, FakeResize,
+    FakeMove,      FakeDiscard, FakeUnmap,
 };
 
 void UseFakeKernel() {
@@ -580,54 +572,6 @@ TEST_F(HeapFailureTest, TrimGivesEmptyReservationsBack) {
     heap_trim(0);
     EXPECT_EQ(fake.mapped_bytes, Stats().metadata_bytes);
     RunModel(1, 20);
-  });
-}
-
-// All of a large arena's growth is to have huge pages, until memory goes back.
-void ExpectHugePagesUntilAPurge() {
-  UseFakeKernel();
-  char *huge_start = nullptr;
-  char *huge_end = nullptr;
-  fake.want_huge = [&](char *start, size_t size_bytes, bool wanted) {
-    if (wanted) {
-      if (huge_start == nullptr) {
-        huge_start = start;
-      } else {
-        EXPECT_EQ(start, huge_end);
-      }
-      huge_end = start + size_bytes;
-    } else {
-      EXPECT_EQ(start, huge_start);
-      EXPECT_LE(start + size_bytes, huge_end);
-      huge_start = huge_end = nullptr;
-    }
-  };
-  std::vector<void *> blocks;
-  for (int i = 0; i < 15; ++i) {
-    blocks.push_back(heap_alloc(1 << 20));
-  }
-  EXPECT_EQ(huge_start, nullptr) << "a small heap";
-  for (int i = 0; i < 25; ++i) {
-    blocks.push_back(heap_alloc(1 << 20));
-  }
-  ASSERT_NE(huge_start, nullptr);
-  const char *last = static_cast<const char *>(blocks.back());
-  EXPECT_LE(huge_start, last);
-  EXPECT_GE(huge_end, last + (1 << 20));
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(huge_start) % (2 << 20), 0u);
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(huge_end) % (2 << 20), 0u);
-  for (int i = 0; i < 20; ++i) {
-    heap_free(blocks[static_cast<size_t>(i) * 2]);
-  }
-  EXPECT_EQ(huge_start, nullptr) << "half of it is idle";
-  RunModel(1, 20);
-}
-
-TEST_F(HeapFailureTest, HugePagesAreForHeapsThatGrow) {
-  RunInChild(ExpectHugePagesUntilAPurge);
-  RunInChild([] {
-    setenv("HEAP_SOURCE", "mmap", 1);
-    ExpectHugePagesUntilAPurge();
   });
 }
 

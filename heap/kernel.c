@@ -38,10 +38,6 @@ static bool kernel_discard(void *ptr, size_t size_bytes) {
   return madvise(ptr, size_bytes, MADV_DONTNEED) == 0;
 }
 
-static void kernel_want_huge(void *ptr, size_t size_bytes, bool wanted) {
-  (void)madvise(ptr, size_bytes, wanted ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-}
-
 static bool kernel_unmap(void *ptr, size_t size_bytes) {
   return munmap(ptr, size_bytes) == 0;
 }
@@ -53,7 +49,6 @@ const heap_kernel_t heap_kernel_default = {
     .resize = kernel_resize,
     .move = kernel_move,
     .discard = kernel_discard,
-    .want_huge = kernel_want_huge,
     .unmap = kernel_unmap,
 };
 

@@ -32,9 +32,6 @@ typedef struct heap_kernel {
   // Gives the memory back but not the addresses, which read as zero then;
   // false on failure.
   bool (*discard)(void *ptr, size_t size_bytes);
-  // Says whether to back memory with transparent huge pages, as far as they fit
-  // in; without effect where the kernel has none.
-  void (*want_huge)(void *ptr, size_t size_bytes, bool wanted);
   // Gives addresses back; false on failure.
   bool (*unmap)(void *ptr, size_t size_bytes);
 } heap_kernel_t;
