@@ -24,7 +24,7 @@
 // fits when poll(2) says so.
 //
 // A fatal handler keeps the locks: threads that still run cannot write once
-// more what it has written. It does not wait longer than a second for another
+// more what it has written. It does not wait longer than a second for
 // another thread: one that waits in write(2) for a terminal would keep the
 // process from dying.
 //

@@ -15,11 +15,13 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <string>
@@ -367,6 +369,14 @@ void MakeFullPipe(int type, int ends[2]) {
   ASSERT_EQ(fcntl(ends[1], F_SETFL, 0), 0);
 }
 
+// Whether the kernel can be asked not to wait. Not for pipes before Linux 6.5.
+bool CanWriteWithoutWaiting(int full_pipe) {
+  char byte = 0;
+  iovec part = {&byte, 1};
+  EXPECT_LT(pwritev2(full_pipe, &part, 1, -1, RWF_NOWAIT), 0);
+  return errno == EAGAIN;
+}
+
 // The state of a process, as ps(1) shows it.
 char StateOf(pid_t process) {
   std::string stat = ReadFile("/proc/" + std::to_string(process) + "/stat");
@@ -449,6 +459,12 @@ TEST_F(ExitFlushTest, WriterThatWasOvertakenCanBeKilled) {
     int ends[2];
     int waiting[2];
     MakeFullPipe(type, ends);
+    if (type == 0 && !CanWriteWithoutWaiting(ends[1])) {
+      std::printf("pipes are left out: this kernel cannot but wait for them\n");
+      close(ends[0]);
+      close(ends[1]);
+      continue;
+    }
     ASSERT_EQ(pipe(waiting), 0);
     pid_t child = fork();
     if (child == 0) {
@@ -467,7 +483,9 @@ TEST_F(ExitFlushTest, WriterThatWasOvertakenCanBeKilled) {
     close(waiting[1]);
     char byte;
     ASSERT_EQ(read(waiting[0], &byte, 1), 1);
-    while (StateOf(child) != 'S') {
+    char state;
+    while ((state = StateOf(child)) != 'S') {
+      ASSERT_NE(state, 'Z') << "it did not wait";
     }
     ASSERT_EQ(kill(child, SIGTERM), 0);
     int status = 0;

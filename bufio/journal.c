@@ -45,12 +45,15 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
@@ -274,13 +277,28 @@ fail_path:
   return status;
 }
 
+// Removes the side file's name, the one that it has now: a folder may have been
+// renamed, or the process have moved to another. What is not found stays; all
+// of it is in the file, as the next open will see.
+static int remove_name(const bufio_journal_t *journal) {
+  char link[64];
+  char name[PATH_MAX];
+  snprintf(link, sizeof(link), "/proc/self/fd/%d", journal->descriptor);
+  ssize_t len = readlink(link, name, sizeof(name) - 1);
+  if (len > 0) {
+    name[len] = '\0';
+  }
+  const char *path = len > 0 ? name : journal->path;
+  int status = check_name(journal->descriptor, path, O_NOFOLLOW);
+  return status < 0 ? status : bufio_system->unlink(path);
+}
+
 void bufio_journal_destroy(bufio_journal_t *journal, bool keep) {
   if (journal == NULL) {
     return;
   }
   // The name goes before the lock does.
-  if (!keep) {
-    (void)bufio_system->unlink(journal->path);
+  if (!keep && remove_name(journal) == 0) {
     (void)bufio_system->set_note(journal->target, -1);
   }
   (void)bufio_system->unmap(

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <string>
 
 #include "bufio/bufio_testing.h"
@@ -137,6 +138,31 @@ TEST_F(JournalNoteTest, LivingWriterOfAnotherNameIsBusyToo) {
   EXPECT_EQ(bufio_writer_close(&writer_), 0);
   EXPECT_EQ(bufio_writer_open(&second, other_.c_str(), &options), 0);
   EXPECT_EQ(bufio_writer_close(&second), 0);
+}
+
+// A relative name means another file by then.
+TEST_F(JournalNoteTest, CloseInAnotherFolderRemovesItsOwnSideFileOnly) {
+  const std::string folders[] = {TempPath("a"), TempPath("b")};
+  for (const std::string &folder : folders) {
+    ASSERT_EQ(mkdir(folder.c_str(), 0700), 0);
+  }
+  const std::string old_folder = std::filesystem::current_path();
+  ASSERT_EQ(chdir(folders[0].c_str()), 0);
+  ASSERT_EQ(bufio_writer_open(&writer_, "log", &process_), 0);
+  ASSERT_EQ(chdir(folders[1].c_str()), 0);
+  WriteFile("log.bufio-journal", "another's");
+  EXPECT_EQ(bufio_writer_close(&writer_), 0);
+  EXPECT_EQ(ReadFile("log.bufio-journal"), "another's");
+  EXPECT_FALSE(Exists(folders[0] + "/log.bufio-journal"));
+  // And when the folder of the name has another one.
+  ASSERT_EQ(chdir(old_folder.c_str()), 0);
+  ASSERT_EQ(
+      bufio_writer_open(&writer_, (folders[0] + "/log").c_str(), &process_), 0);
+  std::filesystem::rename(folders[0], folders[0] + "-moved");
+  EXPECT_EQ(bufio_writer_close(&writer_), 0);
+  EXPECT_FALSE(Exists(folders[0] + "-moved/log.bufio-journal"));
+  std::filesystem::remove_all(folders[0] + "-moved");
+  std::filesystem::remove_all(folders[1]);
 }
 
 // As `cp --preserve=xattr` makes it.
