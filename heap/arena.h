@@ -47,7 +47,8 @@ void heap_arena_free(uintptr_t address);
 bool heap_arena_resize(uintptr_t address, size_t units);
 
 // Gives all idle memory back, but for `keep_bytes` below the break, and the
-// addresses of reservations that nothing lies in. Returns how many bytes.
+// addresses of the newest reservations, as far as nothing lies in them. Returns
+// how many bytes.
 size_t heap_arena_trim(size_t keep_bytes);
 
 // Tells what lies at any address.

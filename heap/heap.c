@@ -11,7 +11,8 @@
 //
 // A block that grows to 4 MiB is mapped all the same, since the kernel then
 // moves it without a copy; and one that grows beyond 8 KiB becomes a run, which
-// can go on growing where it is.
+// can go on growing where it is. So can one that was larger from the start, if
+// there is room behind it.
 //
 // Every call that takes a pointer locates it first. A small block needs no
 // lock for that: its descriptor can't change while it is live. The others are
@@ -35,6 +36,10 @@ enum {
   // Small blocks up to this size do not move when they shrink.
   SMALLEST_MOVED_BYTES = 64,
 };
+
+// A request for more fails without a search for what could be given back: it
+// asks more often whether the size is possible than for the memory.
+#define RECLAIM_MAX_BYTES ((size_t)1 << 30)
 
 typedef enum block_kind {
   BLOCK_SMALL,
@@ -140,7 +145,8 @@ static void *alloc_silently(size_t align_bytes, size_t size_bytes,
     return NULL;
   }
   void *ptr = try_alloc(align_bytes, size_bytes, out_zeroed);
-  if (ptr == NULL) {
+  if (ptr == NULL && size_bytes <= RECLAIM_MAX_BYTES &&
+      align_bytes <= RECLAIM_MAX_BYTES) {
     // What lies idle, here or where threads exited, may be what is missing.
     heap_trim(0);
     ptr = try_alloc(align_bytes, size_bytes, out_zeroed);
@@ -434,9 +440,11 @@ void *heap_calloc(size_t count, size_t size_bytes) {
 static bool resize_medium(void *ptr, size_t size_bytes) {
   heap_central_lock();
   heap_arena_place_t place = heap_arena_find((uintptr_t)ptr);
-  bool done = place.kind == HEAP_RUN_BLOCK && place.start == (uintptr_t)ptr &&
-              is_medium(size_bytes, size_bytes > place.size_bytes) &&
-              heap_arena_resize((uintptr_t)ptr, units_of(size_bytes));
+  bool done =
+      place.kind == HEAP_RUN_BLOCK && place.start == (uintptr_t)ptr &&
+      is_medium(size_bytes, size_bytes > place.size_bytes &&
+                                place.size_bytes < HEAP_MAPPED_GROWN_BYTES) &&
+      heap_arena_resize((uintptr_t)ptr, units_of(size_bytes));
   heap_central_unlock();
   return done;
 }

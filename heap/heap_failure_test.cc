@@ -125,8 +125,11 @@ bool FakeMove(void *ptr, size_t old_bytes, void *target, size_t new_bytes) {
 }
 
 bool FakeDiscard(void *ptr, size_t size_bytes) {
-  return !fake.Fails(fake.refuse_discard) &&
-         heap_kernel_default.discard(ptr, size_bytes);
+  if (fake.Fails(fake.refuse_discard)) {
+    errno = EINVAL;
+    return false;
+  }
+  return heap_kernel_default.discard(ptr, size_bytes);
 }
 
 bool FakeUnmap(void *ptr, size_t size_bytes) {
@@ -572,6 +575,25 @@ TEST_F(HeapFailureTest, TrimGivesEmptyReservationsBack) {
     heap_trim(0);
     EXPECT_EQ(fake.mapped_bytes, Stats().metadata_bytes);
     RunModel(1, 20);
+  });
+}
+
+TEST_F(HeapFailureTest, FreePreservesErrnoWhenAPurgeIsRefused) {
+  RunInChild([] {
+    UseFakeKernel();
+    std::vector<void *> blocks;
+    for (int i = 0; i < 50000; ++i) {
+      blocks.push_back(heap_alloc(300));
+    }
+    void *wall = heap_alloc(100000);  // Or the break would be lowered.
+    fake.refuse_discard = true;
+    for (void *ptr : blocks) {
+      errno = EDOM;
+      heap_free(ptr);
+      ASSERT_EQ(errno, EDOM);
+    }
+    EXPECT_GT(fake.refusals, 0);
+    heap_free(wall);
   });
 }
 

@@ -16,6 +16,7 @@
 #include "heap/heap_testing.h"
 #include "heap/mapped.h"
 #include "heap/page_table.h"
+#include "heap/span.h"
 
 namespace {
 
@@ -166,6 +167,30 @@ TEST_F(HeapStatsTest, TrimEmptiesTheCallersBins) {
   });
 }
 
+// The span that a thread takes its blocks from goes like any other.
+TEST_F(HeapStatsTest, CurrentSpanThatEmptiesGoesBack) {
+  RunInChild([] {
+    std::vector<void *> first;
+    std::vector<void *> second;
+    for (int i = 0; i < 1024; ++i) {
+      first.push_back(heap_alloc(64));
+    }
+    // Whole groups, of which the bin holds nothing back.
+    for (int i = 0; i < 2 * HEAP_GROUP_BLOCKS; ++i) {
+      second.push_back(heap_alloc(64));
+    }
+    ASSERT_EQ(Stats().num_spans, 2u);
+    for (size_t i = 0; i < 200; ++i) {
+      heap_free(first[i]);  // They fill the bin's stack.
+    }
+    for (void *ptr : second) {
+      heap_free(ptr);
+    }
+    EXPECT_EQ(Stats().num_spans, 1u);
+    EXPECT_STREQ(heap_check(), nullptr);
+  });
+}
+
 TEST_F(HeapStatsTest, TrimLeavesWhatItIsToldTo) {
   for (size_t keep_bytes :
        {size_t{0}, size_t{1}, size_t{4} << 20, size_t{1} << 40, SIZE_MAX / 2,
@@ -235,8 +260,8 @@ TEST_F(HeapStatsTest, FreeRunsAndRefillsAreCounted) {
   });
 }
 
-// A program that frees big blocks gets the next ones from an arena, where they
-// stay warm; but never the biggest.
+// From a run, which cannot go on growing in place, to a mapping, which the
+// kernel moves.
 TEST_F(HeapStatsTest, GrowingBlockIsMappedSoonerThanANewOne) {
   RunInChild([] {
     void *ptr = heap_alloc(HEAP_MAPPED_MIN_BYTES - 1);
@@ -248,9 +273,14 @@ TEST_F(HeapStatsTest, GrowingBlockIsMappedSoonerThanANewOne) {
     ptr = heap_alloc(7 << 20);
     EXPECT_EQ(heap_realloc(ptr, 6 << 20), ptr);
     EXPECT_EQ(Stats().huge_bytes, 0u);
-    // The kernel moves it from then on.
-    ptr = heap_realloc(ptr, 7 << 20);
-    EXPECT_EQ(Stats().huge_bytes, size_t{7} << 20);
+    // In place, where there is room; and what was a small run never is one of
+    // 4 MiB.
+    EXPECT_EQ(heap_realloc(ptr, 7 << 20), ptr);
+    EXPECT_EQ(Stats().huge_bytes, 0u);
+    void *wall = heap_alloc(100 << 10);
+    ptr = heap_realloc(ptr, 9 << 20);
+    EXPECT_EQ(Stats().huge_bytes, size_t{9} << 20);
+    heap_free(wall);
     ptr = heap_realloc(ptr, HEAP_MAPPED_GROWN_BYTES / 2);
     EXPECT_EQ(Stats().huge_bytes, size_t{HEAP_MAPPED_GROWN_BYTES} / 2);
     ptr = heap_realloc(ptr, HEAP_MAPPED_GROWN_BYTES / 2 - 1);

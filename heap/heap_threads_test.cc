@@ -244,7 +244,8 @@ TEST_F(HeapThreadsTest, ManyShortThreadsDoNotGrowTheHeap) {
   }
   heap_trim(0);
   EXPECT_LE(LiveBytes(), early_bytes + early_bytes / 2);
-  EXPECT_EQ(Stats().metadata_bytes, early_metadata_bytes);
+  // A thread may be inside for longer than those that were counted early.
+  EXPECT_LE(Stats().metadata_bytes, early_metadata_bytes + (1 << 20));
   while (void *ptr = left_behind.Pop()) {
     VerifyAndFree(ptr);
   }

@@ -72,7 +72,9 @@ void heap_purge_note_gone(heap_page_flags_t *pages, size_t first, size_t end) {
     bool was_idle = (pages->flags[i] & HEAP_PAGE_IDLE) != 0;
     idle_pages -= was_idle;
     last_purged_pages += was_idle;
-    pages->flags[i] = HEAP_PAGE_PURGED;
+    // What was never used is as new.
+    pages->flags[i] =
+        was_idle ? HEAP_PAGE_PURGED : pages->flags[i] & HEAP_PAGE_PURGED;
   }
 }
 

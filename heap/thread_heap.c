@@ -54,6 +54,7 @@
 #include "heap/thread_heap.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <pthread.h>
 
 #include "heap/central.h"
@@ -401,10 +402,13 @@ bool heap_thread_refill(heap_thread_t *thread, size_t size_class) {
   }
 }
 
+// Called by frees, which preserve `errno`; a purge may have changed it.
 static void destroy(heap_page_t *page) {
+  int saved_errno = errno;
   heap_central_lock();
   heap_span_destroy(page);
   heap_central_unlock();
+  errno = saved_errno;
 }
 
 void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
