@@ -31,9 +31,9 @@ typedef struct bufio_journal_result {
 } bufio_journal_result_t;
 
 // Appends to the file what its killed writer had accepted, and removes the side
-// file: `journal_path`, or NULL: `path` with the suffix; if that is not there,
-// the one whose name the writer has left on the file. 0 also if there is no
-// side file; then the file is not opened. -EBUSY: its writer is alive, or
+// file: the one whose name the writer has left on the file, and then, if it is
+// another one, `journal_path`, or NULL: `path` with the suffix. 0 also if there
+// is no side file; then the file is not opened. -EBUSY: its writer is alive, or
 // somebody else holds the flock(2) of the file. -EPROTO: it does not belong to
 // the file as it is, or is damaged; nothing was changed. Errors of the kernel:
 // another replay goes on where this one stopped. `out_result` may be NULL.
