@@ -260,8 +260,8 @@ TEST_F(HeapStatsTest, FreeRunsAndRefillsAreCounted) {
   });
 }
 
-// From a run, which cannot go on growing in place, to a mapping, which the
-// kernel moves.
+// A run of that size grows in place while there is room, otherwise into a
+// mapping, which the kernel moves.
 TEST_F(HeapStatsTest, GrowingBlockIsMappedSoonerThanANewOne) {
   RunInChild([] {
     void *ptr = heap_alloc(HEAP_MAPPED_MIN_BYTES - 1);
