@@ -6,12 +6,13 @@
 // start; so the frees themselves purge, as soon as more than a small share of
 // the heap is idle. The hard problem is the program that needs the memory
 // again at once: purging and faulting in again costs more than all the rest.
-// It is recognised by its deeds: if most of the pages of the last purge have
-// been handed out again when the next purge is due, the last one was a
-// mistake, and much more may stay idle from now on, up to four times what is
-// used; if few have, half as much. A program whose heap swings pays for a few
+// It is recognised by its deeds: if most of what was purged is handed out
+// again, that was a mistake, and much more may stay idle from now on, up to
+// four times what is used. Once as much as is used has been given back and not
+// been wanted again, half as much. A program whose heap swings pays for a few
 // purges and then keeps its memory; one that shrinks for good gives it back, to
-// the last call it makes.
+// the last call it makes. While much may stay idle, a purge is a small step: a
+// mistake then costs little, and one that was none is followed by the next.
 //
 // Invariants: an IDLE page is DIRTY; a PURGED page is not DIRTY; `idle_pages`
 // counts the IDLE flags of all arenas.
@@ -29,15 +30,21 @@ enum {
   // At any patience: so many times what is used, and these.
   KEEP_MOST_TIMES = 4,
   KEEP_MOST_PAGES = 64,
-  PATIENCE_MAX = 1 << 10,
+  PATIENCE_MAX = KEEP_MOST_TIMES * KEEP_SHARE,
   PATIENCE_STEP = 16,
+  // Less than this share of what is used, reused, says nothing yet.
+  EVIDENCE_SHARE = 64,
+  // What a purge gives back, of what may stay idle: at patience 1, and above.
+  FIRST_STEP_SHARE = 2,
+  LATER_STEP_SHARE = 16,
 };
 
 // All guarded by the central lock.
 static size_t idle_pages;
-static size_t last_purged_pages;  // By the last purge.
-static size_t reused_pages;       // Of purged pages, since then.
 static size_t patience = 1;
+// Since it last changed; reused are pages that were purged at any time.
+static size_t purged_pages;
+static size_t reused_pages;
 
 static size_t limit_pages(size_t used_pages) {
   size_t share = used_pages / KEEP_SHARE;
@@ -61,8 +68,8 @@ bool heap_purge_note_use(heap_page_flags_t *pages, size_t first, size_t end) {
 void heap_purge_note_idle(heap_page_flags_t *pages, size_t first, size_t end) {
   for (size_t i = first; i < end; ++i) {
     if (pages->flags[i] == HEAP_PAGE_DIRTY) {
-      pages->flags[i] = HEAP_PAGE_DIRTY | HEAP_PAGE_IDLE;
-      ++idle_pages;
+      pages->flags[i] |= pages->is_kept ? HEAP_PAGE_REFUSED : HEAP_PAGE_IDLE;
+      idle_pages += !pages->is_kept;
     }
   }
 }
@@ -71,7 +78,7 @@ void heap_purge_note_gone(heap_page_flags_t *pages, size_t first, size_t end) {
   for (size_t i = first; i < end; ++i) {
     bool was_idle = (pages->flags[i] & HEAP_PAGE_IDLE) != 0;
     idle_pages -= was_idle;
-    last_purged_pages += was_idle;
+    purged_pages += was_idle;
     // What was never used is as new.
     pages->flags[i] =
         was_idle ? HEAP_PAGE_PURGED : pages->flags[i] & HEAP_PAGE_PURGED;
@@ -82,18 +89,21 @@ bool heap_purge_is_due(size_t used_pages) {
   return idle_pages > limit_pages(used_pages);
 }
 
-size_t heap_purge_begin(size_t used_pages) {
-  if (reused_pages > last_purged_pages / 2) {
-    if (patience < PATIENCE_MAX) {
-      patience *= PATIENCE_STEP;
-    }
-  } else if (reused_pages < last_purged_pages / 8 && patience > 1) {
-    patience /= 2;
-  }
-  last_purged_pages = 0;
+static void set_patience(size_t value) {
+  patience = value < PATIENCE_MAX ? value : PATIENCE_MAX;
+  purged_pages = 0;
   reused_pages = 0;
-  // Half of the limit: the next purge is as far away as this one is large.
-  return limit_pages(used_pages) / 2;
+}
+
+size_t heap_purge_begin(size_t used_pages) {
+  if (reused_pages > used_pages / EVIDENCE_SHARE &&
+      reused_pages > purged_pages / 2) {
+    set_patience(patience * PATIENCE_STEP);
+  } else if (purged_pages > reused_pages + used_pages) {
+    set_patience(patience - patience / 2);
+  }
+  size_t limit = limit_pages(used_pages);
+  return limit - limit / (patience == 1 ? FIRST_STEP_SHARE : LATER_STEP_SHARE);
 }
 
 // Gives back the idle pages [first, end), or takes them off the idle ones.
@@ -132,6 +142,15 @@ size_t heap_purge_pages(heap_page_flags_t *pages, uintptr_t base,
     end = first;
   }
   return purged;
+}
+
+bool heap_purge_has_idle(const heap_page_flags_t *pages, size_t page_count) {
+  for (size_t i = 0; i < page_count; ++i) {
+    if ((pages->flags[i] & HEAP_PAGE_IDLE) != 0) {
+      return true;
+    }
+  }
+  return false;
 }
 
 size_t heap_purge_idle_pages(void) {

@@ -25,7 +25,7 @@ enum {
   HEAP_PAGE_IDLE = 2,
   // Clean because it was purged, not because it is new.
   HEAP_PAGE_PURGED = 4,
-  // Dirty and free, but not idle: the kernel would not take it.
+  // Dirty and free, but not idle: the kernel would not take it, or must not.
   HEAP_PAGE_REFUSED = 8,
 };
 
@@ -33,6 +33,7 @@ enum {
 typedef struct heap_page_flags {
   uint8_t *flags;
   size_t capacity_bytes;  // Of `flags`.
+  bool is_kept;           // Memory that never goes back: no page is idle.
 } heap_page_flags_t;
 
 // Marks pages [first, end) as handed out, in whole or in part. Returns whether
@@ -58,6 +59,9 @@ size_t heap_purge_begin(size_t used_pages);
 // arenas. Returns how many pages were given back.
 size_t heap_purge_pages(heap_page_flags_t *pages, uintptr_t base,
                         size_t page_count, size_t keep_pages);
+
+// Returns whether any of the first `page_count` pages is idle.
+bool heap_purge_has_idle(const heap_page_flags_t *pages, size_t page_count);
 
 // Sum over all arenas.
 size_t heap_purge_idle_pages(void);
