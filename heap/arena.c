@@ -1,16 +1,19 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Arena 0 is the program break; the others, made only when the break is not to
-// be used or cannot grow, are reservations of addresses whose pages are made
-// usable from the low end up, so that both grow in the same way:
+// Arena 0 is the program break. Others are made only when the break is not to
+// be used or cannot grow: reservations of addresses whose pages are made usable
+// from the low end up, so that both grow in the same way:
 //
 //   base                                  end            reserve_end
 //   | run | run | free run | ...          |  not ours    |
 //
-// Of each heap page the arena knows whether it was ever handed out (purge.h):
-// one that was not is all zero, and that is how calloc knows. A reservation is
-// small at first and each next one doubles: address space may be limited.
+// And there is memory that the program gave the heap; it neither grows nor goes
+// back. Of each heap page the arena knows whether it was ever handed out
+// (purge.h): one that was not is all zero, and that is how calloc knows. A
+// reservation is small at first and each next one doubles: address space may be
+// limited. One in which nothing lies is unmapped, and its place and tables wait
+// for the next one.
 //
 // The break belongs to the whole process, and the hard problem is that others
 // move it too. It is therefore read again before every step:
@@ -29,6 +32,7 @@
 #include "heap/arena.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,8 +62,8 @@ enum {
 
 typedef struct arena {
   uintptr_t base;
-  uintptr_t reserve_end;  // 0 for the break.
-  void *mapping;          // Of the reservation, at or before base.
+  uintptr_t reserve_end;  // Of a reservation.
+  void *mapping;          // The reservation, at or before base; or NULL.
   size_t mapping_bytes;
   uint32_t hole_units;
   heap_run_map_t map;
@@ -68,7 +72,9 @@ typedef struct arena {
 
 // All guarded by the central lock.
 static arena_t arenas[ARENA_COUNT_MAX];
-static size_t arena_count = 1;  // The break's slot is always there.
+// Places in use: the break's always, and of others up to the highest that ever
+// was; one without units is vacant.
+static size_t arena_count = 1;
 static bool break_unusable;
 static bool source_read;
 
@@ -191,7 +197,7 @@ static bool grow_break(arena_t *arena, size_t size_bytes) {
 
 static bool grow_reserved(arena_t *arena, size_t size_bytes) {
   uintptr_t end = arena_end(arena);
-  if (arena->reserve_end - end < size_bytes ||
+  if (arena->mapping == NULL || arena->reserve_end - end < size_bytes ||
       !reserve_tables(arena, size_bytes >> HEAP_UNIT_SHIFT)) {
     return false;
   }
@@ -233,47 +239,126 @@ static bool grow(arena_t *arena, size_t units) {
          extend(arena, missing_bytes);
 }
 
-// The arena's tables stay, for the next one to be tried in its place.
-static bool unmap_reservation(const arena_t *arena) {
+static bool is_vacant(const arena_t *arena) {
+  return arena != &arenas[BREAK_ARENA] && arena->map.unit_count == 0;
+}
+
+// Returns a vacant place, or NULL.
+static arena_t *find_place(void) {
+  for (size_t i = BREAK_ARENA + 1; i < arena_count; ++i) {
+    if (is_vacant(&arenas[i])) {
+      return &arenas[i];
+    }
+  }
+  return arena_count < ARENA_COUNT_MAX ? &arenas[arena_count] : NULL;
+}
+
+// The arena in a place that find_place() returned is there from now on.
+static void note_place_taken(const arena_t *arena) {
+  if (arena == &arenas[arena_count]) {
+    ++arena_count;
+  }
+}
+
+static bool unmap_reservation(arena_t *arena) {
   heap_central_count_kernel_call();
-  return heap_kernel->unmap(arena->mapping, arena->mapping_bytes);
+  if (!heap_kernel->unmap(arena->mapping, arena->mapping_bytes)) {
+    return false;
+  }
+  arena->mapping = NULL;
+  return true;
+}
+
+// Maps addresses for `size_bytes` at least, at best `wanted_bytes`, and the
+// pages at its ends.
+static void *map_reservation(size_t wanted_bytes, size_t size_bytes,
+                             size_t *out_bytes) {
+  for (;;) {
+    if (wanted_bytes < size_bytes) {
+      wanted_bytes = size_bytes;
+    }
+    heap_central_count_kernel_call();
+    *out_bytes = wanted_bytes + HEAP_PAGE_BYTES;
+    void *ptr = heap_kernel->map(*out_bytes, true);
+    if (ptr != NULL || wanted_bytes == size_bytes) {
+      return ptr;
+    }
+    wanted_bytes /= 2;
+  }
 }
 
 // Starts an arena of its own whose first free run has at least `size_bytes`.
 static arena_t *reserve_arena(size_t size_bytes) {
-  if (arena_count == ARENA_COUNT_MAX) {
+  arena_t *arena = find_place();
+  if (arena == NULL) {
     return NULL;
   }
-  size_t reserve_bytes = (size_t)RESERVE_MIN_BYTES << (arena_count - 1);
   size_bytes = round_up(size_bytes, HEAP_PAGE_BYTES);
-  void *ptr;
-  for (;;) {
-    if (reserve_bytes < size_bytes) {
-      reserve_bytes = size_bytes;
-    }
-    heap_central_count_kernel_call();
-    ptr = heap_kernel->map(reserve_bytes + HEAP_PAGE_BYTES, true);
-    if (ptr != NULL || reserve_bytes == size_bytes) {
-      break;
-    }
-    reserve_bytes /= 2;
-  }
-  if (ptr == NULL) {
+  size_t mapping_bytes;
+  void *mapping =
+      map_reservation((size_t)RESERVE_MIN_BYTES << (arena - arenas - 1),
+                      size_bytes, &mapping_bytes);
+  if (mapping == NULL) {
     return NULL;
   }
-  arena_t *arena = &arenas[arena_count];
-  arena->base = round_up((uintptr_t)ptr, HEAP_PAGE_BYTES);
+  arena->mapping = mapping;
+  arena->mapping_bytes = mapping_bytes;
+  arena->base = round_up((uintptr_t)mapping, HEAP_PAGE_BYTES);
   arena->reserve_end =
-      (arena->base + reserve_bytes) & ~(uintptr_t)(HEAP_PAGE_BYTES - 1);
-  arena->mapping = ptr;
-  arena->mapping_bytes = reserve_bytes + HEAP_PAGE_BYTES;
+      ((uintptr_t)mapping + mapping_bytes) & ~(uintptr_t)(HEAP_PAGE_BYTES - 1);
+  arena->pages.is_kept = false;
   if (!grow(arena, size_bytes >> HEAP_UNIT_SHIFT)) {
     unmap_reservation(arena);
     return NULL;
   }
-  ++arena_count;
+  note_place_taken(arena);
   heap_page_table_set_near(arena->base);
   return arena;
+}
+
+// Tells whether any of [start, end) belongs to an arena, or will.
+static bool is_taken(uintptr_t start, uintptr_t end) {
+  for (size_t i = 0; i < arena_count; ++i) {
+    const arena_t *arena = &arenas[i];
+    uintptr_t arena_last =
+        arena->mapping != NULL ? arena->reserve_end : arena_end(arena);
+    if (!is_vacant(arena) && start < arena_last && arena->base < end) {
+      return true;
+    }
+  }
+  return false;
+}
+
+int heap_arena_add(void *memory, size_t size_bytes, bool is_zeroed,
+                   size_t *out_bytes) {
+  uintptr_t base;
+  uintptr_t end;
+  *out_bytes = 0;
+  if (__builtin_add_overflow((uintptr_t)memory, size_bytes, &end) ||
+      __builtin_add_overflow((uintptr_t)memory, HEAP_PAGE_BYTES - 1, &base)) {
+    return EINVAL;
+  }
+  base &= ~(uintptr_t)(HEAP_PAGE_BYTES - 1);
+  end &= ~(uintptr_t)(HEAP_PAGE_BYTES - 1);
+  if (base >= end || is_taken(base, end) || end >> HEAP_ADDRESS_BITS != 0) {
+    return EINVAL;
+  }
+  arena_t *arena = find_place();
+  size_t units = (end - base) >> HEAP_UNIT_SHIFT;
+  if (arena == NULL || !reserve_tables(arena, units)) {
+    return ENOMEM;
+  }
+  arena->base = base;
+  arena->mapping = NULL;
+  arena->pages.is_kept = true;
+  append_memory(arena, end - base);
+  if (!is_zeroed) {
+    heap_purge_note_use(&arena->pages, 0, units / HEAP_PAGE_UNITS);
+    heap_purge_note_idle(&arena->pages, 0, units / HEAP_PAGE_UNITS);
+  }
+  note_place_taken(arena);
+  *out_bytes = end - base;
+  return 0;
 }
 
 static void read_source(void) {
@@ -333,14 +418,14 @@ static uintptr_t grow_and_take(size_t wanted, size_t units, size_t align_bytes,
       return address;
     }
   }
-  arena_t *newest = &arenas[arena_count - 1];
-  if (newest == &arenas[BREAK_ARENA] || !grow(newest, wanted)) {
-    newest = reserve_arena(wanted << HEAP_UNIT_SHIFT);
-    if (newest == NULL) {
-      return 0;
-    }
+  arena_t *arena = NULL;
+  for (size_t i = BREAK_ARENA + 1; i < arena_count && arena == NULL; ++i) {
+    arena = grow(&arenas[i], wanted) ? &arenas[i] : NULL;
   }
-  return take(newest, units, align_bytes, kind, out_zeroed);
+  if (arena == NULL) {
+    arena = reserve_arena(wanted << HEAP_UNIT_SHIFT);
+  }
+  return arena == NULL ? 0 : take(arena, units, align_bytes, kind, out_zeroed);
 }
 
 uintptr_t heap_arena_alloc(size_t units, size_t align_bytes,
@@ -415,6 +500,25 @@ static size_t used_pages(void) {
   return units / HEAP_PAGE_UNITS;
 }
 
+// Gives the addresses of a reservation back if nothing lies there, and its
+// memory has gone.
+static void release(arena_t *arena) {
+  uint32_t units = arena->map.unit_count;
+  if (arena->mapping == NULL ||
+      heap_run_map_last_free(&arena->map).units != units ||
+      heap_purge_has_idle(&arena->pages, units / HEAP_PAGE_UNITS)) {
+    return;
+  }
+  heap_hook_unmap((void *)arena->base, (size_t)units << HEAP_UNIT_SHIFT);
+  if (!unmap_reservation(arena)) {
+    heap_hook_map((void *)arena->base, (size_t)units << HEAP_UNIT_SHIFT);
+    return;
+  }
+  heap_run_map_truncate(&arena->map, units);
+  heap_purge_note_gone(&arena->pages, 0, units / HEAP_PAGE_UNITS);
+}
+
+// Returns how many pages went.
 static size_t purge(size_t keep_pages, size_t keep_break_bytes) {
   size_t purged = lower_break(keep_break_bytes);
   for (size_t i = arena_count; i-- > 0;) {
@@ -422,36 +526,13 @@ static size_t purge(size_t keep_pages, size_t keep_break_bytes) {
     purged +=
         heap_purge_pages(&arena->pages, arena->base,
                          arena->map.unit_count / HEAP_PAGE_UNITS, keep_pages);
+    release(arena);
   }
   return purged;
 }
 
-// Gives the addresses of the newest reservation back if nothing lies there.
-// Returns the pages that went.
-static size_t release_newest(void) {
-  arena_t *arena = &arenas[arena_count - 1];
-  uint32_t units = arena->map.unit_count;
-  if (arena_count == 1 || heap_run_map_last_free(&arena->map).units != units) {
-    return 0;
-  }
-  heap_hook_unmap((void *)arena->base, (size_t)units << HEAP_UNIT_SHIFT);
-  if (!unmap_reservation(arena)) {
-    heap_hook_map((void *)arena->base, (size_t)units << HEAP_UNIT_SHIFT);
-    return 0;
-  }
-  heap_run_map_truncate(&arena->map, units);
-  heap_purge_note_gone(&arena->pages, 0, units / HEAP_PAGE_UNITS);
-  --arena_count;
-  return units / HEAP_PAGE_UNITS;
-}
-
 size_t heap_arena_trim(size_t keep_bytes) {
-  size_t released = 0;
-  size_t pages;
-  while ((pages = release_newest()) > 0) {
-    released += pages;
-  }
-  return (released + purge(0, keep_bytes)) * HEAP_PAGE_BYTES;
+  return purge(0, keep_bytes) * HEAP_PAGE_BYTES;
 }
 
 void heap_arena_free(uintptr_t address) {

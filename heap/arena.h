@@ -46,9 +46,13 @@ void heap_arena_free(uintptr_t address);
 // when the run behind it is free or its arena can grow. False: unchanged.
 bool heap_arena_resize(uintptr_t address, size_t units);
 
+// Makes memory of the program's own an arena; see heap_add_memory. Returns 0
+// and how much of it is used, or EINVAL, ENOMEM.
+int heap_arena_add(void *memory, size_t size_bytes, bool is_zeroed,
+                   size_t *out_bytes);
+
 // Gives all idle memory back, but for `keep_bytes` below the break, and the
-// addresses of the newest reservations, as far as nothing lies in them. Returns
-// how many bytes.
+// addresses of reservations in which nothing lies. Returns how many bytes.
 size_t heap_arena_trim(size_t keep_bytes);
 
 // Tells what lies at any address.

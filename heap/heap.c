@@ -41,6 +41,10 @@ enum {
 // asks more often whether the size is possible than for the memory.
 #define RECLAIM_MAX_BYTES ((size_t)1 << 30)
 
+// A block was made smaller and, without memory for another, stayed what it was;
+// its size says nothing of the request any more. Atomic, relaxed.
+static bool shrunk_in_need;
+
 typedef enum block_kind {
   BLOCK_SMALL,
   BLOCK_MEDIUM,
@@ -76,7 +80,8 @@ static void *bin_alloc(heap_bin_t *bin, bool *out_zeroed) {
   return ptr;
 }
 
-static void *small_alloc(size_t size_class, bool *out_zeroed) {
+static void *small_alloc(size_t size_class, size_t size_bytes,
+                         bool *out_zeroed) {
   heap_thread_t *thread = heap_thread_get();
   if (thread == NULL) {
     return NULL;
@@ -84,6 +89,7 @@ static void *small_alloc(size_t size_class, bool *out_zeroed) {
   heap_bin_t *bin = &thread->bins[size_class];
   void *ptr = bin_alloc(bin, out_zeroed);
   if (ptr == NULL && heap_thread_refill(thread, size_class)) {
+    heap_thread_note_refill(thread, size_class, size_bytes);
     ptr = heap_bin_take(bin, out_zeroed);
   }
   return ptr;
@@ -117,7 +123,7 @@ static void *try_alloc(size_t align_bytes, size_t size_bytes,
                        bool *out_zeroed) {
   size_t size_class = aligned_class(align_bytes, size_bytes);
   if (size_class < HEAP_CLASS_COUNT) {
-    return small_alloc(size_class, out_zeroed);
+    return small_alloc(size_class, size_bytes, out_zeroed);
   }
   bool is_mapped =
       size_bytes >= HEAP_MAPPED_MIN_BYTES || align_bytes > HEAP_PAGE_BYTES;
@@ -376,12 +382,13 @@ static bool can_have_size(const block_t *block, size_t align_bytes,
   if (size_bytes > usable_bytes) {
     return false;
   }
+  if (block->kind == BLOCK_MAPPED ||
+      (may_have_shrunk && __atomic_load_n(&shrunk_in_need, __ATOMIC_RELAXED))) {
+    return true;
+  }
   if (block->kind == BLOCK_MEDIUM) {
     return size_bytes > HEAP_TABLE_MAX_BYTES ||
            align_bytes > HEAP_MIN_ALIGN_BYTES;
-  }
-  if (block->kind == BLOCK_MAPPED) {
-    return true;
   }
   size_t size_class = aligned_class(align_bytes, size_bytes);
   return size_class == block->page->size_class ||
@@ -435,16 +442,21 @@ void *heap_calloc(size_t count, size_t size_bytes) {
   return heap_calloc_slow(total_bytes);
 }
 
+// Tells whether a run that is resized should have the size it is to get, or
+// would better be a block of another kind.
+static bool is_right_size(const heap_arena_place_t *place, size_t size_bytes) {
+  return is_medium(size_bytes, size_bytes > place->size_bytes &&
+                                   place->size_bytes < HEAP_MAPPED_GROWN_BYTES);
+}
+
 // Changes the length of a medium block where it is; false when `ptr` is none,
-// or it must move.
-static bool resize_medium(void *ptr, size_t size_bytes) {
+// or it cannot, or, unless `in_need`, had better move.
+static bool resize_medium(void *ptr, size_t size_bytes, bool in_need) {
   heap_central_lock();
   heap_arena_place_t place = heap_arena_find((uintptr_t)ptr);
-  bool done =
-      place.kind == HEAP_RUN_BLOCK && place.start == (uintptr_t)ptr &&
-      is_medium(size_bytes, size_bytes > place.size_bytes &&
-                                place.size_bytes < HEAP_MAPPED_GROWN_BYTES) &&
-      heap_arena_resize((uintptr_t)ptr, units_of(size_bytes));
+  bool done = place.kind == HEAP_RUN_BLOCK && place.start == (uintptr_t)ptr &&
+              (in_need || is_right_size(&place, size_bytes)) &&
+              heap_arena_resize((uintptr_t)ptr, units_of(size_bytes));
   heap_central_unlock();
   return done;
 }
@@ -465,6 +477,27 @@ static bool resize_in_place(void *ptr, const block_t *block,
   return false;
 }
 
+// There is no memory for another block: changes this one's length where it is,
+// or lets a block that was to be smaller be. NULL: neither.
+static void *realloc_in_need(void *ptr, const block_t *block,
+                             size_t size_bytes) {
+  size_t usable_bytes = block->usable_bytes;
+  size_t wanted_bytes = size_bytes == 0 ? 1 : size_bytes;
+  if (block->kind == BLOCK_MEDIUM && resize_medium(ptr, wanted_bytes, true)) {
+    usable_bytes = units_of(wanted_bytes) << HEAP_UNIT_SHIFT;
+  } else if (block->kind == BLOCK_MAPPED &&
+             heap_mapped_resize(ptr, wanted_bytes)) {
+    usable_bytes = heap_mapped_usable_size(block->page);
+  } else if (size_bytes > usable_bytes) {
+    return NULL;
+  }
+  if (size_bytes < block->usable_bytes) {
+    __atomic_store_n(&shrunk_in_need, true, __ATOMIC_RELAXED);
+  }
+  heap_hook_resize(ptr, size_bytes, usable_bytes);
+  return ptr;
+}
+
 static void *realloc_by_copy(void *ptr, const block_t *block, size_t size_bytes,
                              const heap_call_t *call) {
   void *copy = NULL;
@@ -479,7 +512,7 @@ static void *realloc_by_copy(void *ptr, const block_t *block, size_t size_bytes,
     copy = alloc_silently(HEAP_MIN_ALIGN_BYTES, size_bytes, &zeroed);
   }
   if (copy == NULL) {
-    return NULL;
+    return realloc_in_need(ptr, block, size_bytes);
   }
   memcpy(copy, ptr, is_growing ? block->usable_bytes : size_bytes);
   tell_alloc(copy, size_bytes);
@@ -495,7 +528,7 @@ void *heap_realloc(void *ptr, size_t size_bytes) {
     return heap_alloc_fast(size_bytes);
   }
   if (heap_page_of((uintptr_t)ptr)->kind == HEAP_PAGE_NONE &&
-      resize_medium(ptr, size_bytes)) {
+      resize_medium(ptr, size_bytes, false)) {
     heap_hook_resize(ptr, size_bytes, units_of(size_bytes) << HEAP_UNIT_SHIFT);
     return ptr;
   }
@@ -543,6 +576,17 @@ size_t heap_usable_size(void *ptr) {
     return 0;
   }
   return block.usable_bytes;
+}
+
+size_t heap_add_memory(void *memory, size_t size_bytes, bool is_zeroed) {
+  size_t used_bytes;
+  heap_central_lock();
+  int error = heap_arena_add(memory, size_bytes, is_zeroed, &used_bytes);
+  heap_central_unlock();
+  if (error != 0) {
+    errno = error;
+  }
+  return used_bytes;
 }
 
 size_t heap_trim(size_t keep_bytes) {

@@ -81,7 +81,8 @@ HEAP_API void *heap_calloc(size_t count, size_t size_bytes) HEAP_MUST_USE
 // Returns a block of at least `size_bytes` that starts with the old block's
 // first min(old, new) bytes; the old block is gone unless it is the one
 // returned. NULL `ptr` is `heap_alloc`. Size 0 gives a smallest block, it does
-// not free. On failure NULL with ENOMEM, and the old block is untouched.
+// not free. On failure NULL with ENOMEM, and the old block is untouched; to
+// make a block smaller never fails.
 HEAP_API void *heap_realloc(void *ptr, size_t size_bytes) HEAP_MUST_USE
     __attribute__((alloc_size(2)));
 
@@ -101,6 +102,17 @@ HEAP_API size_t heap_usable_size(void *ptr);
 // Returns how many bytes went back. The heap does so by itself when much of it
 // is free; this is for a program that knows better.
 HEAP_API size_t heap_trim(size_t keep_bytes);
+
+// Gives the process heap memory of the program's own, readable and writable,
+// for ever: a static buffer, huge pages, memory of one node. Small and medium
+// blocks come from it as from the heap's other memory, before the kernel is
+// asked for more; it is never unmapped or discarded. `is_zeroed`: all bytes are
+// zero, and calloc may rely on that. Returns how many bytes are used, whole
+// pages of 64 KiB; 0 with `errno` EINVAL when there is none in it, or when it
+// reaches into memory that the heap has already, with ENOMEM without memory for
+// tables or after about 30 calls. The memory must not be that of a block.
+HEAP_API size_t heap_add_memory(void *memory, size_t size_bytes,
+                                bool is_zeroed);
 
 // Verifies every invariant of the process heap that can be seen while no other
 // thread is inside it. Returns NULL, or a text naming the first broken one.
@@ -131,7 +143,7 @@ typedef struct heap_stats {
   size_t live_bytes;      // Usable sizes of all live blocks.
   size_t num_live;        // Live blocks.
   size_t mapped_bytes;    // From the kernel: break, reservations in use,
-                          // mappings of big blocks.
+                          // mappings of big blocks; and heap_add_memory's.
   size_t dirty_bytes;     // Of these, used and not given back since: at most
                           // this much is resident.
   size_t idle_bytes;      // Of dirty, in no block and no span.
@@ -141,7 +153,11 @@ typedef struct heap_stats {
   size_t huge_bytes;      // Of mapped, blocks with mappings of their own.
   size_t metadata_bytes;  // Addresses of tables, beside mapped_bytes.
   size_t num_spans;
-  size_t num_refills;       // Small allocations that found nothing cached.
+  size_t num_refills;  // Small allocations that found nothing cached.
+  // What these asked for, and what their blocks have: a sample of what is lost
+  // inside of small blocks. (A run loses less than 1 KiB, a mapping 64.)
+  size_t sampled_request_bytes;
+  size_t sampled_block_bytes;
   size_t num_kernel_calls;  // That moved, mapped, unmapped or gave back memory.
   size_t num_misuses;       // Reported and survived (HEAP_ON_ERROR=report).
   heap_class_stats_t classes[HEAP_STATS_CLASS_COUNT];
@@ -184,8 +200,9 @@ typedef struct heap_hooks {
   // is `on_alloc` of the new block, then `on_free` of the old one; only for
   // mappings moved by the kernel it is `on_free` first.
   void (*on_resize)(void *ptr, size_t size_bytes, size_t usable_bytes);
-  // The heap got [ptr, ptr + size_bytes) from the kernel, or is about to give
-  // it back. The central lock is held: these two must not allocate or free.
+  // The heap got [ptr, ptr + size_bytes) from the kernel or the program, or is
+  // about to give it back. The central lock is held: these two must not
+  // allocate or free.
   void (*on_map)(void *ptr, size_t size_bytes);
   void (*on_unmap)(void *ptr, size_t size_bytes);
   // A misuse was found, and is reported next. No lock held.

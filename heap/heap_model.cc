@@ -202,4 +202,35 @@ void HeapModel::Check() const {
   }
 }
 
+void RunHeapModel(uint64_t seed, unsigned max_log2, int steps) {
+  Random random(seed);
+  HeapModel model(64 << 20);
+  for (int step = 0; step < steps; ++step) {
+    const size_t index = random.Next();
+    const size_t size = random.SkewedSize(max_log2);
+    switch (random.Below(8)) {
+      case 0:
+        model.Calloc(1, size);
+        break;
+      case 1:
+        model.AlignedAlloc(size_t{1} << random.Below(18), size);
+        break;
+      case 2:
+        model.Realloc(index, size);
+        break;
+      case 3:
+      case 4:
+      case 5:
+        model.Free(index);
+        break;
+      default:
+        model.Alloc(size);
+    }
+    if (step % 50 == 0) {
+      model.Check();
+    }
+  }
+  model.Check();
+}
+
 }  // namespace heap_testing

@@ -66,6 +66,10 @@ class HeapModel {
   std::vector<uintptr_t> freed_;           // Starts of the blocks freed last.
 };
 
+// Makes `steps` random calls of all kinds, of sizes below 2^max_log2 bytes, and
+// frees what is left.
+void RunHeapModel(uint64_t seed, unsigned max_log2, int steps = 600);
+
 }  // namespace heap_testing
 
 #endif  // MY_ALLOC_HEAP_HEAP_MODEL_H_

@@ -247,13 +247,18 @@ TEST_F(HeapStatsTest, FreeRunsAndRefillsAreCounted) {
     EXPECT_GE(Stats().largest_free_run_bytes,
               scattered.largest_free_run_bytes + (200 << 10));
 
-    const size_t refills = Stats().num_refills;
+    const heap_stats_t before = Stats();
+    const size_t refills = before.num_refills;
     std::vector<void *> small;
     for (int i = 0; i < 1000; ++i) {
-      small.push_back(heap_alloc(64));
+      small.push_back(heap_alloc(50));
     }
     // 64 blocks each.
     EXPECT_EQ(Stats().num_refills, refills + (1000 + 63) / 64);
+    EXPECT_EQ(Stats().sampled_request_bytes,
+              before.sampled_request_bytes + (1000 + 63) / 64 * 50);
+    EXPECT_EQ(Stats().sampled_block_bytes,
+              before.sampled_block_bytes + (1000 + 63) / 64 * 64);
     heap_free(small[0]);
     heap_free(heap_alloc(64));
     EXPECT_EQ(Stats().num_refills, refills + (1000 + 63) / 64);

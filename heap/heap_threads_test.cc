@@ -385,6 +385,45 @@ TEST_F(HeapThreadsTest, OwnerFindsWhatOthersFreed) {
   }
 }
 
+// The owner's heap_trim counts the blocks of spans, and gives some back, while
+// others free in them.
+TEST_F(HeapThreadsTest, OwnerTrimsWhileOthersFree) {
+  const uint64_t seed = heap_testing::Seed();
+  constexpr int kBlocks = 40000;
+  Queue queue;
+  std::atomic<int> left{kBlocks};
+  RunThreads(3, [&](int i) {
+    if (i == 0) {
+      Random random(seed);
+      for (int n = 0; n < kBlocks; ++n) {
+        queue.Push(NewBlock(random.SkewedSize(9)));
+        if (random.OneIn(100)) {
+          heap_trim(0);
+        }
+      }
+      while (left.load() > 0) {
+        heap_trim(0);
+        std::this_thread::yield();
+      }
+      heap_trim(0);
+      return;
+    }
+    while (left.load() > 0) {
+      void *ptr = queue.Pop();
+      if (ptr == nullptr) {
+        std::this_thread::yield();
+        continue;
+      }
+      VerifyAndFree(ptr);
+      left.fetch_sub(1);
+    }
+  });
+  // What the owner could not find would still be in spans.
+  heap_trim(0);
+  EXPECT_EQ(Stats().span_free_bytes, 0u);
+  EXPECT_EQ(Stats().num_spans, 0u);
+}
+
 TEST_F(HeapThreadsTest, StatisticsMayBeReadMeanwhile) {
   std::atomic<bool> stop{false};
   std::thread reader([&] {

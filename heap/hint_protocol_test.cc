@@ -7,10 +7,11 @@
 // that interleavings are all there is.
 //
 // Checked for two threads that free one block each, an owner that looks twice
-// meanwhile, and, in a second form, a thread that adopts the span meanwhile:
-// whatever happened, the owner's next look finds every block that is free.
-// Protocols with two steps exchanged or one left out must fail, or the model
-// could not tell.
+// meanwhile; in a second form, a thread that adopts the span meanwhile; in a
+// third, the owner's heap_trim, which counts each span unasked: whatever
+// happened, the owner's next look finds every block that is free. Protocols
+// with two steps exchanged or one left out must fail, or the model could not
+// tell.
 
 #include <array>
 #include <cstddef>
@@ -75,6 +76,7 @@ enum class Mutation {
   kClearBitLast,      // O1 after O3.
   kAdoptAfterCount,   // The adopted span's owner is set last.
   kAdoptWithoutHint,  // Adoption does not clear the hint.
+  kTrimClearsBit,     // heap_trim does O1 as well, last.
 };
 
 Program Free(int block, Mutation mutation) {
@@ -136,6 +138,13 @@ Instruction ClearHint(bool really) {
   };
 }
 
+Instruction ClearClassBit() {
+  return [](Shared *shared, Thread *thread) {
+    shared->class_bit[kOwner] = 0;
+    return static_cast<uint8_t>(thread->step + 1);
+  };
+}
+
 // The owner, out of blocks, looks `times` times.
 Program Look(int times, Mutation mutation) {
   std::vector<Instruction> program;
@@ -143,10 +152,7 @@ Program Look(int times, Mutation mutation) {
     const auto start = static_cast<uint8_t>(program.size());
     const auto end = static_cast<uint8_t>(start + 6);
     const bool clears_last = mutation == Mutation::kClearBitLast;
-    const Instruction clear_bit = [](Shared *shared, Thread *thread) {
-      shared->class_bit[kOwner] = 0;
-      return static_cast<uint8_t>(thread->step + 1);
-    };
+    const Instruction clear_bit = ClearClassBit();
     const Instruction pass = [](Shared *, Thread *thread) {
       return static_cast<uint8_t>(thread->step + 1);
     };
@@ -194,6 +200,17 @@ Program Adopt(Mutation mutation) {
     return ProgramOf({ClearHint(clears), Count(0), Count(1), set_owner});
   }
   return ProgramOf({set_owner, ClearHint(clears), Count(0), Count(1)});
+}
+
+// The owner trims its heap: it counts without a look at the class's bit.
+Program Trim(Mutation mutation) {
+  if (mutation == Mutation::kCountBeforeClear) {
+    return ProgramOf({Count(0), Count(1), ClearHint(true)});
+  }
+  if (mutation == Mutation::kTrimClearsBit) {
+    return ProgramOf({ClearHint(true), Count(0), Count(1), ClearClassBit()});
+  }
+  return ProgramOf({ClearHint(true), Count(0), Count(1)});
 }
 
 // Tries every interleaving of the programs; returns how many ended with a block
@@ -280,12 +297,21 @@ size_t LostWhileAdopting(Mutation mutation) {
   return lost;
 }
 
+size_t LostWhileTrimming(Mutation mutation) {
+  Explorer explorer({Free(0, mutation), Free(1, mutation), Trim(mutation)});
+  return explorer.CountLost(Shared());
+}
+
 TEST(HintProtocolTest, NoFreeIsLostWhileTheOwnerLooks) {
   EXPECT_EQ(LostWhileLooking(Mutation::kNone), 0u);
 }
 
 TEST(HintProtocolTest, NoFreeIsLostWhileTheSpanIsAdopted) {
   EXPECT_EQ(LostWhileAdopting(Mutation::kNone), 0u);
+}
+
+TEST(HintProtocolTest, NoFreeIsLostWhileTheOwnerTrims) {
+  EXPECT_EQ(LostWhileTrimming(Mutation::kNone), 0u);
 }
 
 TEST(HintProtocolTest, OtherOrdersLoseFrees) {
@@ -298,6 +324,11 @@ TEST(HintProtocolTest, OtherOrdersLoseFrees) {
   for (Mutation mutation :
        {Mutation::kAdoptAfterCount, Mutation::kAdoptWithoutHint}) {
     EXPECT_GT(LostWhileAdopting(mutation), 0u)
+        << "mutation " << static_cast<int>(mutation);
+  }
+  for (Mutation mutation :
+       {Mutation::kCountBeforeClear, Mutation::kTrimClearsBit}) {
+    EXPECT_GT(LostWhileTrimming(mutation), 0u)
         << "mutation " << static_cast<int>(mutation);
   }
 }

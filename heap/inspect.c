@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // What can be said of the heap as a whole: the walk, the statistics, the check.
-// All of it follows from the tables alone; nothing is counted on the way of an
-// allocation.
+// All of it follows from the tables; on the way of an allocation nothing is
+// counted but those that found nothing cached.
 
 #include <assert.h>
 #include <stdint.h>
@@ -106,7 +106,10 @@ void heap_stats_get(heap_stats_t *out_stats) {
   out_stats->idle_bytes = heap_purge_idle_pages() * HEAP_PAGE_BYTES;
   out_stats->metadata_bytes = heap_metadata_bytes();
   out_stats->num_spans = heap_span_count();
-  out_stats->num_refills = heap_thread_refill_count();
+  heap_refill_totals_t refills = heap_thread_refill_totals();
+  out_stats->num_refills = refills.count;
+  out_stats->sampled_request_bytes = refills.request_bytes;
+  out_stats->sampled_block_bytes = refills.block_bytes;
   out_stats->num_kernel_calls = heap_central_kernel_calls();
   heap_central_unlock();
   out_stats->num_misuses = heap_misuse_count();

@@ -133,8 +133,9 @@ TEST(InspectTest, StatsAsJsonNameEveryFigure) {
       "\"dirty_bytes\":0,\"idle_bytes\":0,\"free_run_bytes\":0,"
       "\"largest_free_run_bytes\":0,"
       "\"span_free_bytes\":0,\"huge_bytes\":0,\"metadata_bytes\":0,"
-      "\"num_spans\":0,\"num_refills\":0,\"num_kernel_calls\":0,\"num_"
-      "misuses\":7,"
+      "\"num_spans\":0,\"num_refills\":0,\"sampled_request_bytes\":0,"
+      "\"sampled_block_bytes\":0,\"num_kernel_calls\":0,"
+      "\"num_misuses\":7,"
       "\"classes\":[{\"block_bytes\":48,\"num_spans\":1,\"num_live\":2,"
       "\"num_free\":1363}]}\n");
 }

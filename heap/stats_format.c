@@ -30,6 +30,8 @@ static const figure_t figures[] = {
     FIGURE(metadata_bytes, "addresses of the heap's own tables"),
     FIGURE(num_spans, "spans of small blocks"),
     FIGURE(num_refills, "small allocations that found nothing cached"),
+    FIGURE(sampled_request_bytes, "asked for by these"),
+    FIGURE(sampled_block_bytes, "in the blocks that they got"),
     FIGURE(num_kernel_calls, "kernel calls for memory"),
     FIGURE(num_misuses, "misuses reported"),
 };

@@ -80,22 +80,24 @@ static heap_slot_t no_slot;
 #define EMPTY_BIN \
   { .top = &no_slot, .limit = &no_slot }
 
-static heap_thread_t empty_heap = {
-    .bins = {[0 ... HEAP_CLASS_COUNT - 1] = EMPTY_BIN},
-};
+// All of a heap that the fast paths read as long as no span is its own; alone,
+// because what has to be relocated is memory in every process.
+static heap_bin_t empty_heap[HEAP_CLASS_COUNT]
+    __attribute__((aligned(_Alignof(heap_thread_t)))) = {
+        [0 ... HEAP_CLASS_COUNT - 1] = EMPTY_BIN};
 
-_Thread_local heap_thread_t *heap_thread_fast = &empty_heap;
+_Thread_local heap_thread_t *heap_thread_fast =
+    (heap_thread_t *)(void *)empty_heap;
 
 // The thread's heap, or NULL. Differs from the fast one where hooks are set.
 static _Thread_local heap_thread_t *own_heap
     __attribute__((tls_model("initial-exec")));
 
 // Owns the spans that exited threads left; only `partial` is used. Central
-// lock, but for the hints.
+// lock, but for the hints. The first of all heaps.
 static heap_thread_t orphanage;
 
-// Central lock held to write; `all_heaps` read without it by checks only.
-static heap_thread_t *all_heaps;
+// Central lock.
 static heap_thread_t *unused_heaps;  // Without spans.
 static heap_thread_t *parked_heaps;
 static size_t parked_count;
@@ -172,8 +174,8 @@ static heap_thread_t *heap_create_locked(void) {
     return NULL;
   }
   heap_init(thread);
-  thread->next = all_heaps;
-  all_heaps = thread;
+  thread->next = orphanage.next;
+  orphanage.next = thread;
   return thread;
 }
 
@@ -377,7 +379,6 @@ bool heap_thread_refill(heap_thread_t *thread, size_t size_class) {
   heap_class_spans_t *spans = &thread->spans[size_class];
   heap_bin_t *bin = &thread->bins[size_class];
   HEAP_ASSERT(bin->mask == 0);
-  __atomic_store_n(&thread->refills, thread->refills + 1, __ATOMIC_RELAXED);
   for (;;) {
     heap_page_t *page = spans->current;
     if (page != NULL) {
@@ -434,13 +435,33 @@ void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
   }
 }
 
-size_t heap_thread_refill_count(void) {
-  size_t count = 0;
-  for (heap_thread_t *thread = all_heaps; thread != NULL;
+// Adds to a counter that only the calling thread writes.
+static void add_to_own(size_t *counter, size_t amount) {
+  __atomic_store_n(counter, *counter + amount, __ATOMIC_RELAXED);
+}
+
+void heap_thread_note_refill(heap_thread_t *thread, size_t size_class,
+                             size_t size_bytes) {
+  add_to_own(&thread->refills.count, 1);
+  add_to_own(&thread->refills.request_bytes, size_bytes);
+  add_to_own(&thread->refills.block_bytes,
+             heap_class_info[size_class].size_bytes);
+}
+
+const heap_thread_t *heap_thread_all(void) {
+  return &orphanage;
+}
+
+heap_refill_totals_t heap_thread_refill_totals(void) {
+  heap_refill_totals_t sum = {0};
+  for (const heap_thread_t *thread = &orphanage; thread != NULL;
        thread = thread->next) {
-    count += __atomic_load_n(&thread->refills, __ATOMIC_RELAXED);
+    const heap_refill_totals_t *own = &thread->refills;
+    sum.count += __atomic_load_n(&own->count, __ATOMIC_RELAXED);
+    sum.request_bytes += __atomic_load_n(&own->request_bytes, __ATOMIC_RELAXED);
+    sum.block_bytes += __atomic_load_n(&own->block_bytes, __ATOMIC_RELAXED);
   }
-  return count;
+  return sum;
 }
 
 void heap_thread_freed_behind(heap_thread_t *thread, heap_page_t *page,
@@ -596,7 +617,7 @@ static bool can_be_parked(const heap_thread_t *thread) {
 // free: the thread then gets a heap again, and this runs once more for it.
 static void thread_exited(void *value) {
   heap_thread_t *thread = value;
-  heap_thread_fast = &empty_heap;
+  heap_thread_fast = (heap_thread_t *)(void *)empty_heap;
   own_heap = NULL;
   heap_central_lock();
   if (can_be_parked(thread)) {
@@ -607,103 +628,4 @@ static void thread_exited(void *value) {
     retire(thread);
   }
   heap_central_unlock();
-}
-
-static const char *check_span(const heap_thread_t *thread,
-                              const heap_page_t *page, size_t size_class,
-                              heap_span_list_t list) {
-  uint32_t busy;
-  const char *broken = heap_span_check(page, &busy);
-  if (broken != NULL) {
-    return broken;
-  }
-  if (page->owner != thread || page->size_class != size_class ||
-      page->list != list) {
-    return "thread heap: a span on a list that is not its own";
-  }
-  if (list == HEAP_SPAN_CURRENT) {
-    busy += (uint32_t)__builtin_popcountll(thread->bins[size_class].mask);
-  }
-  if (list != HEAP_SPAN_FULL && page->frees_to_go < busy) {
-    return "thread heap: more live blocks in a span than counted";
-  }
-  if (list == HEAP_SPAN_FULL &&
-      (page->frees_to_go != 1 || page->free_groups != 0)) {
-    return "thread heap: a full span that would not notice a free";
-  }
-  return NULL;
-}
-
-static const char *check_list(const heap_thread_t *thread, heap_page_t *first,
-                              size_t size_class, heap_span_list_t list) {
-  const heap_page_t *prev = NULL;
-  for (const heap_page_t *page = first; page != NULL; page = page->next) {
-    if (page->prev != prev) {
-      return "thread heap: a list of spans that is broken";
-    }
-    const char *broken = check_span(thread, page, size_class, list);
-    if (broken != NULL) {
-      return broken;
-    }
-    prev = page;
-  }
-  return NULL;
-}
-
-static const char *check_slots(const heap_bin_t *bin) {
-  const heap_slot_t *slot = bin->top;
-  for (; slot->ptr != NULL; --slot) {
-    const heap_page_t *page = heap_page_of((uintptr_t)slot->ptr);
-    size_t index = ((uintptr_t)slot->ptr - page->start) /
-                   heap_class_info[page->size_class].size_bytes;
-    if (page->kind != HEAP_PAGE_SPAN || slot->state != page->states + index ||
-        *slot->state != HEAP_BLOCK_CACHED) {
-      return "thread heap: a cached block that is not free";
-    }
-  }
-  return NULL;
-}
-
-static const char *check_bin(const heap_thread_t *thread, size_t size_class) {
-  const heap_bin_t *bin = &thread->bins[size_class];
-  const heap_page_t *page = thread->spans[size_class].current;
-  if (page == NULL) {
-    return bin->mask == 0 ? NULL : "thread heap: a bin without a span";
-  }
-  for (size_t i = 0; i < HEAP_GROUP_BLOCKS && bin->mask != 0; ++i) {
-    bool is_free = (bin->states[i] & 1) == 0;
-    if ((bin->mask >> i & 1) != 0 && !is_free) {
-      return "thread heap: a reserved block that is not free";
-    }
-  }
-  return check_span(thread, page, size_class, HEAP_SPAN_CURRENT);
-}
-
-static const char *check_thread(const heap_thread_t *thread) {
-  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
-    const heap_class_spans_t *spans = &thread->spans[i];
-    const char *broken = check_bin(thread, i);
-    if (broken == NULL && thread != &orphanage) {
-      broken = check_slots(&thread->bins[i]);
-    }
-    if (broken == NULL) {
-      broken = check_list(thread, spans->partial.first, i, HEAP_SPAN_PARTIAL);
-    }
-    if (broken == NULL) {
-      broken = check_list(thread, spans->full.first, i, HEAP_SPAN_FULL);
-    }
-    if (broken != NULL) {
-      return broken;
-    }
-  }
-  return NULL;
-}
-
-const char *heap_thread_check_all(void) {
-  const char *broken = check_thread(&orphanage);
-  for (const heap_thread_t *thread = all_heaps;
-       thread != NULL && broken == NULL; thread = thread->next) {
-    broken = check_thread(thread);
-  }
-  return broken;
 }

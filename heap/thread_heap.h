@@ -52,13 +52,20 @@ typedef struct heap_class_spans {
   heap_page_list_t full;  // Oldest first.
 } heap_class_spans_t;
 
+// Bins that were empty, and the allocations that found them so.
+typedef struct heap_refill_totals {
+  size_t count;
+  size_t request_bytes;  // Asked for by these.
+  size_t block_bytes;    // What they got.
+} heap_refill_totals_t;
+
 // Written by its thread only, but for `remote_hints`.
 typedef struct heap_thread {
   heap_bin_t bins[HEAP_CLASS_COUNT];
   heap_class_spans_t spans[HEAP_CLASS_COUNT];
   heap_slot_t slots[HEAP_SLOT_COUNT];
-  size_t refills;                 // Atomic, relaxed: read by statistics.
-  struct heap_thread *next;       // Of all. Immutable once published.
+  heap_refill_totals_t refills;   // Atomic, relaxed: read by statistics.
+  struct heap_thread *next;       // Of all. Central lock.
   struct heap_thread *next_free;  // Of the unused, parked. Central lock.
   // One bit a size class: another thread freed a block of one of our spans.
   // Atomic; on a line of its own, since other threads write it.
@@ -85,8 +92,16 @@ void heap_thread_give_back(void);
 // Fills the bin of `size_class`, whose mask is empty; false without memory.
 bool heap_thread_refill(heap_thread_t *thread, size_t size_class);
 
-// Returns how often a bin was filled, in all threads. Central lock held.
-size_t heap_thread_refill_count(void);
+// Counts a refill for a request of `size_bytes`.
+void heap_thread_note_refill(heap_thread_t *thread, size_t size_class,
+                             size_t size_bytes);
+
+// Returns the heap of what exited threads left, which has no bins; `next` leads
+// to all others. Central lock held.
+const heap_thread_t *heap_thread_all(void);
+
+// Sums over all threads. Central lock held.
+heap_refill_totals_t heap_thread_refill_totals(void);
 
 // The owner's free of a block let `page->frees_to_go` fall to 0.
 void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page);
