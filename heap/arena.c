@@ -576,6 +576,16 @@ bool heap_arena_resize(uintptr_t address, size_t units) {
   return true;
 }
 
+bool heap_arena_discard(uintptr_t address, size_t size_bytes) {
+  const arena_t *arena = arena_of(address);
+  HEAP_ASSERT(arena != NULL);
+  if (arena->pages.is_kept) {
+    return false;
+  }
+  heap_central_count_kernel_call();
+  return heap_kernel->discard((void *)address, size_bytes);
+}
+
 static heap_arena_place_t place_of(const arena_t *arena, heap_run_t run) {
   return (heap_arena_place_t){
       .kind = run.kind,

@@ -51,6 +51,10 @@ bool heap_arena_resize(uintptr_t address, size_t units);
 int heap_arena_add(void *memory, size_t size_bytes, bool is_zeroed,
                    size_t *out_bytes);
 
+// Gives the memory of a part of a run back, which reads as zero then. False:
+// not done, and must not be in memory of the program's own.
+bool heap_arena_discard(uintptr_t address, size_t size_bytes);
+
 // Gives all idle memory back, but for `keep_bytes` below the break, and the
 // addresses of reservations in which nothing lies. Returns how many bytes.
 size_t heap_arena_trim(size_t keep_bytes);

@@ -591,8 +591,8 @@ size_t heap_add_memory(void *memory, size_t size_bytes, bool is_zeroed) {
 
 size_t heap_trim(size_t keep_bytes) {
   heap_central_lock();
-  heap_thread_give_back();
-  size_t released_bytes = heap_arena_trim(keep_bytes);
+  size_t released_bytes = heap_thread_give_back();
+  released_bytes += heap_arena_trim(keep_bytes);
   heap_central_unlock();
   return released_bytes;
 }

@@ -4,10 +4,13 @@
 // What the heap has from the kernel and where it puts blocks. Each test has a
 // child process of its own, since it needs a heap that nobody used before.
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <vector>
 
@@ -19,6 +22,20 @@
 #include "heap/span.h"
 
 namespace {
+
+using heap_testing::Fill;
+using heap_testing::IsFilled;
+using heap_testing::IsZero;
+
+// The kernel counts some pages late.
+constexpr size_t kResidentSlackBytes = 1 << 20;
+
+size_t ResidentBytes() {
+  size_t total_pages = 0;
+  size_t resident_pages = 0;
+  std::ifstream("/proc/self/statm") >> total_pages >> resident_pages;
+  return resident_pages * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+}
 
 heap_stats_t Stats() {
   heap_stats_t stats;
@@ -165,6 +182,55 @@ TEST_F(HeapStatsTest, TrimEmptiesTheCallersBins) {
     EXPECT_EQ(stats.live_bytes, heap_usable_size(kept));
     heap_free(kept);
   });
+}
+
+// Pages of 4 KiB that only free blocks lie in go, and what comes in their place
+// is known to be zero where a block lies in it with all its bytes.
+TEST_F(HeapStatsTest, TrimGivesBackPagesAmongSmallBlocks) {
+  for (size_t size : {size_t{16}, size_t{48}, size_t{1000}, size_t{2048},
+                      size_t{2304}, size_t{9000}, size_t{32768}}) {
+    RunInChild([=] {
+      constexpr size_t kTotalBytes = 8 << 20;
+      std::vector<unsigned char *> blocks;
+      for (size_t i = 0; i < kTotalBytes / size; ++i) {
+        blocks.push_back(static_cast<unsigned char *>(heap_alloc(size)));
+        Fill(blocks.back(), size, i);
+      }
+      // One block in 64 KiB stays: with it, two pages, or what it lies in.
+      const size_t step = 65536 / size;
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        if (i % step != 0) {
+          heap_free(blocks[i]);
+        }
+      }
+      const size_t resident_before = ResidentBytes();
+      const size_t released = heap_trim(0);
+      EXPECT_STREQ(heap_check(), nullptr);
+      const size_t left_bytes = blocks.size() / step * (size + 2 * 4096);
+      if (left_bytes < kTotalBytes / 2) {
+        EXPECT_GE(released, kTotalBytes - left_bytes);
+        EXPECT_LE(ResidentBytes(), resident_before + left_bytes +
+                                       kResidentSlackBytes - kTotalBytes);
+      }
+      if (size <= 2048) {
+        EXPECT_EQ(heap_trim(0), 0u);
+      }
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        if (i % step == 0) {
+          EXPECT_TRUE(IsFilled(blocks[i], size, size, i));
+        } else {
+          blocks[i] = static_cast<unsigned char *>(heap_calloc(1, size));
+          EXPECT_TRUE(IsZero(blocks[i], size));
+          Fill(blocks[i], size, i);
+        }
+      }
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        EXPECT_TRUE(IsFilled(blocks[i], size, size, i));
+        heap_free(blocks[i]);
+      }
+      EXPECT_STREQ(heap_check(), nullptr);
+    });
+  }
 }
 
 // The span that a thread takes its blocks from goes like any other.

@@ -25,6 +25,8 @@
 #include "heap/metadata.h"
 
 enum {
+  // Where the kernel's pages are larger, it refuses to take these.
+  KERNEL_PAGE_BYTES = 4096,
   GROUPS_MAX = HEAP_PAGE_BYTES / HEAP_CLASS_QUANTUM_BYTES / HEAP_GROUP_BLOCKS,
 };
 
@@ -139,6 +141,62 @@ void heap_span_destroy(heap_page_t *page) {
     other->index = 0;
   }
   heap_arena_free(start);
+}
+
+// Tells whether the memory [start, end) of a span was used and is not any more.
+// Blocks in part of it do not count as used where there must be whole ones:
+// they stay as they are when the memory goes, and it is not to go again and
+// again.
+static bool is_idle(const heap_page_t *page, size_t start, size_t end) {
+  const heap_class_info_t *info = &heap_class_info[page->size_class];
+  size_t size_bytes = info->size_bytes;
+  size_t end_block = (end - 1) / size_bytes + 1;
+  if (end_block > info->block_count) {
+    end_block = info->block_count;
+  }
+  bool has_whole_ones = 2 * size_bytes <= end - start;
+  bool was_used = false;
+  for (size_t i = start / size_bytes; i < end_block; ++i) {
+    // Acquire: what a thread wrote to the block that it freed came before.
+    uint8_t state = __atomic_load_n(&page->states[i], __ATOMIC_ACQUIRE);
+    if ((state & 1) != 0) {
+      return false;
+    }
+    bool is_whole = i * size_bytes >= start && (i + 1) * size_bytes <= end;
+    was_used = was_used ||
+               (state == HEAP_BLOCK_FREED && (is_whole || !has_whole_ones));
+  }
+  return was_used;
+}
+
+// The memory [start, end) of a span is all zero: so are the blocks in it.
+static void note_zero(const heap_page_t *page, size_t start, size_t end) {
+  const heap_class_info_t *info = &heap_class_info[page->size_class];
+  size_t i = (start + info->size_bytes - 1) / info->size_bytes;
+  for (; i < info->block_count && (i + 1) * info->size_bytes <= end; ++i) {
+    __atomic_store_n(&page->states[i], HEAP_BLOCK_FRESH, __ATOMIC_RELAXED);
+  }
+}
+
+size_t heap_span_discard(heap_page_t *page) {
+  size_t span_bytes =
+      heap_class_info[page->size_class].page_count * HEAP_PAGE_BYTES;
+  size_t discarded_bytes = 0;
+  size_t start = 0;  // Of the idle pages that end at `end`.
+  for (size_t end = 0; start < span_bytes; end += KERNEL_PAGE_BYTES) {
+    if (end < span_bytes && is_idle(page, end, end + KERNEL_PAGE_BYTES)) {
+      continue;
+    }
+    if (start < end) {
+      if (!heap_arena_discard(page->start + start, end - start)) {
+        break;
+      }
+      note_zero(page, start, end);
+      discarded_bytes += end - start;
+    }
+    start = end + KERNEL_PAGE_BYTES;
+  }
+  return discarded_bytes;
 }
 
 size_t heap_span_count(void) {

@@ -48,6 +48,11 @@ void heap_span_set_owner(heap_page_t *page, struct heap_thread *owner);
 // Gives back a span without live blocks, on no list. Central lock held.
 void heap_span_destroy(heap_page_t *page);
 
+// Gives back the kernel's pages of a span in which no block is live, cached or
+// reserved; blocks that lie in them are as new then. Returns how many bytes. By
+// the owner, central lock held.
+size_t heap_span_discard(heap_page_t *page);
+
 // Spans now in existence. Central lock held.
 size_t heap_span_count(void);
 

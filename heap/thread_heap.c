@@ -544,48 +544,54 @@ static void retire(heap_thread_t *thread) {
 }
 
 // Puts a span of the thread, on no list, where it belongs by what is free in
-// it now; the empty one goes. Central lock held.
-static void put_back(heap_thread_t *thread, heap_page_t *page) {
+// it now; the empty one goes, and the pages of others that are. Returns the
+// bytes of these. Central lock held.
+static size_t put_back(heap_thread_t *thread, heap_page_t *page) {
   heap_class_spans_t *spans = &thread->spans[page->size_class];
   recount(page);
   if (page->frees_to_go == 0) {
     heap_span_destroy(page);
-  } else if (page->free_groups == 0) {
-    push_full(spans, page);
-  } else {
-    page->list = HEAP_SPAN_PARTIAL;
-    heap_page_list_push_back(&spans->partial, page);
+    return 0;
   }
+  if (page->free_groups == 0) {
+    push_full(spans, page);
+    return 0;
+  }
+  page->list = HEAP_SPAN_PARTIAL;
+  heap_page_list_push_back(&spans->partial, page);
+  return heap_span_discard(page);
 }
 
-static void put_back_list(heap_thread_t *thread, heap_page_list_t list) {
+static size_t put_back_list(heap_thread_t *thread, heap_page_list_t list) {
+  size_t discarded_bytes = 0;
   heap_page_t *page;
   while ((page = list.first) != NULL) {
     heap_page_list_remove(&list, page);
-    put_back(thread, page);
+    discarded_bytes += put_back(thread, page);
   }
+  return discarded_bytes;
 }
 
 // Empties the calling thread's bins, and then its spans of what nobody uses.
-// Central lock held.
-static void give_back_own(heap_thread_t *thread) {
+// Returns the bytes of pages in those that stay. Central lock held.
+static size_t give_back_own(heap_thread_t *thread) {
+  size_t discarded_bytes = 0;
   for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
     heap_class_spans_t spans = thread->spans[i];
     bin_empty(&thread->bins[i]);
     thread->spans[i] = (heap_class_spans_t){0};
     if (spans.current != NULL) {
-      put_back(thread, spans.current);
+      discarded_bytes += put_back(thread, spans.current);
     }
-    put_back_list(thread, spans.partial);
-    put_back_list(thread, spans.full);
+    discarded_bytes += put_back_list(thread, spans.partial);
+    discarded_bytes += put_back_list(thread, spans.full);
   }
+  return discarded_bytes;
 }
 
-void heap_thread_give_back(void) {
+size_t heap_thread_give_back(void) {
   heap_thread_t *thread;
-  if (own_heap != NULL) {
-    give_back_own(own_heap);
-  }
+  size_t discarded_bytes = own_heap != NULL ? give_back_own(own_heap) : 0;
   while ((thread = parked_heaps) != NULL) {
     parked_heaps = thread->next_free;
     retire(thread);
@@ -593,7 +599,12 @@ void heap_thread_give_back(void) {
   parked_count = 0;
   for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
     sweep_class(i, SIZE_MAX);
+    for (heap_page_t *page = orphanage.spans[i].partial.first; page != NULL;
+         page = page->next) {
+      discarded_bytes += heap_span_discard(page);
+    }
   }
+  return discarded_bytes;
 }
 
 static bool can_be_parked(const heap_thread_t *thread) {

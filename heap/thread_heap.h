@@ -86,8 +86,9 @@ heap_thread_t *heap_thread_get(void);
 heap_thread_t *heap_thread_get_existing(void);
 
 // Gives back all spans without live blocks that the calling thread has or
-// exited threads left. Central lock held.
-void heap_thread_give_back(void);
+// exited threads left, and of the other ones the pages without. Returns how
+// many bytes of the latter. Central lock held.
+size_t heap_thread_give_back(void);
 
 // Fills the bin of `size_class`, whose mask is empty; false without memory.
 bool heap_thread_refill(heap_thread_t *thread, size_t size_class);
