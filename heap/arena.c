@@ -40,11 +40,15 @@
 #include "heap/fatal.h"
 #include "heap/hooks.h"
 #include "heap/kernel.h"
+#include "heap/mapped.h"
 #include "heap/metadata.h"
 #include "heap/purge.h"
 
 enum {
-  ARENA_COUNT_MAX = 32,
+  ARENA_COUNT_MAX = 48,
+  // Of the program's own memory; the rest is for reservations, of which there
+  // are always enough, since they double.
+  GIFT_COUNT_MAX = 16,
   BREAK_ARENA = 0,
   GROWTH_MIN_BYTES = 1 << 20,
   // An arena grows by at least half: few kernel calls. What is never
@@ -56,6 +60,8 @@ enum {
   HUGE_PAGE_BYTES = 2 << 20,
   RESERVE_MIN_BYTES = 64 << 20,
   TRIM_MIN_BYTES = 2 << 20,
+  // Of one step of heap_arena_trim, 16 MiB.
+  TRIM_STEP_PAGES = 256,
   TABLE_MIN_BYTES = 4 << 10,
   TABLE_GROWTH = 4,
 };
@@ -76,6 +82,7 @@ static arena_t arenas[ARENA_COUNT_MAX];
 // was; one without units is vacant.
 static size_t arena_count = 1;
 static bool break_unusable;
+static bool purges_held;
 static bool source_read;
 
 static uintptr_t round_up(uintptr_t value, uintptr_t align) {
@@ -260,6 +267,22 @@ static void note_place_taken(const arena_t *arena) {
   }
 }
 
+static size_t count_reservations(void) {
+  size_t count = 0;
+  for (size_t i = BREAK_ARENA + 1; i < arena_count; ++i) {
+    count += arenas[i].mapping != NULL;
+  }
+  return count;
+}
+
+static size_t count_gifts(void) {
+  size_t count = 0;
+  for (size_t i = BREAK_ARENA + 1; i < arena_count; ++i) {
+    count += arenas[i].pages.is_kept;
+  }
+  return count;
+}
+
 static bool unmap_reservation(arena_t *arena) {
   heap_central_count_kernel_call();
   if (!heap_kernel->unmap(arena->mapping, arena->mapping_bytes)) {
@@ -296,7 +319,7 @@ static arena_t *reserve_arena(size_t size_bytes) {
   size_bytes = round_up(size_bytes, HEAP_PAGE_BYTES);
   size_t mapping_bytes;
   void *mapping =
-      map_reservation((size_t)RESERVE_MIN_BYTES << (arena - arenas - 1),
+      map_reservation((size_t)RESERVE_MIN_BYTES << count_reservations(),
                       size_bytes, &mapping_bytes);
   if (mapping == NULL) {
     return NULL;
@@ -306,7 +329,6 @@ static arena_t *reserve_arena(size_t size_bytes) {
   arena->base = round_up((uintptr_t)mapping, HEAP_PAGE_BYTES);
   arena->reserve_end =
       ((uintptr_t)mapping + mapping_bytes) & ~(uintptr_t)(HEAP_PAGE_BYTES - 1);
-  arena->pages.is_kept = false;
   if (!grow(arena, size_bytes >> HEAP_UNIT_SHIFT)) {
     unmap_reservation(arena);
     return NULL;
@@ -316,8 +338,29 @@ static arena_t *reserve_arena(size_t size_bytes) {
   return arena;
 }
 
-// Tells whether any of [start, end) belongs to an arena, or will.
+typedef struct range {
+  uintptr_t start;
+  uintptr_t end;
+} range_t;
+
+// A visitor of mapped blocks: goes on while they are not in the range.
+static bool is_elsewhere(void *context, void *ptr, size_t usable_bytes) {
+  const range_t *range = context;
+  return (uintptr_t)ptr + usable_bytes <= range->start ||
+         (uintptr_t)ptr >= range->end;
+}
+
+// Tells whether any of [start, end) is the heap's, or will be: a reservation,
+// or what others have of the break, over which arena 0 will lie when it grows.
 static bool is_taken(uintptr_t start, uintptr_t end) {
+  range_t range = {.start = start, .end = end};
+  const arena_t *low = &arenas[BREAK_ARENA];
+  if (low->base != 0 && start < (uintptr_t)move_break(0) && low->base < end) {
+    return true;
+  }
+  if (!heap_mapped_walk(is_elsewhere, &range)) {
+    return true;
+  }
   for (size_t i = 0; i < arena_count; ++i) {
     const arena_t *arena = &arenas[i];
     uintptr_t arena_last =
@@ -345,7 +388,8 @@ int heap_arena_add(void *memory, size_t size_bytes, bool is_zeroed,
   }
   arena_t *arena = find_place();
   size_t units = (end - base) >> HEAP_UNIT_SHIFT;
-  if (arena == NULL || !reserve_tables(arena, units)) {
+  if (arena == NULL || count_gifts() == GIFT_COUNT_MAX ||
+      !reserve_tables(arena, units)) {
     return ENOMEM;
   }
   arena->base = base;
@@ -506,7 +550,7 @@ static void release(arena_t *arena) {
   uint32_t units = arena->map.unit_count;
   if (arena->mapping == NULL ||
       heap_run_map_last_free(&arena->map).units != units ||
-      heap_purge_has_idle(&arena->pages, units / HEAP_PAGE_UNITS)) {
+      heap_purge_has_idle(&arena->pages)) {
     return;
   }
   heap_hook_unmap((void *)arena->base, (size_t)units << HEAP_UNIT_SHIFT);
@@ -518,21 +562,49 @@ static void release(arena_t *arena) {
   heap_purge_note_gone(&arena->pages, 0, units / HEAP_PAGE_UNITS);
 }
 
-// Returns how many pages went.
-static size_t purge(size_t keep_pages, size_t keep_break_bytes) {
-  size_t purged = lower_break(keep_break_bytes);
+// Returns the pages of an arena that may be discarded: not the last
+// `keep_bytes` of the break, as far as they are free.
+static size_t purgeable_pages(const arena_t *arena, size_t keep_bytes) {
+  size_t page_count = arena->map.unit_count / HEAP_PAGE_UNITS;
+  if (arena != &arenas[BREAK_ARENA] || keep_bytes == 0) {
+    return page_count;
+  }
+  size_t free_pages =
+      heap_run_map_last_free(&arena->map).units / HEAP_PAGE_UNITS;
+  size_t keep_pages = keep_bytes / HEAP_PAGE_BYTES;
+  return page_count - (keep_pages < free_pages ? keep_pages : free_pages);
+}
+
+// Lowers the break to `break_bytes` above the last block and discards idle
+// pages, but the highest `keep_bytes` of the break, until `keep_pages` are
+// idle. Returns how many pages went.
+static size_t purge(size_t keep_pages, size_t break_bytes, size_t keep_bytes) {
+  size_t purged = lower_break(break_bytes);
   for (size_t i = arena_count; i-- > 0;) {
     arena_t *arena = &arenas[i];
-    purged +=
-        heap_purge_pages(&arena->pages, arena->base,
-                         arena->map.unit_count / HEAP_PAGE_UNITS, keep_pages);
+    purged += heap_purge_pages(&arena->pages, arena->base,
+                               purgeable_pages(arena, keep_bytes), keep_pages);
     release(arena);
   }
   return purged;
 }
 
 size_t heap_arena_trim(size_t keep_bytes) {
-  return purge(0, keep_bytes) * HEAP_PAGE_BYTES;
+  size_t idle = heap_purge_idle_pages();
+  size_t keep_pages = idle > TRIM_STEP_PAGES ? idle - TRIM_STEP_PAGES : 0;
+  return purge(keep_pages, keep_bytes, keep_bytes) * HEAP_PAGE_BYTES;
+}
+
+void heap_arena_hold_purges(bool hold) {
+  purges_held = hold;
+}
+
+static void purge_if_due(void) {
+  size_t used = used_pages();
+  if (!purges_held && heap_purge_is_due(used)) {
+    size_t keep_pages = heap_purge_begin(used);
+    purge(keep_pages, keep_pages * HEAP_PAGE_BYTES, 0);
+  }
 }
 
 void heap_arena_free(uintptr_t address) {
@@ -542,11 +614,7 @@ void heap_arena_free(uintptr_t address) {
   heap_run_t freed = heap_run_map_find(&arena->map, unit);
   heap_run_t joined = heap_run_map_free(&arena->map, unit);
   note_free(arena, freed.start, freed.units, joined);
-  size_t used = used_pages();
-  if (heap_purge_is_due(used)) {
-    size_t keep_pages = heap_purge_begin(used);
-    purge(keep_pages, keep_pages * HEAP_PAGE_BYTES);
-  }
+  purge_if_due();
 }
 
 bool heap_arena_resize(uintptr_t address, size_t units) {
@@ -572,6 +640,7 @@ bool heap_arena_resize(uintptr_t address, size_t units) {
     uint32_t tail = unit + now.units;
     note_free(arena, tail, run.units - now.units,
               heap_run_map_find(&arena->map, tail));
+    purge_if_due();
   }
   return true;
 }

@@ -55,9 +55,13 @@ int heap_arena_add(void *memory, size_t size_bytes, bool is_zeroed,
 // not done, and must not be in memory of the program's own.
 bool heap_arena_discard(uintptr_t address, size_t size_bytes);
 
-// Gives all idle memory back, but for `keep_bytes` below the break, and the
-// addresses of reservations in which nothing lies. Returns how many bytes.
+// Gives a part of the idle memory back, but not `keep_bytes` below the break,
+// and the addresses of reservations in which nothing lies. Returns how many
+// bytes; 0 when nothing is left to be done.
 size_t heap_arena_trim(size_t keep_bytes);
+
+// While held, frees give nothing back by themselves.
+void heap_arena_hold_purges(bool hold);
 
 // Tells what lies at any address.
 heap_arena_place_t heap_arena_find(uintptr_t address);

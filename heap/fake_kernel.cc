@@ -7,6 +7,7 @@
 
 #include <cerrno>
 
+#include "gtest/gtest.h"
 #include "heap/heap_patterns.h"
 #include "heap/kernel.h"
 
@@ -67,11 +68,19 @@ bool FakeMove(void *ptr, size_t old_bytes, void *target, size_t new_bytes) {
   return true;
 }
 
+size_t FakePageBytes() {
+  return fake.page_bytes;
+}
+
+// The kernel would round the length up to a page.
 bool FakeDiscard(void *ptr, size_t size_bytes) {
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(ptr) % fake.page_bytes, 0u);
+  EXPECT_EQ(size_bytes % fake.page_bytes, 0u);
   if (fake.Fails(fake.refuse_discard)) {
     errno = EINVAL;
     return false;
   }
+  fake.discarded_bytes += size_bytes;
   return heap_kernel_default.discard(ptr, size_bytes);
 }
 
@@ -84,8 +93,8 @@ bool FakeUnmap(void *ptr, size_t size_bytes) {
 }
 
 constexpr heap_kernel_t kFakeKernel = {
-    FakeMoveBreak, FakeMap,     FakeCommit, FakeResize,
-    FakeMove,      FakeDiscard, FakeUnmap,
+    FakeMoveBreak, FakeMap,       FakeCommit,  FakeResize,
+    FakeMove,      FakePageBytes, FakeDiscard, FakeUnmap,
 };
 
 }  // namespace

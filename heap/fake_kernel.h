@@ -34,6 +34,8 @@ struct FakeKernel {
   bool refuse_unmap = false;
   size_t largest_map_bytes = SIZE_MAX;
   int refusals = 0;  // Of these.
+  size_t page_bytes = 4096;
+  size_t discarded_bytes = 0;  // In all.
   int break_moves = 0;
   size_t mapped_bytes = 0;                 // Now, reservations included.
   std::vector<StrangersMemory> strangers;  // Where moves failed.

@@ -98,6 +98,7 @@ static void *small_alloc(size_t size_class, size_t size_bytes,
 static void *medium_alloc(size_t align_bytes, size_t size_bytes,
                           bool *out_zeroed) {
   heap_central_lock();
+  heap_thread_sweep();
   uintptr_t start = heap_arena_alloc(units_of(size_bytes), align_bytes,
                                      HEAP_RUN_BLOCK, out_zeroed);
   heap_central_unlock();
@@ -117,6 +118,8 @@ static size_t aligned_class(size_t align_bytes, size_t size_bytes) {
   }
   return size_class;
 }
+
+static size_t trim(size_t keep_bytes, bool with_pages);
 
 // Returns a block of the kind that its size and alignment ask for, or NULL.
 static void *try_alloc(size_t align_bytes, size_t size_bytes,
@@ -154,7 +157,7 @@ static void *alloc_silently(size_t align_bytes, size_t size_bytes,
   if (ptr == NULL && size_bytes <= RECLAIM_MAX_BYTES &&
       align_bytes <= RECLAIM_MAX_BYTES) {
     // What lies idle, here or where threads exited, may be what is missing.
-    heap_trim(0);
+    trim(0, false);
     ptr = try_alloc(align_bytes, size_bytes, out_zeroed);
   }
   if (ptr == NULL) {
@@ -382,13 +385,16 @@ static bool can_have_size(const block_t *block, size_t align_bytes,
   if (size_bytes > usable_bytes) {
     return false;
   }
-  if (block->kind == BLOCK_MAPPED ||
-      (may_have_shrunk && __atomic_load_n(&shrunk_in_need, __ATOMIC_RELAXED))) {
+  if (may_have_shrunk && __atomic_load_n(&shrunk_in_need, __ATOMIC_RELAXED)) {
     return true;
   }
+  if (block->kind == BLOCK_MAPPED) {
+    return heap_mapped_can_have_size(block->page, align_bytes, size_bytes);
+  }
   if (block->kind == BLOCK_MEDIUM) {
-    return size_bytes > HEAP_TABLE_MAX_BYTES ||
-           align_bytes > HEAP_MIN_ALIGN_BYTES;
+    size_t units = units_of(size_bytes);
+    return usable_bytes >> HEAP_UNIT_SHIFT ==
+           (units < HEAP_RUN_MIN_UNITS ? HEAP_RUN_MIN_UNITS : units);
   }
   size_t size_class = aligned_class(align_bytes, size_bytes);
   return size_class == block->page->size_class ||
@@ -481,20 +487,17 @@ static bool resize_in_place(void *ptr, const block_t *block,
 // or lets a block that was to be smaller be. NULL: neither.
 static void *realloc_in_need(void *ptr, const block_t *block,
                              size_t size_bytes) {
-  size_t usable_bytes = block->usable_bytes;
   size_t wanted_bytes = size_bytes == 0 ? 1 : size_bytes;
-  if (block->kind == BLOCK_MEDIUM && resize_medium(ptr, wanted_bytes, true)) {
-    usable_bytes = units_of(wanted_bytes) << HEAP_UNIT_SHIFT;
-  } else if (block->kind == BLOCK_MAPPED &&
-             heap_mapped_resize(ptr, wanted_bytes)) {
-    usable_bytes = heap_mapped_usable_size(block->page);
-  } else if (size_bytes > usable_bytes) {
+  bool done =
+      (block->kind == BLOCK_MEDIUM && resize_medium(ptr, wanted_bytes, true)) ||
+      (block->kind == BLOCK_MAPPED && heap_mapped_resize(ptr, wanted_bytes));
+  if (!done && size_bytes > block->usable_bytes) {
     return NULL;
   }
-  if (size_bytes < block->usable_bytes) {
+  if (!done) {
     __atomic_store_n(&shrunk_in_need, true, __ATOMIC_RELAXED);
   }
-  heap_hook_resize(ptr, size_bytes, usable_bytes);
+  heap_hook_resize(ptr, size_bytes, usable_size_of_live(ptr));
   return ptr;
 }
 
@@ -589,10 +592,32 @@ size_t heap_add_memory(void *memory, size_t size_bytes, bool is_zeroed) {
   return used_bytes;
 }
 
-size_t heap_trim(size_t keep_bytes) {
+// Empties bins and spans, `with_pages` also of pages that only free blocks lie
+// in, and gives back what is idle then. The lock is held for a class or a few
+// megabytes at a time.
+static size_t trim(size_t keep_bytes, bool with_pages) {
+  size_t released_bytes = 0;
+  size_t step_bytes;
   heap_central_lock();
-  size_t released_bytes = heap_thread_give_back();
-  released_bytes += heap_arena_trim(keep_bytes);
+  heap_thread_retire_parked();
   heap_central_unlock();
+  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
+    heap_central_lock();
+    // What these frees make idle is to be counted, and some of it kept.
+    heap_arena_hold_purges(true);
+    released_bytes += heap_thread_give_back(i, with_pages);
+    heap_arena_hold_purges(false);
+    heap_central_unlock();
+  }
+  do {
+    heap_central_lock();
+    step_bytes = heap_arena_trim(keep_bytes);
+    heap_central_unlock();
+    released_bytes += step_bytes;
+  } while (step_bytes > 0);
   return released_bytes;
+}
+
+size_t heap_trim(size_t keep_bytes) {
+  return trim(keep_bytes, true);
 }

@@ -28,8 +28,8 @@
 // fork: the child of a multithreaded process may allocate and free at once;
 // blocks of threads that do not exist in the child stay valid there.
 //
-// Environment, not heeded by set-user-ID programs. Read at the first allocation
-// of the process:
+// Environment, not heeded by set-user-ID programs. Read when the heap first
+// needs memory from the kernel:
 //   HEAP_SOURCE=brk|mmap  where small and medium blocks come from: the program
 //                         break (default; mmap where the break cannot grow),
 //                         or mapped reservations only.
@@ -100,18 +100,21 @@ HEAP_API size_t heap_usable_size(void *ptr);
 // Gives memory back to the kernel that holds no block, but for `keep_bytes` at
 // the end of the break, and for what other threads that still run have cached.
 // Returns how many bytes went back. The heap does so by itself when much of it
-// is free; this is for a program that knows better, and goes further: pages of
-// 4 KiB among small blocks go back as well.
+// is free; this is for a program that knows better, and goes further: the
+// kernel's pages among small blocks go back as well. What other running threads
+// own of spans that are empty now they give back themselves, when they next
+// need memory.
 HEAP_API size_t heap_trim(size_t keep_bytes);
 
-// Gives the process heap memory of the program's own, readable and writable,
-// for ever: a static buffer, huge pages, memory of one node. Small and medium
-// blocks come from it as from the heap's other memory, before the kernel is
-// asked for more; it is never unmapped or discarded. `is_zeroed`: all bytes are
-// zero, and calloc may rely on that. Returns how many bytes are used, whole
-// pages of 64 KiB; 0 with `errno` EINVAL when there is none in it, or when it
-// reaches into memory that the heap has already, with ENOMEM without memory for
-// tables or after about 30 calls. The memory must not be that of a block.
+// Gives the process heap memory of the program's own, readable, writable and
+// private to the process, for ever: a static buffer, huge pages, memory of one
+// node. Small and medium blocks come from it as from the heap's other memory,
+// before the kernel is asked for more; it is never unmapped or discarded.
+// `is_zeroed`: all bytes are zero, and calloc may rely on that. Returns how
+// many bytes are used, whole pages of 64 KiB. 0 with `errno` EINVAL when there
+// is none in it, or when some of it is a block, the heap's already, or in the
+// program break above the heap's lowest block, where the heap grows; with
+// ENOMEM without memory for tables, or after 16 calls.
 HEAP_API size_t heap_add_memory(void *memory, size_t size_bytes,
                                 bool is_zeroed);
 
@@ -146,12 +149,14 @@ typedef struct heap_stats {
   size_t mapped_bytes;    // From the kernel: break, reservations in use,
                           // mappings of big blocks; and heap_add_memory's.
   size_t dirty_bytes;     // Of these, used and not given back since: at most
-                          // this much is resident.
+                          // this much is resident (and, of memory that the
+                          // program added, what it touched itself).
   size_t idle_bytes;      // Of dirty, in no block and no span.
   size_t free_run_bytes;  // Of mapped, in no block and no span.
   size_t largest_free_run_bytes;  // The longest piece of these.
   size_t span_free_bytes;         // Of mapped, free blocks of spans.
   size_t huge_bytes;      // Of mapped, blocks with mappings of their own.
+  size_t num_huge;        // These.
   size_t metadata_bytes;  // Addresses of tables, beside mapped_bytes.
   size_t num_spans;
   size_t num_refills;  // Small allocations that found nothing cached.

@@ -315,15 +315,25 @@ TEST_F(HeapMisuseTest, SizedFreeOfAnotherSizeDies) {
                Message("sized free", kSize, 112));
   heap_free_sized(ptr, 0, 97);  // Nobody can tell: the same class.
   ptr = heap_alloc(100 << 10);
-  for (size_t size : {size_t{0}, size_t{8192}, size_t{102401}, SIZE_MAX}) {
+  for (size_t size : {size_t{0}, size_t{8192}, size_t{10000}, size_t{101376},
+                      size_t{102401}, SIZE_MAX}) {
     EXPECT_DEATH(heap_free_sized(ptr, 0, size),
                  Message("sized free", kSize, 102400));
   }
-  heap_free(ptr);
+  heap_free_sized(ptr, 0, 101377);  // The same units.
   ptr = heap_alloc(40 << 20);
-  EXPECT_DEATH(heap_free_sized(ptr, 0, (40 << 20) + 1),
-               Message("sized free", kSize, 40 << 20));
-  heap_free(ptr);
+  for (size_t size : {size_t{1}, size_t{10000}, (size_t{40} << 20) - 65536,
+                      (size_t{40} << 20) + 1}) {
+    EXPECT_DEATH(heap_free_sized(ptr, 0, size),
+                 Message("sized free", kSize, 40 << 20));
+  }
+  heap_free_sized(ptr, 0, (size_t{40} << 20) - 65535);
+  for (size_t align : {size_t{16384}, size_t{1} << 20}) {
+    for (size_t size :
+         {size_t{100}, size_t{5000}, size_t{100000}, size_t{40} << 20}) {
+      heap_free_sized(heap_aligned_alloc(align, size), align, size);
+    }
+  }
 }
 
 TEST_F(HeapMisuseTest, SizedFreeOfNoBlockDies) {

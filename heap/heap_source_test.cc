@@ -265,6 +265,43 @@ TEST(HeapSourceTest, EmptyReservationsGoBackByThemselves) {
   });
 }
 
+// Where the kernel's pages are larger than 4 KiB, it takes no less than a whole
+// one (the fake says so).
+TEST(HeapSourceTest, TrimTakesWholePagesOfTheKernel) {
+  for (size_t page_bytes :
+       {size_t{4096}, size_t{16384}, size_t{65536}, size_t{1} << 20}) {
+    RunInChild([=] {
+      UseFakeKernel();
+      fake.page_bytes = page_bytes;
+      std::vector<void *> blocks;
+      for (size_t i = 0; i < 20000; ++i) {
+        blocks.push_back(heap_alloc(300));
+        Fill(blocks.back(), 300, i);
+      }
+      const auto is_kept = [](size_t i) {
+        return i % 150 == 77;
+      };
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        if (!is_kept(i)) {
+          heap_free(blocks[i]);
+        }
+      }
+      // One block stays in 45 KB.
+      heap_trim(0);
+      EXPECT_EQ(fake.discarded_bytes > 2000000, page_bytes <= 16384);
+      EXPECT_STREQ(heap_check(), nullptr);
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        if (is_kept(i)) {
+          EXPECT_TRUE(IsFilled(blocks[i], 300, 300, i));
+        } else {
+          blocks[i] = heap_calloc(1, 300);
+          EXPECT_TRUE(IsZero(blocks[i], 300));
+        }
+      }
+    });
+  }
+}
+
 TEST(HeapSourceTest, MakingABlockSmallerNeverFails) {
   for (size_t old_bytes :
        {size_t{30000}, size_t{100000}, size_t{9} << 20, size_t{80} << 20}) {
@@ -286,6 +323,7 @@ TEST(HeapSourceTest, MakingABlockSmallerNeverFails) {
         EXPECT_TRUE(IsFilled(ptr, new_bytes, old_bytes, 1));
         EXPECT_GE(heap_usable_size(ptr), new_bytes);
         EXPECT_STREQ(heap_check(), nullptr);
+        EXPECT_LE(heap_usable_size(ptr), old_bytes + (64 << 10));
         // As free_sized() does; no false alarm.
         heap_free_sized_slow(ptr, 0, new_bytes, true);
         EXPECT_STREQ(heap_check(), nullptr);
@@ -317,6 +355,15 @@ TEST(HeapSourceTest, RunGrowsInPlaceWhereNoMappingIsToBeHad) {
     EXPECT_TRUE(IsFilled(ptr, 3 << 20, 3 << 20, 1));
     heap_free(wall);
   });
+}
+
+// Strangers at the break.
+
+StrangersMemory TakeFromBreak(size_t size_bytes) {
+  void *ptr = sbrk(static_cast<intptr_t>(size_bytes));
+  EXPECT_NE(ptr, reinterpret_cast<void *>(-1));
+  Fill(ptr, size_bytes, size_bytes);
+  return {static_cast<unsigned char *>(ptr), size_bytes};
 }
 
 // Memory of the program's own.
@@ -393,6 +440,14 @@ TEST(HeapSourceTest, MemoryThatCannotBeUsedIsRefused) {
     EXPECT_EQ(refusal(reinterpret_cast<void *>(UINTPTR_MAX - 10), 5), EINVAL);
     void *block = heap_alloc(200000);
     EXPECT_EQ(refusal(block, 200000), EINVAL);
+    void *mapped = heap_alloc(40 << 20);
+    EXPECT_EQ(refusal(mapped, 40 << 20), EINVAL);
+    EXPECT_EQ(refusal(static_cast<char *>(mapped) + (8 << 20), 1 << 20),
+              EINVAL);
+    heap_free(mapped);
+    // The break's arena will go on behind what others have of the break.
+    const StrangersMemory memory = TakeFromBreak(1 << 20);
+    EXPECT_EQ(refusal(memory.ptr, memory.size_bytes), EINVAL);
 
     ASSERT_GT(heap_add_memory(own_memory, 1 << 20, false), 0u);
     EXPECT_EQ(refusal(own_memory, 1 << 20), EINVAL);
@@ -418,18 +473,12 @@ TEST(HeapSourceTest, MemoryThatCannotBeUsedIsRefused) {
       }
       added += heap_add_memory(page, 131071, false) > 0;
     }
-    EXPECT_GE(added, 20u);
+    EXPECT_EQ(added, 15u) << "16 in all";
+    EXPECT_EQ(refusal(own_memory + kOwnBytes - 200000, 200000), ENOMEM);
+    // They are no reason for large reservations.
+    EXPECT_LE(fake.mapped_bytes, size_t{80} << 20);
     RunHeapModel(1, 20);
   });
-}
-
-// Strangers at the break.
-
-StrangersMemory TakeFromBreak(size_t size_bytes) {
-  void *ptr = sbrk(static_cast<intptr_t>(size_bytes));
-  EXPECT_NE(ptr, reinterpret_cast<void *>(-1));
-  Fill(ptr, size_bytes, size_bytes);
-  return {static_cast<unsigned char *>(ptr), size_bytes};
 }
 
 TEST(HeapSourceTest, BreakRaisedByOthersIsSteppedOver) {

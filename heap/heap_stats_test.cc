@@ -12,6 +12,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -196,10 +197,14 @@ TEST_F(HeapStatsTest, TrimGivesBackPagesAmongSmallBlocks) {
         blocks.push_back(static_cast<unsigned char *>(heap_alloc(size)));
         Fill(blocks.back(), size, i);
       }
-      // One block in 64 KiB stays: with it, two pages, or what it lies in.
-      const size_t step = 65536 / size;
+      // One block in about 64 KiB stays, at each place of a span: with it, two
+      // pages, or what it lies in.
+      const size_t step = 65536 / size + 1;
+      const auto is_kept = [=](size_t i) {
+        return i % step == step / 2;
+      };
       for (size_t i = 0; i < blocks.size(); ++i) {
-        if (i % step != 0) {
+        if (!is_kept(i)) {
           heap_free(blocks[i]);
         }
       }
@@ -212,11 +217,9 @@ TEST_F(HeapStatsTest, TrimGivesBackPagesAmongSmallBlocks) {
         EXPECT_LE(ResidentBytes(), resident_before + left_bytes +
                                        kResidentSlackBytes - kTotalBytes);
       }
-      if (size <= 2048) {
-        EXPECT_EQ(heap_trim(0), 0u);
-      }
+      EXPECT_EQ(heap_trim(0), 0u) << "of " << size;
       for (size_t i = 0; i < blocks.size(); ++i) {
-        if (i % step == 0) {
+        if (is_kept(i)) {
           EXPECT_TRUE(IsFilled(blocks[i], size, size, i));
         } else {
           blocks[i] = static_cast<unsigned char *>(heap_calloc(1, size));
@@ -231,6 +234,100 @@ TEST_F(HeapStatsTest, TrimGivesBackPagesAmongSmallBlocks) {
       EXPECT_STREQ(heap_check(), nullptr);
     });
   }
+}
+
+// Exited threads' spans are no different.
+TEST_F(HeapStatsTest, TrimGivesBackPagesThatExitedThreadsLeft) {
+  RunInChild([] {
+    std::vector<void *> blocks;
+    std::thread([&] {
+      for (int i = 0; i < 100000; ++i) {
+        blocks.push_back(heap_alloc(200));
+        memset(blocks.back(), 1, 200);
+      }
+    }).join();
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (i % 300 != 150) {
+        heap_free(blocks[i]);
+      }
+    }
+    EXPECT_GE(heap_trim(0), 15u << 20);
+  });
+}
+
+// What trim frees of spans on its way is counted, and kept where it is to.
+TEST_F(HeapStatsTest, TrimCountsAndKeepsWhatWasCached) {
+  for (size_t keep_bytes : {size_t{0}, size_t{256} << 20}) {
+    RunInChild([=] {
+      for (size_t size = 16; size <= 32768; size += 16) {
+        heap_free(heap_alloc(size));
+      }
+      const heap_stats_t before = Stats();
+      const size_t released = heap_trim(keep_bytes);
+      const heap_stats_t after = Stats();
+      if (keep_bytes == 0) {
+        EXPECT_EQ(released, before.mapped_bytes);
+        EXPECT_EQ(after.dirty_bytes, 0u);
+      } else {
+        EXPECT_EQ(released, 0u);
+        EXPECT_EQ(after.mapped_bytes, before.mapped_bytes);
+        EXPECT_EQ(after.dirty_bytes, before.dirty_bytes);
+      }
+    });
+  }
+}
+
+// A block that shrinks makes memory idle as one that is freed.
+TEST_F(HeapStatsTest, ShrinkingGivesMemoryBackByItself) {
+  RunInChild([] {
+    std::vector<void *> blocks;
+    for (int i = 0; i < 10; ++i) {
+      blocks.push_back(heap_alloc(20 << 20));
+      memset(blocks.back(), 1, 20 << 20);
+    }
+    for (void *&ptr : blocks) {
+      ptr = heap_realloc(ptr, 100000);
+    }
+    EXPECT_LE(Stats().idle_bytes, 1u << 20);
+    EXPECT_LE(Stats().dirty_bytes, 4u << 20);
+  });
+}
+
+// What other threads freed of its spans, of any class, a thread gives back
+// before it takes new memory.
+TEST_F(HeapStatsTest, SpansThatOthersEmptiedGoBack) {
+  RunInChild([] {
+    constexpr size_t kBytes = 32 << 20;
+    std::vector<void *> blocks;
+    for (size_t i = 0; i < kBytes / 112; ++i) {
+      blocks.push_back(heap_alloc(112));
+    }
+    std::thread([&] {
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        if (i % 20 != 7) {
+          heap_free(blocks[i]);
+        }
+      }
+    }).join();
+    // The owner's frees find that its spans are empty now.
+    for (size_t i = 7; i < blocks.size() / 2; i += 20) {
+      heap_free(blocks[i]);
+    }
+    EXPECT_LE(Stats().span_free_bytes, kBytes * 6 / 10);
+    std::thread([&] {
+      for (size_t i = 7; i < blocks.size(); i += 20) {
+        if (i >= blocks.size() / 2) {
+          heap_free(blocks[i]);
+        }
+      }
+    }).join();
+    // Those that others emptied are found when memory is needed.
+    for (size_t i = 0; i < kBytes / 2 / 304; ++i) {
+      blocks.push_back(heap_alloc(304));
+    }
+    EXPECT_LE(Stats().span_free_bytes, kBytes / 20);
+    EXPECT_STREQ(heap_check(), nullptr);
+  });
 }
 
 // The span that a thread takes its blocks from goes like any other.

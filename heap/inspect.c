@@ -60,18 +60,24 @@ bool heap_walk(heap_visit_t visit, void *context) {
   return done;
 }
 
+static void add_block(heap_stats_t *stats, size_t usable_bytes) {
+  ++stats->num_live;
+  stats->live_bytes += usable_bytes;
+}
+
 static bool add_mapped(void *context, void *ptr, size_t usable_bytes) {
   (void)ptr;
   heap_stats_t *stats = context;
-  ++stats->num_live;
-  stats->live_bytes += usable_bytes;
+  ++stats->num_huge;
+  add_block(stats, usable_bytes);
   return true;
 }
 
 static bool add_run(void *context, heap_arena_place_t place) {
   heap_stats_t *stats = context;
   if (place.kind == HEAP_RUN_BLOCK) {
-    return add_mapped(context, NULL, place.size_bytes);
+    add_block(stats, place.size_bytes);
+    return true;
   }
   const heap_page_t *page = heap_page_of(place.start);
   const heap_class_info_t *info = &heap_class_info[page->size_class];

@@ -3,6 +3,7 @@
 
 #include "heap/kernel.h"
 
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -34,6 +35,10 @@ static bool kernel_move(void *ptr, size_t old_bytes, void *target,
                 target) != MAP_FAILED;
 }
 
+static size_t kernel_page_bytes(void) {
+  return (size_t)getauxval(AT_PAGESZ);
+}
+
 static bool kernel_discard(void *ptr, size_t size_bytes) {
   return madvise(ptr, size_bytes, MADV_DONTNEED) == 0;
 }
@@ -48,6 +53,7 @@ const heap_kernel_t heap_kernel_default = {
     .commit = kernel_commit,
     .resize = kernel_resize,
     .move = kernel_move,
+    .page_bytes = kernel_page_bytes,
     .discard = kernel_discard,
     .unmap = kernel_unmap,
 };

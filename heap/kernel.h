@@ -29,8 +29,10 @@ typedef struct heap_kernel {
   // been given up (Linux 6.18 does so), and must not be unmapped: somebody else
   // may have them.
   bool (*move)(void *ptr, size_t old_bytes, void *target, size_t new_bytes);
-  // Gives the memory back but not the addresses, which read as zero then;
-  // false on failure.
+  // Returns the size of the kernel's pages.
+  size_t (*page_bytes)(void);
+  // Gives the memory of whole pages back but not the addresses, which read as
+  // zero then; false on failure.
   bool (*discard)(void *ptr, size_t size_bytes);
   // Gives addresses back; false on failure.
   bool (*unmap)(void *ptr, size_t size_bytes);

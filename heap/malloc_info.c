@@ -40,12 +40,14 @@ EXPORT struct mallinfo2 mallinfo2(void) {
   heap_stats_t stats;
   heap_stats_get(&stats);
   size_t arena_bytes = stats.mapped_bytes - stats.huge_bytes;
+  size_t free_bytes = stats.free_run_bytes + stats.span_free_bytes;
   return (struct mallinfo2){
       .arena = arena_bytes,
       .ordblks = stats.num_spans,
+      .hblks = stats.num_huge,
       .hblkhd = stats.huge_bytes,
-      .uordblks = stats.live_bytes - stats.huge_bytes,
-      .fordblks = arena_bytes - (stats.live_bytes - stats.huge_bytes),
+      .uordblks = arena_bytes - free_bytes,
+      .fordblks = free_bytes,
       .keepcost = stats.idle_bytes,
   };
 }
@@ -59,6 +61,7 @@ EXPORT struct mallinfo mallinfo(void) {
   return (struct mallinfo){
       .arena = saturate(info.arena),
       .ordblks = saturate(info.ordblks),
+      .hblks = saturate(info.hblks),
       .hblkhd = saturate(info.hblkhd),
       .uordblks = saturate(info.uordblks),
       .fordblks = saturate(info.fordblks),

@@ -274,8 +274,13 @@ TEST_F(MallocTest, MemoryOfLibcFunctionsIsFreedHere) {
 TEST_F(MallocTest, InfoFunctionsTellOfThisHeap) {
   void *ptr = Hidden(malloc(40 << 20));
   EXPECT_GE(mallinfo2().hblkhd, size_t{40} << 20);
+  EXPECT_EQ(mallinfo2().hblks, 1u);
   EXPECT_GE(mallinfo2().uordblks, 1u);
-  EXPECT_GE(mallinfo2().arena, mallinfo2().uordblks);
+  void *aligned = Hidden(aligned_alloc(1 << 20, 40 << 20));
+  EXPECT_EQ(mallinfo2().hblks, 2u);
+  EXPECT_LT(mallinfo2().uordblks, size_t{1} << 40);
+  EXPECT_EQ(mallinfo2().arena, mallinfo2().uordblks + mallinfo2().fordblks);
+  free(aligned);
   char *text = nullptr;
   size_t length = 0;
   FILE *stream = open_memstream(&text, &length);

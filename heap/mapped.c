@@ -105,6 +105,14 @@ size_t heap_mapped_usable_size(const heap_page_t *page) {
   return page->mapping_start + page->mapping_bytes - page->start;
 }
 
+bool heap_mapped_can_have_size(const heap_page_t *page, size_t align_bytes,
+                               size_t size_bytes) {
+  // Of an aligned block's slack some may be behind it.
+  size_t slack_bytes = align_bytes > KERNEL_PAGE_MIN_BYTES ? align_bytes : 0;
+  return heap_mapped_usable_size(page) - size_bytes <
+         HEAP_PAGE_BYTES + slack_bytes;
+}
+
 bool heap_mapped_resize(void *ptr, size_t size_bytes) {
   heap_page_t *page = heap_page_of((uintptr_t)ptr);
   heap_central_lock();

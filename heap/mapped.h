@@ -35,6 +35,11 @@ bool heap_mapped_free(void *ptr);
 // Returns how many bytes the block can hold. `page` is its descriptor.
 size_t heap_mapped_usable_size(const heap_page_t *page);
 
+// Tells whether a block that was asked for with this alignment and size, which
+// is not above its usable one, can be this block.
+bool heap_mapped_can_have_size(const heap_page_t *page, size_t align_bytes,
+                               size_t size_bytes);
+
 // Changes a block's length in place; false: unchanged.
 bool heap_mapped_resize(void *ptr, size_t size_bytes);
 

@@ -8,11 +8,12 @@
 // again at once: purging and faulting in again costs more than all the rest.
 // It is recognised by its deeds: if most of what was purged is handed out
 // again, that was a mistake, and much more may stay idle from now on, up to
-// four times what is used. Once as much as is used has been given back and not
-// been wanted again, half as much. A program whose heap swings pays for a few
-// purges and then keeps its memory; one that shrinks for good gives it back, to
-// the last call it makes. While much may stay idle, a purge is a small step: a
-// mistake then costs little, and one that was none is followed by the next.
+// four times what is used. Once as much as was used at most of late has been
+// given back and not been wanted again, half as much. A program whose heap
+// swings pays for a few purges and then keeps its memory, as far as that limit
+// goes; one that shrinks for good gives it back, to the last call it makes.
+// While much may stay idle, a purge is a small step: a mistake then costs
+// little, and one that was none is followed by the next.
 //
 // Invariants: an IDLE page is DIRTY; a PURGED page is not DIRTY; `idle_pages`
 // counts the IDLE flags of all arenas.
@@ -34,6 +35,8 @@ enum {
   PATIENCE_STEP = 16,
   // Less than this share of what is used, reused, says nothing yet.
   EVIDENCE_SHARE = 64,
+  // Of the distance to what is used now, at each purge.
+  FADE_SHARE = 16,
   // What a purge gives back, of what may stay idle: at patience 1, and above.
   FIRST_STEP_SHARE = 2,
   LATER_STEP_SHARE = 16,
@@ -42,6 +45,8 @@ enum {
 // All guarded by the central lock.
 static size_t idle_pages;
 static size_t patience = 1;
+// The most that was used, fading towards what is used.
+static size_t most_used_pages;
 // Since it last changed; reused are pages that were purged at any time.
 static size_t purged_pages;
 static size_t reused_pages;
@@ -66,6 +71,9 @@ bool heap_purge_note_use(heap_page_flags_t *pages, size_t first, size_t end) {
 }
 
 void heap_purge_note_idle(heap_page_flags_t *pages, size_t first, size_t end) {
+  if (end > pages->idle_end) {
+    pages->idle_end = end;
+  }
   for (size_t i = first; i < end; ++i) {
     if (pages->flags[i] == HEAP_PAGE_DIRTY) {
       pages->flags[i] |= pages->is_kept ? HEAP_PAGE_REFUSED : HEAP_PAGE_IDLE;
@@ -86,6 +94,9 @@ void heap_purge_note_gone(heap_page_flags_t *pages, size_t first, size_t end) {
 }
 
 bool heap_purge_is_due(size_t used_pages) {
+  if (used_pages > most_used_pages) {
+    most_used_pages = used_pages;
+  }
   return idle_pages > limit_pages(used_pages);
 }
 
@@ -99,9 +110,10 @@ size_t heap_purge_begin(size_t used_pages) {
   if (reused_pages > used_pages / EVIDENCE_SHARE &&
       reused_pages > purged_pages / 2) {
     set_patience(patience * PATIENCE_STEP);
-  } else if (purged_pages > reused_pages + used_pages) {
+  } else if (purged_pages > reused_pages + most_used_pages) {
     set_patience(patience - patience / 2);
   }
+  most_used_pages -= (most_used_pages - used_pages) / FADE_SHARE;
   size_t limit = limit_pages(used_pages);
   return limit - limit / (patience == 1 ? FIRST_STEP_SHARE : LATER_STEP_SHARE);
 }
@@ -123,10 +135,20 @@ static bool discard(heap_page_flags_t *pages, uintptr_t base, size_t first,
   return false;
 }
 
+// Lowers `idle_end` to the highest idle page's. Each page that it passes was
+// passed upwards when it became idle.
+static void find_idle_end(heap_page_flags_t *pages) {
+  while (pages->idle_end > 0 &&
+         (pages->flags[pages->idle_end - 1] & HEAP_PAGE_IDLE) == 0) {
+    --pages->idle_end;
+  }
+}
+
 size_t heap_purge_pages(heap_page_flags_t *pages, uintptr_t base,
                         size_t page_count, size_t keep_pages) {
   size_t purged = 0;
-  size_t end = page_count;
+  find_idle_end(pages);
+  size_t end = pages->idle_end < page_count ? pages->idle_end : page_count;
   while (end > 0 && idle_pages > keep_pages) {
     size_t most = idle_pages - keep_pages;
     size_t first = end;
@@ -144,13 +166,9 @@ size_t heap_purge_pages(heap_page_flags_t *pages, uintptr_t base,
   return purged;
 }
 
-bool heap_purge_has_idle(const heap_page_flags_t *pages, size_t page_count) {
-  for (size_t i = 0; i < page_count; ++i) {
-    if ((pages->flags[i] & HEAP_PAGE_IDLE) != 0) {
-      return true;
-    }
-  }
-  return false;
+bool heap_purge_has_idle(heap_page_flags_t *pages) {
+  find_idle_end(pages);
+  return pages->idle_end > 0;
 }
 
 size_t heap_purge_idle_pages(void) {

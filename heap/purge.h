@@ -33,6 +33,7 @@ enum {
 typedef struct heap_page_flags {
   uint8_t *flags;
   size_t capacity_bytes;  // Of `flags`.
+  size_t idle_end;        // No page from here on is idle.
   bool is_kept;           // Memory that never goes back: no page is idle.
 } heap_page_flags_t;
 
@@ -60,8 +61,8 @@ size_t heap_purge_begin(size_t used_pages);
 size_t heap_purge_pages(heap_page_flags_t *pages, uintptr_t base,
                         size_t page_count, size_t keep_pages);
 
-// Returns whether any of the first `page_count` pages is idle.
-bool heap_purge_has_idle(const heap_page_flags_t *pages, size_t page_count);
+// Returns whether any page is idle.
+bool heap_purge_has_idle(heap_page_flags_t *pages);
 
 // Sum over all arenas.
 size_t heap_purge_idle_pages(void);

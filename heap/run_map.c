@@ -31,7 +31,7 @@
 #include "heap/fatal.h"
 
 enum {
-  BINNED_MIN_UNITS = 4,
+  BINNED_MIN_UNITS = HEAP_RUN_MIN_UNITS,
   BINNED_MIN_LOG2 = 2,
   CANDIDATES = 16,
 };

@@ -19,6 +19,7 @@ extern "C" {
 
 enum {
   HEAP_RUN_MAX_UNITS = (1 << 29) - 1,  // Also the most units of a map.
+  HEAP_RUN_MIN_UNITS = 4,              // Of one that is allocated.
   HEAP_RUN_BIN_COUNT = 27 * 8,
   HEAP_RUN_NONE = UINT32_MAX,  // No such unit.
   HEAP_RUN_KIND_BITS = 3,      // Of a tag, the lowest; a number above them.

@@ -22,11 +22,10 @@
 
 #include "heap/arena.h"
 #include "heap/fatal.h"
+#include "heap/kernel.h"
 #include "heap/metadata.h"
 
 enum {
-  // Where the kernel's pages are larger, it refuses to take these.
-  KERNEL_PAGE_BYTES = 4096,
   GROUPS_MAX = HEAP_PAGE_BYTES / HEAP_CLASS_QUANTUM_BYTES / HEAP_GROUP_BLOCKS,
 };
 
@@ -143,58 +142,72 @@ void heap_span_destroy(heap_page_t *page) {
   heap_arena_free(start);
 }
 
-// Tells whether the memory [start, end) of a span was used and is not any more.
-// Blocks in part of it do not count as used where there must be whole ones:
-// they stay as they are when the memory goes, and it is not to go again and
-// again.
-static bool is_idle(const heap_page_t *page, size_t start, size_t end) {
+// The blocks that the memory [start, end) of a span is a part of.
+typedef struct block_range {
+  size_t first;
+  size_t end;
+} block_range_t;
+
+static block_range_t blocks_in(const heap_page_t *page, size_t start,
+                               size_t end) {
   const heap_class_info_t *info = &heap_class_info[page->size_class];
-  size_t size_bytes = info->size_bytes;
-  size_t end_block = (end - 1) / size_bytes + 1;
-  if (end_block > info->block_count) {
-    end_block = info->block_count;
-  }
-  bool has_whole_ones = 2 * size_bytes <= end - start;
+  size_t end_block = (end - 1) / info->size_bytes + 1;
+  return (block_range_t){
+      .first = start / info->size_bytes,
+      .end = end_block < info->block_count ? end_block : info->block_count};
+}
+
+// Tells whether the memory [start, end) of a span was used and is not any more.
+static bool is_idle(const heap_page_t *page, size_t start, size_t end) {
+  block_range_t blocks = blocks_in(page, start, end);
   bool was_used = false;
-  for (size_t i = start / size_bytes; i < end_block; ++i) {
+  for (size_t i = blocks.first; i < blocks.end; ++i) {
     // Acquire: what a thread wrote to the block that it freed came before.
     uint8_t state = __atomic_load_n(&page->states[i], __ATOMIC_ACQUIRE);
     if ((state & 1) != 0) {
       return false;
     }
-    bool is_whole = i * size_bytes >= start && (i + 1) * size_bytes <= end;
-    was_used = was_used ||
-               (state == HEAP_BLOCK_FREED && (is_whole || !has_whole_ones));
+    was_used = was_used || state == HEAP_BLOCK_FREED;
   }
   return was_used;
 }
 
-// The memory [start, end) of a span is all zero: so are the blocks in it.
-static void note_zero(const heap_page_t *page, size_t start, size_t end) {
-  const heap_class_info_t *info = &heap_class_info[page->size_class];
-  size_t i = (start + info->size_bytes - 1) / info->size_bytes;
-  for (; i < info->block_count && (i + 1) * info->size_bytes <= end; ++i) {
+// The memory [start, end) of a span, all of it free, became zero. Clears what
+// lies outside of it of the blocks at its ends, so that all blocks are as new.
+static void make_fresh(const heap_page_t *page, size_t start, size_t end) {
+  size_t block_bytes = heap_class_info[page->size_class].size_bytes;
+  block_range_t blocks = blocks_in(page, start, end);
+  unsigned char *bytes = (unsigned char *)page->start;
+  size_t first_byte = blocks.first * block_bytes;
+  size_t end_byte = blocks.end * block_bytes;
+  memset(bytes + first_byte, 0, start - first_byte);
+  if (end_byte > end) {
+    memset(bytes + end, 0, end_byte - end);
+  }
+  for (size_t i = blocks.first; i < blocks.end; ++i) {
     __atomic_store_n(&page->states[i], HEAP_BLOCK_FRESH, __ATOMIC_RELAXED);
   }
 }
 
 size_t heap_span_discard(heap_page_t *page) {
+  size_t page_bytes = heap_kernel->page_bytes();
   size_t span_bytes =
       heap_class_info[page->size_class].page_count * HEAP_PAGE_BYTES;
   size_t discarded_bytes = 0;
   size_t start = 0;  // Of the idle pages that end at `end`.
-  for (size_t end = 0; start < span_bytes; end += KERNEL_PAGE_BYTES) {
-    if (end < span_bytes && is_idle(page, end, end + KERNEL_PAGE_BYTES)) {
+  for (size_t end = 0; start < span_bytes; end += page_bytes) {
+    if (end + page_bytes <= span_bytes &&
+        is_idle(page, end, end + page_bytes)) {
       continue;
     }
     if (start < end) {
       if (!heap_arena_discard(page->start + start, end - start)) {
         break;
       }
-      note_zero(page, start, end);
+      make_fresh(page, start, end);
       discarded_bytes += end - start;
     }
-    start = end + KERNEL_PAGE_BYTES;
+    start = end + page_bytes;
   }
   return discarded_bytes;
 }
@@ -262,6 +275,22 @@ static bool is_uniform(const heap_page_t *page, size_t page_count) {
         other->bin_offset != page->bin_offset ||
         other->size_class != page->size_class) {
       return false;
+    }
+  }
+  return true;
+}
+
+bool heap_span_is_fresh_zero(const heap_page_t *page) {
+  const heap_class_info_t *info = &heap_class_info[page->size_class];
+  for (uint32_t i = 0; i < info->block_count; ++i) {
+    const uint64_t *words =
+        (const uint64_t *)(page->start + (uintptr_t)i * info->size_bytes);
+    for (size_t word = 0; word < info->size_bytes / sizeof(*words) &&
+                          page->states[i] == HEAP_BLOCK_FRESH;
+         ++word) {
+      if (words[word] != 0) {
+        return false;
+      }
     }
   }
   return true;

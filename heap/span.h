@@ -68,6 +68,10 @@ uint32_t heap_span_recount(heap_page_t *page);
 // of blocks that are not free. Nobody else inside the heap.
 const char *heap_span_check(const heap_page_t *page, uint32_t *out_busy);
 
+// Tells whether all blocks that are said to be all zero are. Reads all of their
+// memory.
+bool heap_span_is_fresh_zero(const heap_page_t *page);
+
 // Returns the first page of the span that any of its pages belongs to.
 static inline heap_page_t *heap_span_of(heap_page_t *page) {
   return page->index == 0 ? page : heap_page_of(page->start);

@@ -27,6 +27,7 @@ static const figure_t figures[] = {
     FIGURE(largest_free_run_bytes, "the longest piece of these"),
     FIGURE(span_free_bytes, "in free small blocks"),
     FIGURE(huge_bytes, "in blocks with mappings of their own"),
+    FIGURE(num_huge, "blocks with mappings of their own"),
     FIGURE(metadata_bytes, "addresses of the heap's own tables"),
     FIGURE(num_spans, "spans of small blocks"),
     FIGURE(num_refills, "small allocations that found nothing cached"),

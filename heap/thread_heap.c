@@ -65,6 +65,7 @@
 enum {
   FULL_SPANS_LOOKED_AT = 16,
   ORPHANS_LOOKED_AT = 4,
+  SPANS_SWEPT = 8,
   PARKED_HEAPS_MAX = 4,
   PARKED_SPANS_MAX = 64,  // Of one heap.
   RETURNED_LOOKED_AT = 4,
@@ -307,42 +308,70 @@ static heap_page_t *find_hinted(heap_thread_t *thread, size_t size_class) {
   return NULL;
 }
 
-// Frees orphaned spans of `size_class` that emptied, looking at `most` of them.
-// Central lock held.
-static void sweep_class(size_t size_class, size_t most) {
-  clear_hint(&orphanage, size_class);
-  heap_class_spans_t *spans = &orphanage.spans[size_class];
-  heap_page_t *last = spans->partial.last;
-  for (size_t i = 0; i < most; ++i) {
-    heap_page_t *page = pop_partial(spans);
-    if (page == NULL) {
-      return;
-    }
+// Frees those of the first `most` spans of a list that others emptied; of the
+// other ones, what was full and has free blocks is moved to the partial ones.
+// Returns how many spans are left to be looked at. Central lock held.
+static size_t sweep_list(heap_thread_t *thread, size_t size_class,
+                         heap_page_list_t *list, size_t most) {
+  heap_class_spans_t *spans = &thread->spans[size_class];
+  heap_page_t *last = list->last;
+  while (last != NULL && most > 0) {
+    heap_page_t *page = list->first;
+    bool was_last = page == last;
+    --most;
+    heap_page_list_remove(list, page);
     if (is_hinted(page)) {
       recount(page);
+      if (page->frees_to_go == 0) {
+        heap_span_destroy(page);
+        page = NULL;
+      } else if (list == &spans->full && page->free_groups != 0) {
+        page->list = HEAP_SPAN_PARTIAL;
+        heap_page_list_push_back(&spans->partial, page);
+        page = NULL;
+      } else if (list == &spans->full) {
+        page->frees_to_go = 1;
+      }
     }
-    if (page->frees_to_go == 0) {
-      heap_span_destroy(page);
-    } else {
-      heap_page_list_push_back(&spans->partial, page);
+    if (page != NULL) {
+      heap_page_list_push_back(list, page);
     }
-    if (page == last) {
+    if (was_last) {
+      return most;
+    }
+  }
+  return most;
+}
+
+// Frees spans of `size_class` that others emptied, looking at `most` of them.
+// Central lock held; by the owner.
+static void sweep_class(heap_thread_t *thread, size_t size_class, size_t most) {
+  heap_class_spans_t *spans = &thread->spans[size_class];
+  clear_hint(thread, size_class);
+  // Partial ones first, or those that were full would be looked at twice.
+  most = sweep_list(thread, size_class, &spans->partial, most);
+  if (sweep_list(thread, size_class, &spans->full, most) == 0) {
+    set_hint(thread, size_class);  // There may be more.
+  }
+}
+
+// Sweeps the first class of which others freed anything. Central lock held; by
+// the owner.
+static void sweep(heap_thread_t *thread) {
+  for (size_t word = 0; word < HEAP_HINT_WORDS; ++word) {
+    uint64_t hints =
+        __atomic_load_n(&thread->remote_hints[word], __ATOMIC_SEQ_CST);
+    if (hints != 0) {
+      sweep_class(thread, word * 64 + (size_t)__builtin_ctzll(hints),
+                  SPANS_SWEPT);
       return;
     }
   }
-  set_hint(&orphanage, size_class);
 }
 
-// Sweeps the first class of which anything was freed. Central lock held.
-static void sweep_orphans(void) {
-  for (size_t word = 0; word < HEAP_HINT_WORDS; ++word) {
-    uint64_t hints =
-        __atomic_load_n(&orphanage.remote_hints[word], __ATOMIC_SEQ_CST);
-    if (hints != 0) {
-      sweep_class(word * 64 + (size_t)__builtin_ctzll(hints),
-                  ORPHANS_LOOKED_AT);
-      return;
-    }
+void heap_thread_sweep(void) {
+  if (own_heap != NULL) {
+    sweep(own_heap);
   }
 }
 
@@ -368,7 +397,8 @@ static heap_page_t *adopt_or_create(heap_thread_t *thread, size_t size_class) {
   heap_central_lock();
   heap_page_t *page = adopt(thread, size_class);
   if (page == NULL) {
-    sweep_orphans();
+    sweep(&orphanage);
+    sweep(thread);
     page = heap_span_create(size_class, thread);
   }
   heap_central_unlock();
@@ -426,7 +456,14 @@ void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
       heap_page_list_remove(&spans->full, page);
       page->list = HEAP_SPAN_PARTIAL;
       page->frees_to_go = block_count(page) - 1;
-      heap_page_list_push_front(&spans->partial, page);
+      if (is_hinted(page)) {
+        recount(page);  // Or what others freed would never be counted.
+      }
+      if (page->frees_to_go == 0) {
+        destroy(page);
+      } else {
+        heap_page_list_push_front(&spans->partial, page);
+      }
       break;
     case HEAP_SPAN_PARTIAL:
       heap_page_list_remove(&spans->partial, page);
@@ -546,7 +583,8 @@ static void retire(heap_thread_t *thread) {
 // Puts a span of the thread, on no list, where it belongs by what is free in
 // it now; the empty one goes, and the pages of others that are. Returns the
 // bytes of these. Central lock held.
-static size_t put_back(heap_thread_t *thread, heap_page_t *page) {
+static size_t put_back(heap_thread_t *thread, heap_page_t *page,
+                       bool with_pages) {
   heap_class_spans_t *spans = &thread->spans[page->size_class];
   recount(page);
   if (page->frees_to_go == 0) {
@@ -559,52 +597,56 @@ static size_t put_back(heap_thread_t *thread, heap_page_t *page) {
   }
   page->list = HEAP_SPAN_PARTIAL;
   heap_page_list_push_back(&spans->partial, page);
-  return heap_span_discard(page);
+  return with_pages ? heap_span_discard(page) : 0;
 }
 
-static size_t put_back_list(heap_thread_t *thread, heap_page_list_t list) {
+static size_t put_back_list(heap_thread_t *thread, heap_page_list_t list,
+                            bool with_pages) {
   size_t discarded_bytes = 0;
   heap_page_t *page;
   while ((page = list.first) != NULL) {
     heap_page_list_remove(&list, page);
-    discarded_bytes += put_back(thread, page);
+    discarded_bytes += put_back(thread, page, with_pages);
   }
   return discarded_bytes;
 }
 
-// Empties the calling thread's bins, and then its spans of what nobody uses.
-// Returns the bytes of pages in those that stay. Central lock held.
-static size_t give_back_own(heap_thread_t *thread) {
+// Empties the calling thread's bin of a class, and then its spans of what
+// nobody uses. Returns the bytes of pages in those that stay. Central lock
+// held.
+static size_t give_back_own(heap_thread_t *thread, size_t size_class,
+                            bool with_pages) {
+  heap_class_spans_t spans = thread->spans[size_class];
+  bin_empty(&thread->bins[size_class]);
+  thread->spans[size_class] = (heap_class_spans_t){0};
   size_t discarded_bytes = 0;
-  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
-    heap_class_spans_t spans = thread->spans[i];
-    bin_empty(&thread->bins[i]);
-    thread->spans[i] = (heap_class_spans_t){0};
-    if (spans.current != NULL) {
-      discarded_bytes += put_back(thread, spans.current);
+  if (spans.current != NULL) {
+    discarded_bytes += put_back(thread, spans.current, with_pages);
+  }
+  discarded_bytes += put_back_list(thread, spans.partial, with_pages);
+  return discarded_bytes + put_back_list(thread, spans.full, with_pages);
+}
+
+size_t heap_thread_give_back(size_t size_class, bool with_pages) {
+  size_t discarded_bytes =
+      own_heap == NULL ? 0 : give_back_own(own_heap, size_class, with_pages);
+  sweep_class(&orphanage, size_class, SIZE_MAX);
+  if (with_pages) {
+    for (heap_page_t *page = orphanage.spans[size_class].partial.first;
+         page != NULL; page = page->next) {
+      discarded_bytes += heap_span_discard(page);
     }
-    discarded_bytes += put_back_list(thread, spans.partial);
-    discarded_bytes += put_back_list(thread, spans.full);
   }
   return discarded_bytes;
 }
 
-size_t heap_thread_give_back(void) {
+void heap_thread_retire_parked(void) {
   heap_thread_t *thread;
-  size_t discarded_bytes = own_heap != NULL ? give_back_own(own_heap) : 0;
   while ((thread = parked_heaps) != NULL) {
     parked_heaps = thread->next_free;
     retire(thread);
   }
   parked_count = 0;
-  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
-    sweep_class(i, SIZE_MAX);
-    for (heap_page_t *page = orphanage.spans[i].partial.first; page != NULL;
-         page = page->next) {
-      discarded_bytes += heap_span_discard(page);
-    }
-  }
-  return discarded_bytes;
 }
 
 static bool can_be_parked(const heap_thread_t *thread) {

@@ -85,10 +85,17 @@ heap_thread_t *heap_thread_get(void);
 // Returns the calling thread's heap if it has one.
 heap_thread_t *heap_thread_get_existing(void);
 
-// Gives back all spans without live blocks that the calling thread has or
-// exited threads left, and of the other ones the pages without. Returns how
-// many bytes of the latter. Central lock held.
-size_t heap_thread_give_back(void);
+// Gives back the spans of `size_class` without live blocks that the calling
+// thread has or exited threads left; `with_pages`, of the other ones the pages
+// without. Returns how many bytes of the latter. Central lock held.
+size_t heap_thread_give_back(size_t size_class, bool with_pages);
+
+// Leaves what waits for new threads to whoever adopts it. Central lock held.
+void heap_thread_retire_parked(void);
+
+// Gives back a few of the calling thread's spans that others emptied. Central
+// lock held.
+void heap_thread_sweep(void);
 
 // Fills the bin of `size_class`, whose mask is empty; false without memory.
 bool heap_thread_refill(heap_thread_t *thread, size_t size_class);
