@@ -5,9 +5,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <fstream>
 
@@ -118,6 +123,11 @@ int FakeFlags(int descriptor) {
   return Plain(Call::kFlags, [=] { return Kernel().flags(descriptor); });
 }
 
+int FakeSetFlags(int descriptor, int flags) {
+  return Plain(Call::kSetFlags,
+               [=] { return Kernel().set_flags(descriptor, flags); });
+}
+
 int FakeSync(int descriptor) {
   return Plain(Call::kSync, [=] { return Kernel().sync(descriptor); });
 }
@@ -197,24 +207,24 @@ int FakeAdvise(void *address, size_t len, int advice) {
 }
 
 const bufio_system_t fake_system = {
-    FakeOpen,        FakeClose,    FakeRead,    FakeWrite,    FakeWriteNow,
-    FakeWriteVector, FakeReadAt,   FakeWriteAt, FakeSeek,     FakeStat,
-    FakeWait,        FakeFlags,    FakeSync,    FakeSyncData, FakeSetMode,
-    FakeTruncate,    FakeAllocate, FakeLock,    FakeBirth,    FakeSetNote,
-    FakeGetNote,     FakeUnlink,   FakeRename,  FakeLink,     FakeMap,
-    FakeUnmap,       FakeAdvise,
+    FakeOpen,        FakeClose,    FakeRead,     FakeWrite,  FakeWriteNow,
+    FakeWriteVector, FakeReadAt,   FakeWriteAt,  FakeSeek,   FakeStat,
+    FakeWait,        FakeFlags,    FakeSetFlags, FakeSync,   FakeSyncData,
+    FakeSetMode,     FakeTruncate, FakeAllocate, FakeLock,   FakeBirth,
+    FakeSetNote,     FakeGetNote,  FakeUnlink,   FakeRename, FakeLink,
+    FakeMap,         FakeUnmap,    FakeAdvise,
 };
 
 }  // namespace
 
 const char *NameOf(Call call) {
   static const char *const names[] = {
-      "open",     "close",    "read",      "write",    "write_vector",
-      "read_at",  "write_at", "seek",      "stat",     "wait",
-      "flags",    "sync",     "sync_data", "set_mode", "truncate",
-      "allocate", "lock",     "birth",     "set_note", "get_note",
-      "unlink",   "rename",   "link",      "map",      "unmap",
-      "advise"};
+      "open",     "close",     "read",   "write",     "write_vector",
+      "read_at",  "write_at",  "seek",   "stat",      "wait",
+      "flags",    "set_flags", "sync",   "sync_data", "set_mode",
+      "truncate", "allocate",  "lock",   "birth",     "set_note",
+      "get_note", "unlink",    "rename", "link",      "map",
+      "unmap",    "advise"};
   return names[static_cast<size_t>(call)];
 }
 
@@ -342,6 +352,64 @@ std::string Pattern(uint64_t start, size_t len) {
     bytes[i] = static_cast<char>((at * 0x9e3779b97f4a7c15u) >> 56);
   }
   return bytes;
+}
+
+pid_t StartChild(const std::function<void()> &body) {
+  pid_t child = fork();
+  if (child == 0) {
+    struct rlimit no_core = {0, 0};
+    setrlimit(RLIMIT_CORE, &no_core);
+    body();
+    _exit(101);
+  }
+  EXPECT_GT(child, 0);
+  return child;
+}
+
+int StatusOf(pid_t child) {
+  int status = 0;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  return status;
+}
+
+namespace {
+
+struct Cancelled {
+  std::function<void()> run;
+  std::atomic<bool> is_there{false};
+  std::atomic<bool> is_cancelled{false};
+};
+
+void *RunCancelled(void *cancelled) {
+  static_cast<Cancelled *>(cancelled)->run();
+  return nullptr;
+}
+
+}  // namespace
+
+bool IsCancelledAt(
+    const std::function<void(const std::function<void()> &place)> &body) {
+  Cancelled cancelled;
+  auto place = [&cancelled] {
+    cancelled.is_there = true;
+    while (!cancelled.is_cancelled) {
+      sched_yield();
+    }
+    pthread_testcancel();
+  };
+  cancelled.run = [&] {
+    body(place);
+  };
+  pthread_t thread;
+  EXPECT_EQ(pthread_create(&thread, nullptr, RunCancelled, &cancelled), 0);
+  while (!cancelled.is_there) {
+    sched_yield();
+  }
+  EXPECT_EQ(pthread_cancel(thread), 0);
+  cancelled.is_cancelled = true;
+  void *result = nullptr;
+  EXPECT_EQ(pthread_join(thread, &result), 0);
+  return result == PTHREAD_CANCELED;
 }
 
 }  // namespace bufio_testing

@@ -94,6 +94,10 @@ static int kernel_flags(int descriptor) {
   KERNEL_RESULT(int, fcntl(descriptor, F_GETFL));
 }
 
+static int kernel_set_flags(int descriptor, int flags) {
+  KERNEL_RESULT(int, fcntl(descriptor, F_SETFL, flags));
+}
+
 static int kernel_sync(int descriptor) {
   KERNEL_RESULT(int, fsync(descriptor));
 }
@@ -219,6 +223,7 @@ const bufio_system_t bufio_system_kernel = {
     .stat = kernel_stat,
     .wait = kernel_wait,
     .flags = kernel_flags,
+    .set_flags = kernel_set_flags,
     .sync = kernel_sync,
     .sync_data = kernel_sync_data,
     .set_mode = kernel_set_mode,

@@ -39,8 +39,9 @@ typedef struct bufio_system {
   int (*stat)(int descriptor, struct stat *out_stat);
   // Waits until one of `events` is there or the descriptor has failed.
   int (*wait)(int descriptor, short events);
-  // The flags of open(2) in force.
+  // The flags of open(2) in force, and those that can be changed.
   int (*flags)(int descriptor);
+  int (*set_flags)(int descriptor, int flags);
   int (*sync)(int descriptor);
   int (*sync_data)(int descriptor);
   int (*set_mode)(int descriptor, unsigned int mode);
