@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -47,6 +48,11 @@ int64_t Transfer(Call call, size_t len, Function function) {
 
 int FakeOpen(const char *path, int flags, unsigned int mode) {
   return Plain(Call::kOpen, [=] { return Kernel().open(path, flags, mode); });
+}
+
+int FakeOpenAt(int folder, const char *name, int flags, unsigned int mode) {
+  return Plain(Call::kOpen,
+               [=] { return Kernel().open_at(folder, name, flags, mode); });
 }
 
 int FakeClose(int descriptor) {
@@ -174,6 +180,10 @@ int FakeUnlink(const char *path) {
   return Plain(Call::kUnlink, [=] { return Kernel().unlink(path); });
 }
 
+int FakeUnlinkAt(int folder, const char *name) {
+  return Plain(Call::kUnlink, [=] { return Kernel().unlink_at(folder, name); });
+}
+
 int FakeRename(const char *from, const char *to) {
   return Plain(Call::kRename, [=] { return Kernel().rename(from, to); });
 }
@@ -207,12 +217,12 @@ int FakeAdvise(void *address, size_t len, int advice) {
 }
 
 const bufio_system_t fake_system = {
-    FakeOpen,        FakeClose,    FakeRead,     FakeWrite,  FakeWriteNow,
-    FakeWriteVector, FakeReadAt,   FakeWriteAt,  FakeSeek,   FakeStat,
-    FakeWait,        FakeFlags,    FakeSetFlags, FakeSync,   FakeSyncData,
-    FakeSetMode,     FakeTruncate, FakeAllocate, FakeLock,   FakeBirth,
-    FakeSetNote,     FakeGetNote,  FakeUnlink,   FakeRename, FakeLink,
-    FakeMap,         FakeUnmap,    FakeAdvise,
+    FakeOpen,     FakeOpenAt,      FakeClose,    FakeRead,     FakeWrite,
+    FakeWriteNow, FakeWriteVector, FakeReadAt,   FakeWriteAt,  FakeSeek,
+    FakeStat,     FakeWait,        FakeFlags,    FakeSetFlags, FakeSync,
+    FakeSyncData, FakeSetMode,     FakeTruncate, FakeAllocate, FakeLock,
+    FakeBirth,    FakeSetNote,     FakeGetNote,  FakeUnlink,   FakeUnlinkAt,
+    FakeRename,   FakeLink,        FakeMap,      FakeUnmap,    FakeAdvise,
 };
 
 }  // namespace
@@ -316,6 +326,14 @@ void WriteFile(const std::string &path, const std::string &bytes) {
 
 bool Exists(const std::string &path) {
   return access(path.c_str(), F_OK) == 0;
+}
+
+bool HasNotes() {
+  std::string path = TempPath("notes");
+  WriteFile(path, "");
+  bool has = setxattr(path.c_str(), "user.bufio.test", "", 0, 0) == 0;
+  unlink(path.c_str());
+  return has;
 }
 
 std::string ReadDescriptor(int descriptor, uint64_t offset) {

@@ -97,6 +97,10 @@ std::string ReadFile(const std::string &path, uint64_t offset = 0);
 void WriteFile(const std::string &path, const std::string &bytes);
 bool Exists(const std::string &path);
 
+// Whether files in the scratch folder can have notes of their side files, which
+// are extended attributes.
+bool HasNotes();
+
 // The same of a descriptor, wherever it stands.
 std::string ReadDescriptor(int descriptor, uint64_t offset = 0);
 

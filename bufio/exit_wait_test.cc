@@ -13,7 +13,6 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -289,6 +288,8 @@ TEST_F(ExitWaitTest, NamedPipeGetsEverythingAndEndsWithItsWriters) {
     int reader = open(path_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     int given = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
     ASSERT_EQ(fcntl(reader, F_SETFL, 0), 0);
+    int is_over[2];
+    ASSERT_EQ(pipe(is_over), 0);
     pid_t child = StartChild([&] {
       if (attach) {
         AttachInChild(given);
@@ -297,14 +298,11 @@ TEST_F(ExitWaitTest, NamedPipeGetsEverythingAndEndsWithItsWriters) {
       }
       Accept(Pattern(0, 300000));
       // A process that knows of what it was given only, and closes that.
-      pid_t parent = getpid();
+      close(is_over[1]);
       if (attach && fork() == 0) {
         close(given);
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        while (getppid() == parent) {
-          pause();
-        }
-        _exit(0);
+        char byte;
+        _exit(read(is_over[0], &byte, 1) == 0 ? 0 : 1);
       }
       close(given);
       Accept("end");
@@ -313,6 +311,8 @@ TEST_F(ExitWaitTest, NamedPipeGetsEverythingAndEndsWithItsWriters) {
     close(given);
     EXPECT_EQ(ReadToEnd(reader), Pattern(0, 300000) + "end");
     EXPECT_EQ(WEXITSTATUS(StatusOf(child)), 7);
+    close(is_over[0]);
+    close(is_over[1]);
     close(reader);
   }
 }
