@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -348,6 +349,29 @@ std::string ReadDescriptor(int descriptor, uint64_t offset) {
     bytes.append(piece.data(), static_cast<size_t>(count));
     offset += static_cast<uint64_t>(count);
   }
+}
+
+Terminal::Terminal() : user_(posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)) {
+  EXPECT_GE(user_, 0);
+  EXPECT_EQ(grantpt(user_), 0);
+  EXPECT_EQ(unlockpt(user_), 0);
+  char name[64] = "";
+  EXPECT_EQ(ptsname_r(user_, name, sizeof(name)), 0);
+  name_ = name;
+  struct termios mode = {};
+  EXPECT_EQ(tcgetattr(user_, &mode), 0);
+  cfmakeraw(&mode);
+  EXPECT_EQ(tcsetattr(user_, TCSANOW, &mode), 0);
+}
+
+Terminal::~Terminal() {
+  close(user_);
+}
+
+int Terminal::Open() const {
+  int descriptor = open(name_.c_str(), O_RDWR | O_NOCTTY | O_CLOEXEC);
+  EXPECT_GE(descriptor, 0);
+  return descriptor;
 }
 
 std::string RandomText(std::mt19937_64 *random, size_t len) {

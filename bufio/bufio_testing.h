@@ -104,6 +104,30 @@ bool HasNotes();
 // The same of a descriptor, wherever it stands.
 std::string ReadDescriptor(int descriptor, uint64_t offset = 0);
 
+// A terminal in raw mode, whose user is the test.
+class Terminal {
+ public:
+  Terminal();
+  ~Terminal();
+  Terminal(const Terminal &) = delete;
+  Terminal &operator=(const Terminal &) = delete;
+
+  // The side of the program.
+  const std::string &name() const {
+    return name_;
+  }
+  int Open() const;
+
+  // The side of the user.
+  int user() const {
+    return user_;
+  }
+
+ private:
+  int user_;
+  std::string name_;
+};
+
 // Text of about `len` bytes: lines of 0 to 200 bytes, some of thousands, some
 // with "\r\n".
 std::string RandomText(std::mt19937_64 *random, size_t len);

@@ -52,6 +52,7 @@ using bufio_testing::Sign;
 using bufio_testing::StartChild;
 using bufio_testing::StatusOf;
 using bufio_testing::TempPath;
+using bufio_testing::Terminal;
 
 // Given when somebody waits for a reader without a bound; and what poll says
 // then: that there is room although another writer was faster.
@@ -280,6 +281,17 @@ TEST_F(ExitWaitTest, WriterOfAPipeOpenedAnewThatWasOvertakenCanBeKilled) {
   EXPECT_EQ(fcntl(ends[1], F_GETFL) & O_NONBLOCK, 0);
   close(ends[0]);
   close(ends[1]);
+}
+
+TEST_F(ExitWaitTest, WriterOfATerminalThatWasOvertakenCanBeKilled) {
+  Terminal terminal;
+  int descriptor = terminal.Open();
+  Fill(descriptor);
+  ExpectKillableWhenOvertaken(
+      [&] { OpenInChild(terminal.name(), BUFIO_DURABILITY_EXIT); });
+  ExpectKillableWhenOvertaken([&] { AttachInChild(descriptor); });
+  EXPECT_EQ(fcntl(descriptor, F_GETFL) & O_NONBLOCK, 0);
+  close(descriptor);
 }
 
 TEST_F(ExitWaitTest, NamedPipeGetsEverythingAndEndsWithItsWriters) {

@@ -40,8 +40,9 @@
 //   and for threads that are writing, it waits for a second at most. Programs
 //   with handlers of their own call `bufio_exit_flush_all`. exit and quick_exit
 //   wait as long as it takes, and can be killed meanwhile.
-//   A named pipe that is attached is opened anew, by way of /proc, so that no
-//   write waits with signals blocked; the child of a fork closes that again.
+//   A named pipe or pseudo terminal that is attached is opened anew, by way of
+//   /proc, so that no write waits with signals blocked; the child of a fork
+//   closes that again.
 // - `process`: the buffer is a circular one in a side file mapped shared,
 //   `<path>.bufio-journal`. A record is committed by one store of 64 bits. The
 //   next open of the file, or `bufio_journal_replay`, appends to the file what
@@ -161,7 +162,11 @@ typedef struct bufio_writer {
 // -EPROTO: there is a file of the side file's name that is damaged, or not of
 // this file, which was removed or renamed, say. Both are left as they are: put
 // the tail in place with `bufio_journal_replay`, or remove the side file.
-// Nothing is left open on failure.
+// -EACCES, beside that of open(2): another name's side file belongs to the
+// owner of this file, who is somebody else; or may be there, but who may not
+// read the file cannot know where. Level `process`, also errors of setxattr(2),
+// where the file system has attributes: -ENOSPC, -EDQUOT, ... Nothing is left
+// open on failure.
 BUFIO_API int bufio_writer_open(bufio_writer_t *writer, const char *path,
                                 const bufio_writer_options_t *options)
     BUFIO_MUST_USE;

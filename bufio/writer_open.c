@@ -18,11 +18,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <linux/major.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
 #include "bufio/exit_flush.h"
@@ -184,19 +186,27 @@ static int find_position(bufio_writer_t *writer, bool at_end) {
 // opened by a name such as /dev/stdout; terminals), O_NONBLOCK keeps it from
 // that. It belongs to the open file, so ours must be ours alone. What cannot be
 // had is not missed: then a write waits if another writer is faster.
-static void open_anew(bufio_writer_t *writer, const struct stat *stat) {
-  struct statfs system;
-  if (!S_ISFIFO(stat->st_mode) || fstatfs(writer->descriptor, &system) < 0 ||
-      system.f_type == PIPEFS_MAGIC) {
-    return;  // A pipe of pipe(2) need not be, nothing else can be.
+
+// Whether opening what is attached anew gives the same thing, and it needs
+// that.
+static bool can_open_anew(int descriptor, const struct stat *stat) {
+  if (S_ISFIFO(stat->st_mode)) {
+    // The pipes of pipe(2) can be written without waiting as they are, and may
+    // have modes of the open file.
+    struct statfs system;
+    return fstatfs(descriptor, &system) == 0 && system.f_type != PIPEFS_MAGIC;
   }
-  int flags = bufio_system->flags(writer->descriptor);
+  // Terminals of windows and of ssh. /dev/ptmx would be another one each time,
+  // and so may be /dev/tty.
+  unsigned int number = major(stat->st_rdev);
+  return S_ISCHR(stat->st_mode) && number >= UNIX98_PTY_SLAVE_MAJOR &&
+         number < UNIX98_PTY_SLAVE_MAJOR + UNIX98_PTY_MAJOR_COUNT;
+}
+
+static void open_anew(bufio_writer_t *writer) {
   char name[64];
   (void)snprintf(name, sizeof(name), "/proc/self/fd/%d", writer->descriptor);
-  int descriptor =
-      flags < 0
-          ? flags
-          : bufio_io_open(name, O_WRONLY | O_NONBLOCK | (flags & O_DIRECT), 0);
+  int descriptor = bufio_io_open(name, O_WRONLY | O_NONBLOCK | O_NOCTTY, 0);
   if (descriptor >= 0) {
     writer->descriptor = descriptor;
     writer->owns_descriptor = true;
@@ -210,7 +220,9 @@ static void keep_from_blocking(bufio_writer_t *writer) {
     return;
   }
   if (!writer->owns_descriptor) {
-    open_anew(writer, &stat);
+    if (can_open_anew(writer->descriptor, &stat)) {
+      open_anew(writer);
+    }
     return;
   }
   int flags = bufio_system->flags(writer->descriptor);
