@@ -6,7 +6,10 @@
 #ifndef MY_ALLOC_BUFIO_EXIT_TESTING_H_
 #define MY_ALLOC_BUFIO_EXIT_TESTING_H_
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -84,6 +87,35 @@ inline void ExpectKilledBy(int status, int signal) {
 inline void ExpectKillable(pid_t child) {
   ASSERT_EQ(kill(child, SIGTERM), 0);
   ExpectKilledBy(StatusOf(child), SIGTERM);
+}
+
+// ---- readers that do not read ----
+
+// Until a write would wait.
+inline void Fill(int descriptor) {
+  int flags = fcntl(descriptor, F_GETFL);
+  ASSERT_EQ(fcntl(descriptor, F_SETFL, flags | O_NONBLOCK), 0);
+  char bytes[512] = {};
+  while (write(descriptor, bytes, sizeof(bytes)) > 0) {
+  }
+  ASSERT_EQ(errno, EAGAIN);
+  ASSERT_EQ(fcntl(descriptor, F_SETFL, flags), 0);
+}
+
+// Full, so that a write to it waits; the ends of it.
+inline void MakeFullPipe(int type, int ends[2]) {
+  ASSERT_EQ(type == 0 ? pipe(ends) : socketpair(AF_UNIX, type, 0, ends), 0);
+  Fill(ends[1]);
+}
+
+inline std::string ReadToEnd(int descriptor) {
+  std::string got;
+  char piece[1000];
+  ssize_t count;
+  while ((count = read(descriptor, piece, sizeof(piece))) > 0) {
+    got.append(piece, static_cast<size_t>(count));
+  }
+  return got;
 }
 
 class ExitTest : public testing::Test {

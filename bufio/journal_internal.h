@@ -147,7 +147,7 @@ int bufio_note_exists(const char *path) BUFIO_MUST_USE;
 int bufio_note_open(int target, const char *path, const bufio_side_t *own,
                     bufio_side_t *out_side) BUFIO_MUST_USE;
 
-// ---- replays (journal_replay.c) ----
+// ---- whose it is (journal_look.c) ----
 
 // Returns 1 if there is something of this name, 0, or an error. A name that is
 // too long is nothing's.
@@ -156,6 +156,23 @@ int bufio_journal_exists(const char *journal_path) BUFIO_MUST_USE;
 // Returns 1 if the open file `journal` begins as a side file of `target` does,
 // 0, or an error.
 int bufio_journal_is_of(int target, int journal) BUFIO_MUST_USE;
+
+// A file that is written, as measured.
+typedef struct bufio_target {
+  uint64_t device;
+  uint64_t inode;
+  uint64_t birth;
+  uint64_t size_bytes;
+} bufio_target_t;
+
+// Looks at a locked side file without believing it: 0 if it is the target's,
+// with its header and length, or if its maker died before it began; else
+// -EPROTO.
+int bufio_side_look(int target, int journal, bufio_target_t *out_target,
+                    bool *out_began, bufio_journal_header_t *out_header,
+                    uint64_t *out_size_bytes) BUFIO_MUST_USE;
+
+// ---- replays (journal_replay.c) ----
 
 // As `bufio_journal_replay`, of a file that is open for reading and writing,
 // and whose lock is held. `path` is any name of it.

@@ -28,11 +28,6 @@
 // before anything is changed, so that -EPROTO leaves all as it was. Two that
 // both want to change the file, or one that wants to cut it while the other
 // counts, contradict each other: -EPROTO.
-//
-// Whose it is: the header names device, inode and birth of the file, for the
-// inode of a removed file is given to a new one. A file that does not say so is
-// somebody's, and neither replayed nor removed, not even when the file that it
-// lies beside is emptied.
 
 #include <assert.h>
 #include <errno.h>
@@ -41,8 +36,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
@@ -57,14 +50,6 @@ typedef struct replay_plan {
   uint64_t direct_end;
   uint64_t ring_bytes;
 } replay_plan_t;
-
-// The file that is written, as measured.
-typedef struct target_identity {
-  uint64_t device;
-  uint64_t inode;
-  uint64_t birth;
-  uint64_t size_bytes;
-} target_identity_t;
 
 // What a side file asks for.
 typedef enum replay_change {
@@ -113,17 +98,6 @@ static int decode_word(const bufio_journal_header_t *header, uint64_t word,
   }
   *out_offset = offset;
   return 0;
-}
-
-// That it is a side file, and the target's.
-static bool is_of(const bufio_journal_header_t *header,
-                  const target_identity_t *target) {
-  return header->magic == BUFIO_JOURNAL_MAGIC &&
-         header->version == BUFIO_JOURNAL_VERSION &&
-         header->header_bytes == BUFIO_JOURNAL_HEADER_BYTES &&
-         header->check == bufio_journal_header_check(header) &&
-         header->device == target->device && header->inode == target->inode &&
-         header->birth == target->birth;
 }
 
 static int make_plan(const bufio_journal_header_t *header, uint64_t size_bytes,
@@ -222,127 +196,6 @@ static int carry_out(int target, const side_state_t *side, uint64_t size,
   return status;
 }
 
-static bool is_zero(const unsigned char *bytes, size_t len) {
-  size_t i = 0;
-  while (i < len && bytes[i] == 0) {
-    i++;
-  }
-  return i == len;
-}
-
-// A header that write_header was about to fill in: stores come in any order,
-// the magic last, so each number is what it will be, or 0 yet.
-static bool is_unfinished(const bufio_journal_header_t *header,
-                          const target_identity_t *target) {
-  uint64_t offset = header->written >> 16;
-  return header->magic == 0 &&
-         (header->version == 0 || header->version == BUFIO_JOURNAL_VERSION) &&
-         (header->header_bytes == 0 ||
-          header->header_bytes == BUFIO_JOURNAL_HEADER_BYTES) &&
-         (header->device == 0 || header->device == target->device) &&
-         (header->inode == 0 || header->inode == target->inode) &&
-         (header->birth == 0 || header->birth == target->birth) &&
-         header->direct_end == 0 && header->emptying == 0 &&
-         (header->written == 0 || header->committed == 0 ||
-          header->committed == offset) &&
-         is_zero(header->padding1, sizeof(header->padding1));
-}
-
-// A side file whose maker died before the magic: nothing was accepted, and all
-// behind the header is zeros. Anything else is somebody's bytes, which are
-// not ours to remove.
-static int never_began(int journal, uint64_t size_bytes,
-                       const target_identity_t *target, bool *out_never) {
-  *out_never = false;
-  if (size_bytes > BUFIO_JOURNAL_HEADER_BYTES + BUFIO_JOURNAL_RING_BYTES_MAX) {
-    return 0;
-  }
-  unsigned char page[BUFIO_JOURNAL_HEADER_BYTES];
-  for (uint64_t offset = 0; offset < size_bytes; offset += sizeof(page)) {
-    uint64_t left = size_bytes - offset;
-    size_t len = left < sizeof(page) ? (size_t)left : sizeof(page);
-    memset(page, 0, sizeof(page));
-    int status = bufio_io_read_at(journal, page, len, offset);
-    if (status < 0) {
-      return status;
-    }
-    size_t skip = 0;
-    if (offset == 0) {
-      bufio_journal_header_t header;
-      memcpy(&header, page, sizeof(header));
-      if (!is_unfinished(&header, target)) {
-        return 0;
-      }
-      skip = sizeof(header);
-    }
-    if (!is_zero(page + skip, sizeof(page) - skip)) {
-      return 0;
-    }
-  }
-  *out_never = true;
-  return 0;
-}
-
-static int identify(int target, struct stat *out_file,
-                    target_identity_t *out_identity) {
-  int status = bufio_system->stat(target, out_file);
-  if (status == 0) {
-    status = bufio_system->birth(target, &out_identity->birth);
-  }
-  if (status == 0) {
-    out_identity->device = out_file->st_dev;
-    out_identity->inode = out_file->st_ino;
-    out_identity->size_bytes = (uint64_t)out_file->st_size;
-  }
-  return status;
-}
-
-// Looks at a locked side file without believing it: -EPROTO if it is not one
-// of the target's.
-static int look(int target, target_identity_t *out_identity,
-                side_state_t *side) {
-  int journal = side->file.descriptor;
-  struct stat file;
-  struct stat stat;
-  int status = identify(target, &file, out_identity);
-  if (status == 0) {
-    status = bufio_system->stat(journal, &stat);
-  }
-  if (status < 0) {
-    return status;
-  }
-  if (!S_ISREG(stat.st_mode) || !S_ISREG(file.st_mode) ||
-      (stat.st_uid != file.st_uid && stat.st_uid != geteuid())) {
-    return -EPROTO;
-  }
-  side->size_bytes = (uint64_t)stat.st_size;
-  bool never = false;
-  status = never_began(journal, side->size_bytes, out_identity, &never);
-  if (status < 0 || never) {
-    return status;
-  }
-  side->of_target = true;
-  status = bufio_io_read_at(journal, &side->header, sizeof(side->header), 0);
-  if (status < 0) {
-    return status;
-  }
-  return is_of(&side->header, out_identity) ? 0 : -EPROTO;
-}
-
-int bufio_journal_is_of(int target, int journal) {
-  struct stat file;
-  target_identity_t identity;
-  bufio_journal_header_t header;
-  int status = identify(target, &file, &identity);
-  if (status == 0) {
-    status = bufio_io_read_at(journal, &header, sizeof(header), 0);
-  }
-  if (status < 0) {
-    return status == -EPROTO ? 0 : status;  // Shorter than a header.
-  }
-  return is_of(&header, &identity);
-}
-
 static uint64_t emptying_word(const bufio_journal_header_t *header) {
   return bufio_journal_word(header, BUFIO_JOURNAL_OFFSET_MAX);
 }
@@ -375,19 +228,15 @@ static bool is_nothing(int status) {
   return status == -ENOENT || status == -ENAMETOOLONG;
 }
 
-int bufio_journal_exists(const char *journal_path) {
-  int descriptor = bufio_io_open(journal_path, O_PATH | O_NOFOLLOW, 0);
-  if (descriptor < 0) {
-    return is_nothing(descriptor) ? 0 : descriptor;
-  }
-  (void)bufio_system->close(descriptor);
-  return 1;
+static int look(int target, bufio_target_t *out_identity, side_state_t *side) {
+  return bufio_side_look(target, side->file.descriptor, out_identity,
+                         &side->of_target, &side->header, &side->size_bytes);
 }
 
 // Opens, locks and looks at what there is, and changes nothing. `close_sides`
 // is for the caller, whatever it returns.
 static int open_sides(int target, const char *path, const char *journal_path,
-                      side_state_t *sides, target_identity_t *out_identity) {
+                      side_state_t *sides, bufio_target_t *out_identity) {
   memset(sides, 0, NUM_SIDES * sizeof(*sides));
   for (int i = 0; i < NUM_SIDES; i++) {
     sides[i].file = (bufio_side_t)BUFIO_SIDE_NONE;
@@ -440,7 +289,7 @@ static bool contradict(const side_state_t *sides) {
          (own->change == CHANGE_APPEND && noted->change == CHANGE_APPEND);
 }
 
-static int plan_side(int target, const target_identity_t *identity,
+static int plan_side(int target, const bufio_target_t *identity,
                      side_state_t *side, unsigned char *piece) {
   if (side->of_target &&
       side->header.emptying == emptying_word(&side->header) &&
@@ -456,7 +305,7 @@ static int plan_side(int target, const target_identity_t *identity,
 }
 
 // All is planned before anything is done.
-static int replay_sides(int target, const target_identity_t *identity,
+static int replay_sides(int target, const bufio_target_t *identity,
                         side_state_t *sides, bufio_journal_result_t *result) {
   if (!sides[OWN].of_target && !sides[NOTED].of_target) {
     return 0;
@@ -484,7 +333,7 @@ int bufio_journal_replay_found(int target, const char *path,
                                bufio_journal_result_t *out_result) {
   bufio_journal_result_t result = {0, 0};
   side_state_t sides[NUM_SIDES];
-  target_identity_t identity;
+  bufio_target_t identity;
   int status = open_sides(target, path, journal_path, sides, &identity);
   if (status == 0) {
     status = replay_sides(target, &identity, sides, &result);
@@ -502,7 +351,7 @@ int bufio_journal_replay_found(int target, const char *path,
 int bufio_journal_empty(int target, const char *path,
                         const char *journal_path) {
   side_state_t sides[NUM_SIDES];
-  target_identity_t identity;
+  bufio_target_t identity;
   int status = open_sides(target, path, journal_path, sides, &identity);
   if (status == 0) {
     status = truncate_for_good(target, sides);
