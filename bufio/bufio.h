@@ -28,7 +28,8 @@
 // Cancellation (pthread_cancel): objects that threads share, locked.h,
 // group_commit.h and async_writer.h, do not let a thread be cancelled inside of
 // a call. With others a thread may be, wherever the kernel waits; the object is
-// then not to be used any more.
+// then to be closed, no more. Cancelled inside of an `open` or `close`, it
+// leaves what it had taken.
 // Signals: only `bufio_exit_flush_all` (writer.h) may be called in handlers.
 // fork: the child never writes bytes that the parent had buffered; each header
 // says what the child may do. (By handlers of `pthread_atfork`: `_Fork`, a raw

@@ -5,9 +5,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <fstream>
 
@@ -42,6 +49,11 @@ int64_t Transfer(Call call, size_t len, Function function) {
 
 int FakeOpen(const char *path, int flags, unsigned int mode) {
   return Plain(Call::kOpen, [=] { return Kernel().open(path, flags, mode); });
+}
+
+int FakeOpenAt(int folder, const char *name, int flags, unsigned int mode) {
+  return Plain(Call::kOpen,
+               [=] { return Kernel().open_at(folder, name, flags, mode); });
 }
 
 int FakeClose(int descriptor) {
@@ -118,6 +130,11 @@ int FakeFlags(int descriptor) {
   return Plain(Call::kFlags, [=] { return Kernel().flags(descriptor); });
 }
 
+int FakeSetFlags(int descriptor, int flags) {
+  return Plain(Call::kSetFlags,
+               [=] { return Kernel().set_flags(descriptor, flags); });
+}
+
 int FakeSync(int descriptor) {
   return Plain(Call::kSync, [=] { return Kernel().sync(descriptor); });
 }
@@ -164,6 +181,10 @@ int FakeUnlink(const char *path) {
   return Plain(Call::kUnlink, [=] { return Kernel().unlink(path); });
 }
 
+int FakeUnlinkAt(int folder, const char *name) {
+  return Plain(Call::kUnlink, [=] { return Kernel().unlink_at(folder, name); });
+}
+
 int FakeRename(const char *from, const char *to) {
   return Plain(Call::kRename, [=] { return Kernel().rename(from, to); });
 }
@@ -197,24 +218,24 @@ int FakeAdvise(void *address, size_t len, int advice) {
 }
 
 const bufio_system_t fake_system = {
-    FakeOpen,        FakeClose,    FakeRead,    FakeWrite,    FakeWriteNow,
-    FakeWriteVector, FakeReadAt,   FakeWriteAt, FakeSeek,     FakeStat,
-    FakeWait,        FakeFlags,    FakeSync,    FakeSyncData, FakeSetMode,
-    FakeTruncate,    FakeAllocate, FakeLock,    FakeBirth,    FakeSetNote,
-    FakeGetNote,     FakeUnlink,   FakeRename,  FakeLink,     FakeMap,
-    FakeUnmap,       FakeAdvise,
+    FakeOpen,     FakeOpenAt,      FakeClose,    FakeRead,     FakeWrite,
+    FakeWriteNow, FakeWriteVector, FakeReadAt,   FakeWriteAt,  FakeSeek,
+    FakeStat,     FakeWait,        FakeFlags,    FakeSetFlags, FakeSync,
+    FakeSyncData, FakeSetMode,     FakeTruncate, FakeAllocate, FakeLock,
+    FakeBirth,    FakeSetNote,     FakeGetNote,  FakeUnlink,   FakeUnlinkAt,
+    FakeRename,   FakeLink,        FakeMap,      FakeUnmap,    FakeAdvise,
 };
 
 }  // namespace
 
 const char *NameOf(Call call) {
   static const char *const names[] = {
-      "open",     "close",    "read",      "write",    "write_vector",
-      "read_at",  "write_at", "seek",      "stat",     "wait",
-      "flags",    "sync",     "sync_data", "set_mode", "truncate",
-      "allocate", "lock",     "birth",     "set_note", "get_note",
-      "unlink",   "rename",   "link",      "map",      "unmap",
-      "advise"};
+      "open",     "close",     "read",   "write",     "write_vector",
+      "read_at",  "write_at",  "seek",   "stat",      "wait",
+      "flags",    "set_flags", "sync",   "sync_data", "set_mode",
+      "truncate", "allocate",  "lock",   "birth",     "set_note",
+      "get_note", "unlink",    "rename", "link",      "map",
+      "unmap",    "advise"};
   return names[static_cast<size_t>(call)];
 }
 
@@ -308,6 +329,14 @@ bool Exists(const std::string &path) {
   return access(path.c_str(), F_OK) == 0;
 }
 
+bool HasNotes() {
+  std::string path = TempPath("notes");
+  WriteFile(path, "");
+  bool has = setxattr(path.c_str(), "user.bufio.test", "", 0, 0) == 0;
+  unlink(path.c_str());
+  return has;
+}
+
 std::string ReadDescriptor(int descriptor, uint64_t offset) {
   std::string bytes;
   std::vector<char> piece(1 << 16);
@@ -320,6 +349,29 @@ std::string ReadDescriptor(int descriptor, uint64_t offset) {
     bytes.append(piece.data(), static_cast<size_t>(count));
     offset += static_cast<uint64_t>(count);
   }
+}
+
+Terminal::Terminal() : user_(posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)) {
+  EXPECT_GE(user_, 0);
+  EXPECT_EQ(grantpt(user_), 0);
+  EXPECT_EQ(unlockpt(user_), 0);
+  char name[64] = "";
+  EXPECT_EQ(ptsname_r(user_, name, sizeof(name)), 0);
+  name_ = name;
+  struct termios mode = {};
+  EXPECT_EQ(tcgetattr(user_, &mode), 0);
+  cfmakeraw(&mode);
+  EXPECT_EQ(tcsetattr(user_, TCSANOW, &mode), 0);
+}
+
+Terminal::~Terminal() {
+  close(user_);
+}
+
+int Terminal::Open() const {
+  int descriptor = open(name_.c_str(), O_RDWR | O_NOCTTY | O_CLOEXEC);
+  EXPECT_GE(descriptor, 0);
+  return descriptor;
 }
 
 std::string RandomText(std::mt19937_64 *random, size_t len) {
@@ -342,6 +394,64 @@ std::string Pattern(uint64_t start, size_t len) {
     bytes[i] = static_cast<char>((at * 0x9e3779b97f4a7c15u) >> 56);
   }
   return bytes;
+}
+
+pid_t StartChild(const std::function<void()> &body) {
+  pid_t child = fork();
+  if (child == 0) {
+    struct rlimit no_core = {0, 0};
+    setrlimit(RLIMIT_CORE, &no_core);
+    body();
+    _exit(101);
+  }
+  EXPECT_GT(child, 0);
+  return child;
+}
+
+int StatusOf(pid_t child) {
+  int status = 0;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  return status;
+}
+
+namespace {
+
+struct Cancelled {
+  std::function<void()> run;
+  std::atomic<bool> is_there{false};
+  std::atomic<bool> is_cancelled{false};
+};
+
+void *RunCancelled(void *cancelled) {
+  static_cast<Cancelled *>(cancelled)->run();
+  return nullptr;
+}
+
+}  // namespace
+
+bool IsCancelledAt(
+    const std::function<void(const std::function<void()> &place)> &body) {
+  Cancelled cancelled;
+  auto place = [&cancelled] {
+    cancelled.is_there = true;
+    while (!cancelled.is_cancelled) {
+      sched_yield();
+    }
+    pthread_testcancel();
+  };
+  cancelled.run = [&] {
+    body(place);
+  };
+  pthread_t thread;
+  EXPECT_EQ(pthread_create(&thread, nullptr, RunCancelled, &cancelled), 0);
+  while (!cancelled.is_there) {
+    sched_yield();
+  }
+  EXPECT_EQ(pthread_cancel(thread), 0);
+  cancelled.is_cancelled = true;
+  void *result = nullptr;
+  EXPECT_EQ(pthread_join(thread, &result), 0);
+  return result == PTHREAD_CANCELED;
 }
 
 }  // namespace bufio_testing

@@ -6,6 +6,8 @@
 #ifndef MY_ALLOC_BUFIO_BUFIO_TESTING_H_
 #define MY_ALLOC_BUFIO_BUFIO_TESTING_H_
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -31,6 +33,7 @@ enum class Call {
   kStat,
   kWait,
   kFlags,
+  kSetFlags,
   kSync,
   kSyncData,
   kSetMode,
@@ -94,8 +97,36 @@ std::string ReadFile(const std::string &path, uint64_t offset = 0);
 void WriteFile(const std::string &path, const std::string &bytes);
 bool Exists(const std::string &path);
 
+// Whether files in the scratch folder can have notes of their side files, which
+// are extended attributes.
+bool HasNotes();
+
 // The same of a descriptor, wherever it stands.
 std::string ReadDescriptor(int descriptor, uint64_t offset = 0);
+
+// A terminal in raw mode, whose user is the test.
+class Terminal {
+ public:
+  Terminal();
+  ~Terminal();
+  Terminal(const Terminal &) = delete;
+  Terminal &operator=(const Terminal &) = delete;
+
+  // The side of the program.
+  const std::string &name() const {
+    return name_;
+  }
+  int Open() const;
+
+  // The side of the user.
+  int user() const {
+    return user_;
+  }
+
+ private:
+  int user_;
+  std::string name_;
+};
 
 // Text of about `len` bytes: lines of 0 to 200 bytes, some of thousands, some
 // with "\r\n".
@@ -103,6 +134,23 @@ std::string RandomText(std::mt19937_64 *random, size_t len);
 
 // Bytes that tell where they are from.
 std::string Pattern(uint64_t start, size_t len);
+
+// A child that runs `body` and dumps no core; it exits with 101 if `body`
+// returns, unless that exits itself.
+pid_t StartChild(const std::function<void()> &body);
+
+// The status of a child that has ended, as waitpid(2) says it.
+int StatusOf(pid_t child);
+
+inline int RunChild(const std::function<void()> &body) {
+  return StatusOf(StartChild(body));
+}
+
+// Runs `body` in a thread that somebody cancels while it is inside of the
+// function that `body` gets: there it ends, if it can be cancelled there.
+// Returns whether it did.
+bool IsCancelledAt(
+    const std::function<void(const std::function<void()> &place)> &body);
 
 inline std::string ToString(bufio_slice_t slice) {
   return std::string(reinterpret_cast<const char *>(slice.data), slice.len);

@@ -18,15 +18,24 @@
 //
 // A descriptor that may block (pipe, socket, terminal) is waited for without
 // the lock, with signals as they are, and written without waiting; so a thread
-// that waits for a reader can be killed, one that exits too. A fatal handler
-// waits for readers for a second in all. Where the kernel cannot but wait in
-// write(2) (terminals, pipes before Linux 6.5), a piece is no larger than what
-// fits when poll(2) says so.
+// that waits for a reader can be killed, one that exits too. Where the kernel
+// cannot but wait in write(2) (terminals that are attached, pipes before Linux
+// 6.5), a piece is no larger than what fits when poll(2) says so.
+//
+// How long it waits, for readers and for threads that have a lock:
+//
+//   exit, quick_exit       as long as it takes, with neither a lock nor signals
+//                          held, so the process can be killed meanwhile
+//   bufio_exit_flush_all   a second for all writers together: a handler must
+//                          return
+//   a fatal signal         the same: the process must die
+//
+// When the second is over the writers that are left are tried once each.
 //
 // A fatal handler keeps the locks: threads that still run cannot write once
-// more what it has written. It does not wait longer than a second for
-// another thread: one that waits in write(2) for a terminal would keep the
-// process from dying.
+// more what it has written.
+//
+// A thread that holds a lock is not cancelled: nobody else would let it go.
 //
 // Invariants:
 // 1. A slot's writer is set and cleared with `busy` held.
@@ -47,7 +56,8 @@
 #include "bufio/writer_internal.h"
 
 #define SLOTS_PER_CHUNK 62
-#define WAIT_ROUNDS 1000
+// What a handler waits, for all writers together.
+#define HANDLER_WAIT_MS 1000
 #define WAIT_ROUND_NS 1000000
 
 struct bufio_exit_slot {
@@ -83,24 +93,27 @@ static void give_back(bufio_exit_slot_t *slot) {
   __atomic_store_n(&slot->busy, 0, __ATOMIC_RELEASE);
 }
 
-void bufio_exit_lock(bufio_exit_slot_t *slot, sigset_t *out_mask) {
+void bufio_exit_lock(bufio_exit_slot_t *slot, bufio_exit_hold_t *out_hold) {
   if (slot == NULL) {
     return;
   }
   sigset_t all;
   sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, out_mask);
+  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &out_hold->cancel_state);
+  pthread_sigmask(SIG_BLOCK, &all, &out_hold->mask);
   while (!try_take(slot)) {
     sched_yield();
   }
 }
 
-void bufio_exit_unlock(bufio_exit_slot_t *slot, const sigset_t *mask) {
+void bufio_exit_unlock(bufio_exit_slot_t *slot, const bufio_exit_hold_t *hold) {
   if (slot == NULL) {
     return;
   }
+  int disabled;
   give_back(slot);
-  pthread_sigmask(SIG_SETMASK, mask, NULL);
+  pthread_sigmask(SIG_SETMASK, &hold->mask, NULL);
+  pthread_setcancelstate(hold->cancel_state, &disabled);
 }
 
 void bufio_exit_reset(bufio_exit_slot_t *slot) {
@@ -169,88 +182,125 @@ static bool write_committed(const bufio_exit_slot_t *slot) {
   return false;
 }
 
-static bool take_in_time(bufio_exit_slot_t *slot) {
-  const struct timespec pause = {.tv_sec = 0, .tv_nsec = WAIT_ROUND_NS};
-  for (int i = 0; i < WAIT_ROUNDS; i++) {
-    if (try_take(slot)) {
-      return true;
-    }
-    nanosleep(&pause, NULL);
-  }
-  return false;
+// ---- waiting, async-signal-safe ----
+
+// Until when somebody waits.
+typedef struct wait_end {
+  bool is_bounded;
+  int64_t at_ms;
+} wait_end_t;
+
+static int64_t now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-// The process lives on, or exits: waits for readers for ever, but with neither
-// the lock nor signals held, so it can be killed meanwhile.
-static void flush_slot(bufio_exit_slot_t *slot) {
+static wait_end_t wait_of_handler(void) {
+  return (wait_end_t){.is_bounded = true, .at_ms = now_ms() + HANDLER_WAIT_MS};
+}
+
+// As poll(2) takes it: -1 without a bound, 0 when it is over.
+static int left_ms(const wait_end_t *end) {
+  if (!end->is_bounded) {
+    return -1;
+  }
+  int64_t left = end->at_ms - now_ms();
+  return left > 0 ? (int)left : 0;
+}
+
+static void pause_round(void) {
+  const struct timespec pause = {.tv_sec = 0, .tv_nsec = WAIT_ROUND_NS};
+  nanosleep(&pause, NULL);
+}
+
+// The process lives on, or exits: what it waits for, it waits for with neither
+// the lock nor signals held. Returns whether nothing is left.
+static bool flush_slot(bufio_exit_slot_t *slot, const wait_end_t *end) {
   sigset_t all;
   sigset_t mask;
-  bool must_wait = true;
   sigfillset(&all);
-  while (must_wait) {
+  for (;;) {
     pthread_sigmask(SIG_BLOCK, &all, &mask);
-    int descriptor = -1;
-    must_wait = false;
-    if (take_in_time(slot)) {
-      must_wait = write_committed(slot);
-      descriptor = must_wait ? slot->writer->descriptor : -1;
+    bool is_taken = try_take(slot);
+    bool is_full = is_taken && write_committed(slot);
+    int descriptor = is_full ? slot->writer->descriptor : -1;
+    if (is_taken) {
       give_back(slot);
     }
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
-    // Whatever it says, the next write knows better.
-    (void)(must_wait && is_writable(descriptor, -1));
-  }
-}
-
-// The process dies: keeps the lock. `rounds` are what is left of the second.
-static void flush_slot_fatal(bufio_exit_slot_t *slot, int *rounds) {
-  if (!take_in_time(slot)) {
-    return;
-  }
-  while (write_committed(slot) && *rounds > 0) {
-    if (!is_writable(slot->writer->descriptor, 1)) {
-      (*rounds)--;
+    if (is_taken && !is_full) {
+      return true;
+    }
+    int left = left_ms(end);
+    if (left == 0) {
+      return false;
+    }
+    if (is_full) {
+      // Whatever it says, the next write knows better.
+      (void)is_writable(descriptor, left);
+    } else {
+      pause_round();
     }
   }
 }
 
-// `rounds` NULL: the process lives on.
-static void flush_slots(int *rounds) {
+// The process dies: keeps the lock.
+static bool flush_slot_fatal(bufio_exit_slot_t *slot, const wait_end_t *end) {
+  while (!try_take(slot)) {
+    if (left_ms(end) == 0) {
+      return false;
+    }
+    pause_round();
+  }
+  while (write_committed(slot)) {
+    int left = left_ms(end);
+    if (left == 0) {
+      return false;
+    }
+    (void)is_writable(slot->writer->descriptor, left);
+  }
+  return true;
+}
+
+// Returns whether nothing is left of any writer.
+static bool flush_slots(bool (*flush)(bufio_exit_slot_t *, const wait_end_t *),
+                        wait_end_t end) {
   int saved_errno = errno;
+  int cancel_state;
+  int disabled;
+  bool is_done = true;
+  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
   // Acquire: pairs with the push in `add_chunk`.
   for (slot_chunk_t *chunk = __atomic_load_n(&chunks, __ATOMIC_ACQUIRE);
        chunk != NULL; chunk = chunk->next) {
     for (int i = 0; i < SLOTS_PER_CHUNK; i++) {
       bufio_exit_slot_t *slot = &chunk->slots[i];
       // Relaxed: only a hint; `busy` guards the writer.
-      if (__atomic_load_n(&slot->is_used, __ATOMIC_RELAXED) == 0) {
-        continue;
-      }
-      if (rounds != NULL) {
-        flush_slot_fatal(slot, rounds);
-      } else {
-        flush_slot(slot);
+      if (__atomic_load_n(&slot->is_used, __ATOMIC_RELAXED) != 0) {
+        is_done = flush(slot, &end) && is_done;
       }
     }
   }
+  pthread_setcancelstate(cancel_state, &disabled);
   errno = saved_errno;
+  return is_done;
 }
 
-void bufio_exit_flush_all(void) {
-  flush_slots(NULL);
+int bufio_exit_flush_all(void) {
+  return flush_slots(flush_slot, wait_of_handler()) ? 0 : -ETIMEDOUT;
 }
 
 __attribute__((destructor)) static void flush_at_exit(void) {
-  flush_slots(NULL);
+  (void)flush_slots(flush_slot, (wait_end_t){.is_bounded = false});
 }
 
 void bufio_exit_flush_fatal(void) {
-  int rounds = WAIT_ROUNDS;  // For all slots: dying takes a second at most.
   sigset_t all;
   sigset_t mask;
   sigfillset(&all);
   pthread_sigmask(SIG_BLOCK, &all, &mask);
-  flush_slots(&rounds);
+  (void)flush_slots(flush_slot_fatal, wait_of_handler());
   pthread_sigmask(SIG_SETMASK, &mask, NULL);
 }
 
@@ -284,7 +334,7 @@ static void install_signals(void) {
 }
 
 static void install_quick_exit(void) {
-  at_quick_exit(bufio_exit_flush_all);
+  at_quick_exit(flush_at_exit);
 }
 
 // ---- slots ----
@@ -335,10 +385,10 @@ bufio_exit_slot_t *bufio_exit_add(bufio_writer_t *writer, bool on_signals) {
   slot->may_block =
       on_signals && (bufio_system->stat(writer->descriptor, &stat) < 0 ||
                      !S_ISREG(stat.st_mode));
-  sigset_t mask;
-  bufio_exit_lock(slot, &mask);
+  bufio_exit_hold_t hold;
+  bufio_exit_lock(slot, &hold);
   slot->writer = writer;
-  bufio_exit_unlock(slot, &mask);
+  bufio_exit_unlock(slot, &hold);
   return slot;
 }
 
@@ -346,9 +396,9 @@ void bufio_exit_remove(bufio_exit_slot_t *slot) {
   if (slot == NULL) {
     return;
   }
-  sigset_t mask;
-  bufio_exit_lock(slot, &mask);
+  bufio_exit_hold_t hold;
+  bufio_exit_lock(slot, &hold);
   slot->writer = NULL;
-  bufio_exit_unlock(slot, &mask);
+  bufio_exit_unlock(slot, &hold);
   __atomic_store_n(&slot->is_used, 0, __ATOMIC_RELEASE);
 }

@@ -26,10 +26,17 @@ bufio_exit_slot_t *bufio_exit_add(bufio_writer_t *writer,
 // a no-op.
 void bufio_exit_remove(bufio_exit_slot_t *slot);
 
+// What a thread gets back when it unlocks.
+typedef struct bufio_exit_hold {
+  sigset_t mask;
+  int cancel_state;
+} bufio_exit_hold_t;
+
 // Brackets whatever moves `written`, `buffer` or `commit_bias`: handlers keep
-// away, and no signal interrupts the calling thread. NULL is a no-op.
-void bufio_exit_lock(bufio_exit_slot_t *slot, sigset_t *out_mask);
-void bufio_exit_unlock(bufio_exit_slot_t *slot, const sigset_t *mask);
+// away, and the calling thread is neither interrupted by a signal nor
+// cancelled. NULL is a no-op.
+void bufio_exit_lock(bufio_exit_slot_t *slot, bufio_exit_hold_t *out_hold);
+void bufio_exit_unlock(bufio_exit_slot_t *slot, const bufio_exit_hold_t *hold);
 
 // What a handler does before the signal kills: as `bufio_exit_flush_all`, and
 // nobody writes any more. Async-signal-safe.

@@ -17,6 +17,15 @@ int bufio_io_open(const char *path, int flags, unsigned int mode) {
   return descriptor;
 }
 
+int bufio_io_open_at(int folder, const char *name, int flags,
+                     unsigned int mode) {
+  int descriptor = -EINTR;
+  while (descriptor == -EINTR) {
+    descriptor = bufio_system->open_at(folder, name, flags, mode);
+  }
+  return descriptor;
+}
+
 // EINTR is not one of the failures that are final. It says that the wait was
 // given up for a signal, not that pages were dropped: local file systems never
 // do, FUSE and network file systems may, and they look for errors of pages that

@@ -16,6 +16,8 @@ extern "C" {
 #endif
 
 int bufio_io_open(const char *path, int flags, unsigned int mode);
+int bufio_io_open_at(int folder, const char *name, int flags,
+                     unsigned int mode);
 int bufio_io_sync(int descriptor);
 int bufio_io_sync_data(int descriptor);
 int bufio_io_truncate(int descriptor, uint64_t size_bytes);

@@ -25,6 +25,8 @@ extern "C" {
 typedef struct bufio_system {
   // Returns a descriptor, always close-on-exec.
   int (*open)(const char *path, int flags, unsigned int mode);
+  // The same of a name in an open folder.
+  int (*open_at)(int folder, const char *name, int flags, unsigned int mode);
   int (*close)(int descriptor);
   int64_t (*read)(int descriptor, void *bytes, size_t len);
   int64_t (*write)(int descriptor, const void *bytes, size_t len);
@@ -39,8 +41,9 @@ typedef struct bufio_system {
   int (*stat)(int descriptor, struct stat *out_stat);
   // Waits until one of `events` is there or the descriptor has failed.
   int (*wait)(int descriptor, short events);
-  // The flags of open(2) in force.
+  // The flags of open(2) in force, and those that can be changed.
   int (*flags)(int descriptor);
+  int (*set_flags)(int descriptor, int flags);
   int (*sync)(int descriptor);
   int (*sync_data)(int descriptor);
   int (*set_mode)(int descriptor, unsigned int mode);
@@ -52,11 +55,15 @@ typedef struct bufio_system {
   // of birth and its generation, 0 if the file system keeps neither.
   int (*birth)(int descriptor, uint64_t *out_birth);
   // Leaves BUFIO_NOTE_FORMAT of the open file `target` and the name of the open
-  // file `side` on the former; -1 takes it away.
+  // file `side` on the former; -1 takes it away. -EOPNOTSUPP also without
+  // /proc, which knows that name.
   int (*set_note)(int target, int side);
   // Stores what was left on a file, and a NUL: its length, or -ENODATA.
+  // -EACCES: something was left on it, and only readers of the file may know
+  // what.
   int (*get_note)(const char *path, char *name, size_t size_bytes);
   int (*unlink)(const char *path);
+  int (*unlink_at)(int folder, const char *name);
   int (*rename)(const char *from, const char *to);
   // Gives an open file that has no name one.
   int (*link)(int descriptor, const char *path);

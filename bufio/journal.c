@@ -45,15 +45,11 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
@@ -105,61 +101,6 @@ uint64_t bufio_journal_direct_end(const bufio_journal_t *journal) {
   return journal->header->direct_end >> 16;
 }
 
-static bool is_same_file(const struct stat *first, const struct stat *second) {
-  return first->st_ino == second->st_ino && first->st_dev == second->st_dev;
-}
-
-// Somebody may have moved or removed the name before the lock was ours.
-static int check_name(int descriptor, const char *path, int flags) {
-  struct stat mine;
-  int status = bufio_system->stat(descriptor, &mine);
-  if (status < 0) {
-    return status;
-  }
-  int named_descriptor = bufio_io_open(path, flags | O_PATH, 0);
-  if (named_descriptor < 0) {
-    return named_descriptor == -ENOENT ? -EBUSY : named_descriptor;
-  }
-  struct stat named;
-  status = bufio_system->stat(named_descriptor, &named);
-  (void)bufio_system->close(named_descriptor);
-  if (status < 0) {
-    return status;
-  }
-  return is_same_file(&mine, &named) ? 0 : -EBUSY;
-}
-
-int bufio_journal_lock(int descriptor, const char *path, int operation) {
-  int status = bufio_system->lock(descriptor, operation);
-  if (status < 0) {
-    return status == -EWOULDBLOCK ? -EBUSY : status;
-  }
-  return path != NULL ? check_name(descriptor, path, 0) : 0;
-}
-
-static int lock_side_file(int descriptor, const char *path) {
-  int status = bufio_journal_lock(descriptor, NULL, LOCK_EX);
-  return status < 0 ? status : check_name(descriptor, path, O_NOFOLLOW);
-}
-
-int bufio_journal_open_locked(const char *path, int flags) {
-  int descriptor =
-      bufio_io_open(path, flags | O_RDWR | O_NOFOLLOW | O_NONBLOCK, 0600);
-  if (descriptor < 0) {
-    return descriptor;
-  }
-  int status = lock_side_file(descriptor, path);
-  if (status < 0) {
-    // What is busy is somebody else's by now, who will remove it.
-    if ((flags & O_EXCL) != 0 && status != -EBUSY) {
-      (void)bufio_system->unlink(path);
-    }
-    (void)bufio_system->close(descriptor);
-    return status;
-  }
-  return descriptor;
-}
-
 static void *map_shared(void *address, size_t len, int descriptor,
                         uint64_t offset, int *out_status) {
   return bufio_system->map(
@@ -197,6 +138,18 @@ static int map_all(bufio_journal_t *journal) {
   journal->header = (bufio_journal_header_t *)base;
   journal->ring = base + header;
   return 0;
+}
+
+static void unmap_all(const bufio_journal_t *journal) {
+  (void)bufio_system->unmap(
+      journal->header, BUFIO_JOURNAL_HEADER_BYTES + 2 * journal->ring_bytes);
+}
+
+// Whether it says that this file cannot have notes, rather than that something
+// went wrong: then the tail would not be found under another name, and nobody
+// would know.
+static bool has_no_notes(int status) {
+  return status == -EOPNOTSUPP || status == -ENOSYS || status == -EPERM;
 }
 
 static void write_header(bufio_journal_t *journal, const struct stat *target,
@@ -246,12 +199,13 @@ int bufio_journal_create(const char *path, int target, uint64_t offset,
   if (journal->path == NULL) {
     goto fail_path;
   }
-  status = bufio_journal_open_locked(path, O_CREAT | O_EXCL);
+  bufio_side_t side = BUFIO_SIDE_NONE;
+  status = bufio_side_open(path, O_CREAT | O_EXCL, &side);
   if (status < 0) {
     status = status == -EEXIST ? -EBUSY : status;
     goto fail_open;
   }
-  journal->descriptor = status;
+  journal->descriptor = side.descriptor;
   status = bufio_io_allocate(journal->descriptor, 0,
                              BUFIO_JOURNAL_HEADER_BYTES + ring_bytes);
   if (status == 0) {
@@ -260,16 +214,23 @@ int bufio_journal_create(const char *path, int target, uint64_t offset,
   if (status < 0) {
     goto fail_map;
   }
-  // Not every file system can; before the header, so that no side file counts
-  // of which the file does not know.
-  (void)bufio_system->set_note(target, journal->descriptor);
+  // Before the header, so that no side file counts of which the file does not
+  // know.
+  status = bufio_system->set_note(target, journal->descriptor);
+  if (status < 0 && !has_no_notes(status)) {
+    goto fail_note;
+  }
   write_header(journal, &file, birth, offset);
   *out_journal = journal;
+  side.descriptor = -1;  // The journal's.
+  bufio_side_close(&side);
   return 0;
 
+fail_note:
+  unmap_all(journal);
 fail_map:
-  (void)bufio_system->unlink(path);
-  (void)bufio_system->close(journal->descriptor);
+  (void)bufio_side_remove(&side);
+  bufio_side_close(&side);
 fail_open:
   free(journal->path);
 fail_path:
@@ -277,32 +238,18 @@ fail_path:
   return status;
 }
 
-// Removes the side file's name, the one that it has now: a folder may have been
-// renamed, or the process have moved to another. What is not found stays; all
-// of it is in the file, as the next open will see.
-static int remove_name(const bufio_journal_t *journal) {
-  char link[64];
-  char name[PATH_MAX];
-  snprintf(link, sizeof(link), "/proc/self/fd/%d", journal->descriptor);
-  ssize_t len = readlink(link, name, sizeof(name) - 1);
-  if (len > 0) {
-    name[len] = '\0';
-  }
-  const char *path = len > 0 ? name : journal->path;
-  int status = check_name(journal->descriptor, path, O_NOFOLLOW);
-  return status < 0 ? status : bufio_system->unlink(path);
-}
-
 void bufio_journal_destroy(bufio_journal_t *journal, bool keep) {
   if (journal == NULL) {
     return;
   }
   // The name goes before the lock does.
-  if (!keep && remove_name(journal) == 0) {
+  // What cannot be removed stays; all of it is in the file, as the next open
+  // will see. A note that stays leads to nothing.
+  if (!keep &&
+      bufio_side_remove_moved(journal->descriptor, journal->path) == 0) {
     (void)bufio_system->set_note(journal->target, -1);
   }
-  (void)bufio_system->unmap(
-      journal->header, BUFIO_JOURNAL_HEADER_BYTES + 2 * journal->ring_bytes);
+  unmap_all(journal);
   (void)bufio_system->close(journal->descriptor);
   if (journal->target_lock >= 0) {
     (void)bufio_system->close(journal->target_lock);

@@ -31,11 +31,13 @@ typedef struct bufio_journal_result {
 } bufio_journal_result_t;
 
 // Appends to the file what its killed writer had accepted, and removes the side
-// file: the one whose name the writer has left on the file, and then, if it is
-// another one, `journal_path`, or NULL: `path` with the suffix. 0 also if there
-// is no side file; then the file is not opened. -EBUSY: its writer is alive, or
-// somebody else holds the flock(2) of the file. -EPROTO: it does not belong to
-// the file as it is, or is damaged; nothing was changed. Errors of the kernel:
+// file: `journal_path`, or NULL: `path` with the suffix; and the one whose name
+// the writer has left on the file, if that is another one. 0 also if there is
+// no side file; then the file is not opened. -EBUSY: its writer is alive, or
+// somebody else holds the flock(2) of the file, or the side file's name was
+// given to another file meanwhile. -EPROTO: a side file does not belong to the
+// file as it is, or is damaged, or there are two that contradict each other;
+// nothing was changed. -EACCES: as `bufio_writer_open`. Errors of the kernel:
 // another replay goes on where this one stopped. `out_result` may be NULL.
 //
 // No byte that is in the file is changed by a replay, whatever the side file

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 #include "bufio/journal.h"
 
@@ -94,53 +95,96 @@ void bufio_journal_set_written(bufio_journal_t *journal, uint64_t offset);
 void bufio_journal_set_direct_end(bufio_journal_t *journal, uint64_t offset);
 uint64_t bufio_journal_direct_end(const bufio_journal_t *journal);
 
+// ---- names and locks (journal_side.c) ----
+
 // Takes the lock of a file, LOCK_EX or LOCK_SH, and makes sure that `path`
 // (NULL: do not look) still names it. -EBUSY: somebody else has the lock, or
 // the name.
 int bufio_journal_lock(int descriptor, const char *path,
                        int operation) BUFIO_MUST_USE;
 
+// A side file, opened by its name in a folder that stays open, and locked.
+typedef struct bufio_side {
+  int descriptor;  // -1: there is none.
+  int folder;
+  char *path;
+} bufio_side_t;
+
+#define BUFIO_SIDE_NONE \
+  { -1, -1, NULL }
+
+// Opens and locks one; with O_CREAT | O_EXCL makes it. -ENOENT, -EBUSY, errors
+// of open(2).
+int bufio_side_open(const char *path, int flags,
+                    bufio_side_t *out_side) BUFIO_MUST_USE;
+
+// Removes the name, if it is still that of the file: else -EBUSY.
+int bufio_side_remove(const bufio_side_t *side);
+
+// The same of a side file that has been open for long: removes the name that it
+// has now. A folder may have been renamed, or the process have moved to
+// another.
+int bufio_side_remove_moved(int descriptor, const char *path);
+
+// BUFIO_SIDE_NONE is a no-op.
+void bufio_side_close(bufio_side_t *side);
+
+// What a name in a folder (or AT_FDCWD) stands for; O_NOFOLLOW: itself.
+int bufio_side_stat(int folder, const char *name, int flags,
+                    struct stat *out_stat) BUFIO_MUST_USE;
+
+bool bufio_side_is_same(const struct stat *first, const struct stat *second);
+
+// ---- notes (journal_note.c) ----
+
+// Returns 1 if a file has a note that leads to what may be its side file, 0, or
+// an error.
+int bufio_note_exists(const char *path) BUFIO_MUST_USE;
+
+// Opens the side file that the note on a file leads to, if it is another one
+// than `own`: 1, 0 if there is none, or an error. The file's lock is held;
+// `path` is any name of it. -EACCES: it is the file owner's, not ours.
+int bufio_note_open(int target, const char *path, const bufio_side_t *own,
+                    bufio_side_t *out_side) BUFIO_MUST_USE;
+
+// ---- whose it is (journal_look.c) ----
+
 // Returns 1 if there is something of this name, 0, or an error. A name that is
 // too long is nothing's.
 int bufio_journal_exists(const char *journal_path) BUFIO_MUST_USE;
-
-// Looks where a killed writer has left the side file of a file whose lock is
-// held: 0 with its name, for free(3), or NULL if the file has no such note.
-// `path` is any name of the file.
-int bufio_journal_find(int target, const char *path,
-                       char **out_noted) BUFIO_MUST_USE;
-
-// Returns 1 if a file has a note that leads to something, 0, or an error.
-int bufio_journal_is_noted(const char *path) BUFIO_MUST_USE;
 
 // Returns 1 if the open file `journal` begins as a side file of `target` does,
 // 0, or an error.
 int bufio_journal_is_of(int target, int journal) BUFIO_MUST_USE;
 
-// As `bufio_journal_replay`, of a file that is open for reading and writing,
-// and whose lock is held.
-int bufio_journal_replay_open(int target, const char *journal_path,
-                              bufio_journal_result_t *out_result)
-    BUFIO_MUST_USE;
+// A file that is written, as measured.
+typedef struct bufio_target {
+  uint64_t device;
+  uint64_t inode;
+  uint64_t birth;
+  uint64_t size_bytes;
+} bufio_target_t;
 
-// The same, wherever the side file is: first where the note on the file says,
-// then at `journal_path`.
+// Looks at a locked side file without believing it: 0 if it is the target's,
+// with its header and length, or if its maker died before it began; else
+// -EPROTO.
+int bufio_side_look(int target, int journal, bufio_target_t *out_target,
+                    bool *out_began, bufio_journal_header_t *out_header,
+                    uint64_t *out_size_bytes) BUFIO_MUST_USE;
+
+// ---- replays (journal_replay.c) ----
+
+// As `bufio_journal_replay`, of a file that is open for reading and writing,
+// and whose lock is held. `path` is any name of it.
 int bufio_journal_replay_found(
     int target, const char *path, const char *journal_path,
     bufio_journal_result_t *out_result) BUFIO_MUST_USE;
 
 // Empties a file that is open for writing and whose lock is held, then removes
-// its side file, if there is one. -EBUSY as above; -EPROTO if the side file is
-// not of this file, which then keeps its bytes.
-int bufio_journal_empty_beside(int target,
-                               const char *journal_path) BUFIO_MUST_USE;
-
-// The same, wherever the side file is.
+// its side files, if there are any. -EBUSY as above; -EPROTO if what lies at
+// `journal_path` is not of this file, which then keeps its bytes.
 int bufio_journal_empty(int target, const char *path,
                         const char *journal_path) BUFIO_MUST_USE;
-
-// Opens and locks a side file. Returns the descriptor, -ENOENT, -EBUSY.
-int bufio_journal_open_locked(const char *path, int flags) BUFIO_MUST_USE;
 
 #ifdef __cplusplus
 }  // extern "C"

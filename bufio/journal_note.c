@@ -14,13 +14,23 @@
 //     v             v
 //   A.bufio-journal
 //
-// A note is a hint. It may be copied with the file by a program that copies
-// attributes: so it says which file it is of, and in a copy is not followed. It
-// may be stale (killed between the removal of the side file and its own) or
-// somebody's invention: so what it leads to counts only if it is a regular file
-// whose header names this very file. Otherwise it is as if there were no note.
+// A note is a hint, and may be a lie. It may be copied with the file by a
+// program that copies attributes: so it says which file it is of, and in a copy
+// is not followed. It may be stale (killed between the removal of the side file
+// and its own) or somebody's invention, for whoever may write to the file can
+// write a note. So what it leads to counts only if it is a regular file whose
+// header names this very file, and whose it is decides what happens:
+//
+//   ours (the effective user's)  it is replayed, or removed with the bytes of a
+//                                file that is emptied
+//   the file owner's             -EACCES: its tail must not be lost, and a
+//                                privileged process has no business in the
+//                                folders of users
+//   anybody else's               as if there were no note
+//
 // A file system without such attributes has no notes: there the tail is found
-// beside the name that the writer used.
+// beside the name that the writer used. Where the file may not be read, the
+// note may not be either, but that there is one is no secret: -EACCES.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +38,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
@@ -41,10 +53,9 @@ static bool is_nothing(int status) {
          status == -ELOOP;
 }
 
-// No note, or none that we may know of.
 static bool is_no_note(int status) {
   return status == -ENODATA || status == -EOPNOTSUPP || status == -ENOSYS ||
-         status == -EACCES || status == -ERANGE || is_nothing(status);
+         status == -ERANGE || is_nothing(status);
 }
 
 // Stores the text of the note: 1, 0 if there is none.
@@ -67,48 +78,88 @@ static const char *name_in(const char *text, const struct stat *file) {
   return is_ours ? text + len : NULL;
 }
 
-// 1 if there is a regular file of the name, 0, or an error. Nothing else is to
-// be opened: that could do something.
-static int is_regular(const char *name) {
-  int descriptor = bufio_io_open(name, O_PATH | O_NOFOLLOW, 0);
-  if (descriptor < 0) {
-    return is_nothing(descriptor) ? 0 : descriptor;
-  }
-  struct stat stat;
-  int status = bufio_system->stat(descriptor, &stat);
-  (void)bufio_system->close(descriptor);
-  return status < 0 ? status : S_ISREG(stat.st_mode);
+// Whether a regular file of somebody whose side file may count; nothing else is
+// opened, for that could do something.
+static bool may_count(const struct stat *side, const struct stat *file) {
+  return S_ISREG(side->st_mode) &&
+         (side->st_uid == geteuid() || side->st_uid == file->st_uid);
 }
 
-// What a name stands for.
-static int stat_path(const char *path, struct stat *out_stat) {
-  int descriptor = bufio_io_open(path, O_PATH, 0);
-  if (descriptor < 0) {
-    return descriptor;
-  }
-  int status = bufio_system->stat(descriptor, out_stat);
-  (void)bufio_system->close(descriptor);
-  return status;
-}
-
-int bufio_journal_is_noted(const char *path) {
+int bufio_note_exists(const char *path) {
   char text[NOTE_BYTES];
   int status = read_note(path, text, sizeof(text));
   if (status <= 0) {
     return status;
   }
   struct stat file;
-  status = stat_path(path, &file);
+  status = bufio_side_stat(AT_FDCWD, path, 0, &file);
   if (status < 0) {
     return status;
   }
   const char *name = name_in(text, &file);
-  return name != NULL ? is_regular(name) : 0;
+  struct stat side;
+  status = name != NULL ? bufio_side_stat(AT_FDCWD, name, O_NOFOLLOW, &side)
+                        : -ENOENT;
+  if (status < 0) {
+    return is_nothing(status) ? 0 : status;
+  }
+  return may_count(&side, &file);
 }
 
-int bufio_journal_find(int target, const char *path, char **out_noted) {
+// Whether what was looked at without being opened says that it is the file's:
+// 1, 0, or an error.
+static int is_side_file(int target, const char *name, const struct stat *seen) {
+  int journal = bufio_io_open(name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+  if (journal < 0) {
+    return journal;
+  }
+  struct stat opened;
+  int status = bufio_system->stat(journal, &opened);
+  if (status == 0) {
+    status = bufio_side_is_same(&opened, seen)
+                 ? bufio_journal_is_of(target, journal)
+                 : -EBUSY;
+  }
+  (void)bufio_system->close(journal);
+  return status;
+}
+
+static int open_noted(int target, const char *name, const struct stat *file,
+                      const bufio_side_t *own, bufio_side_t *out_side) {
+  struct stat seen;
+  struct stat other;
+  int status = bufio_side_stat(AT_FDCWD, name, O_NOFOLLOW, &seen);
+  if (status < 0 || !may_count(&seen, file)) {
+    return status;
+  }
+  if (own->descriptor >= 0) {
+    status = bufio_system->stat(own->descriptor, &other);
+    if (status < 0 || bufio_side_is_same(&seen, &other)) {
+      return status;
+    }
+  }
+  status = is_side_file(target, name, &seen);
+  if (status <= 0) {
+    return status;
+  }
+  if (seen.st_uid != geteuid()) {
+    return -EACCES;
+  }
+  status = bufio_side_open(name, 0, out_side);
+  if (status < 0) {
+    return status;
+  }
+  status = bufio_system->stat(out_side->descriptor, &other);
+  if (status == 0 && bufio_side_is_same(&seen, &other)) {
+    return 1;
+  }
+  bufio_side_close(out_side);
+  return status < 0 ? status : -EBUSY;
+}
+
+int bufio_note_open(int target, const char *path, const bufio_side_t *own,
+                    bufio_side_t *out_side) {
   char text[NOTE_BYTES];
-  *out_noted = NULL;
   int status = read_note(path, text, sizeof(text));
   if (status <= 0) {
     return status;
@@ -119,57 +170,11 @@ int bufio_journal_find(int target, const char *path, char **out_noted) {
     return status;
   }
   const char *name = name_in(text, &file);
-  status = name != NULL ? is_regular(name) : 0;
-  if (status <= 0) {
-    return status;
+  if (name == NULL) {
+    return 0;
   }
-  int journal = bufio_io_open(name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
-  if (journal < 0) {
-    return is_nothing(journal) ? 0 : journal;
-  }
-  status = bufio_journal_is_of(target, journal);
-  (void)bufio_system->close(journal);
-  if (status > 0) {
-    *out_noted = strdup(name);
-    return *out_noted != NULL ? 0 : -ENOMEM;
-  }
-  return status;
-}
-
-int bufio_journal_replay_found(int target, const char *path,
-                               const char *journal_path,
-                               bufio_journal_result_t *out_result) {
-  bufio_journal_result_t noted_result = {0, 0};
-  bufio_journal_result_t result = {0, 0};
-  char *noted = NULL;
-  int status = bufio_journal_find(target, path, &noted);
-  if (status == 0 && noted != NULL) {
-    status = bufio_journal_replay_open(target, noted, &noted_result);
-  }
-  free(noted);
-  // Often the same one, which is gone then.
-  if (status == 0) {
-    status = bufio_journal_replay_open(target, journal_path, &result);
-  }
-  if (status == 0 && out_result != NULL) {
-    out_result->appended_bytes =
-        noted_result.appended_bytes + result.appended_bytes;
-    out_result->removed_bytes =
-        noted_result.removed_bytes + result.removed_bytes;
-  }
-  return status;
-}
-
-int bufio_journal_empty(int target, const char *path,
-                        const char *journal_path) {
-  char *noted = NULL;
-  int status = bufio_journal_find(target, path, &noted);
-  if (status == 0 && noted != NULL) {
-    status = bufio_journal_empty_beside(target, noted);
-  }
-  free(noted);
-  return status == 0 ? bufio_journal_empty_beside(target, journal_path)
-                     : status;
+  status = open_noted(target, name, &file, own, out_side);
+  return is_nothing(status) ? 0 : status;
 }
 
 // The same of a file's name.
@@ -178,7 +183,7 @@ static int replay_named(const char *path, const char *journal_path,
   // Without a side file the file need not even be readable.
   int exists = bufio_journal_exists(journal_path);
   if (exists == 0) {
-    exists = bufio_journal_is_noted(path);
+    exists = bufio_note_exists(path);
   }
   if (exists < 0) {
     return exists;

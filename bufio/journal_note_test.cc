@@ -5,13 +5,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <string>
+#include <utility>
 
 #include "bufio/bufio_testing.h"
 #include "bufio/io_system.h"
@@ -25,24 +32,55 @@ namespace {
 using bufio_testing::Call;
 using bufio_testing::Exists;
 using bufio_testing::FaultyKernel;
+using bufio_testing::HasNotes;
 using bufio_testing::ReadFile;
+using bufio_testing::RunChild;
 using bufio_testing::TempPath;
 using bufio_testing::WriteFile;
 using bufio_testing::WriterOpenTest;
 
-class JournalNoteTest : public WriterOpenTest {};
-
-// Whether files in the scratch folder can have notes; they are extended
-// attributes.
-bool HasNotes(const std::string &path) {
-  WriteFile(path, "");
-  bool has = setxattr(path.c_str(), "user.bufio.test", "", 0, 0) == 0;
-  unlink(path.c_str());
-  return has;
-}
-
 constexpr const char *kNoNotes =
     "the file system of the scratch folder has no extended attributes";
+constexpr const char *kNote = "user.bufio.journal";
+
+class JournalNoteTest : public WriterOpenTest {
+ protected:
+  void SetUp() override {
+    if (!HasNotes()) {
+      GTEST_SKIP() << kNoNotes;
+    }
+  }
+  ~JournalNoteTest() override {
+    bufio_system = &bufio_system_kernel;
+  }
+
+  int OpenOther(const bufio_writer_options_t &options) {
+    return bufio_writer_open(&writer_, other_.c_str(), &options);
+  }
+
+  // The same file.
+  void LinkOther() {
+    ASSERT_EQ(link(path_.c_str(), other_.c_str()), 0);
+  }
+
+  std::string other_side_ = other_ + ".bufio-journal";
+};
+
+// Calls `function` with each level, for emptying and appending.
+void ForEachWay(const std::function<void(bufio_writer_options_t)> &function) {
+  for (int level = 0; level < 4; level++) {
+    for (bool append : {false, true}) {
+      bufio_writer_options_t options = {};
+      options.durability = static_cast<bufio_durability_t>(level);
+      options.append = append;
+      SCOPED_TRACE(testing::Message()
+                   << "level " << level << ", append " << append);
+      function(options);
+    }
+  }
+}
+
+class WithoutNotesTest : public WriterOpenTest {};
 
 enum class Name {
   kHard,
@@ -51,9 +89,6 @@ enum class Name {
 };
 
 TEST_F(JournalNoteTest, TailIsFoundUnderAnyNameOfTheFile) {
-  if (!HasNotes(path_)) {
-    GTEST_SKIP() << kNoNotes;
-  }
   for (Name name : {Name::kHard, Name::kSymbolic, Name::kNew}) {
     for (int level = 0; level < 4; level++) {
       for (bool append : {false, true}) {
@@ -80,9 +115,6 @@ TEST_F(JournalNoteTest, TailIsFoundUnderAnyNameOfTheFile) {
 }
 
 TEST_F(JournalNoteTest, ReplayAndAttachFindTheTailUnderAnotherName) {
-  if (!HasNotes(path_)) {
-    GTEST_SKIP() << kNoNotes;
-  }
   KillAWriterOf("one");
   ASSERT_EQ(link(path_.c_str(), other_.c_str()), 0);
   bufio_journal_result_t result = {};
@@ -105,9 +137,6 @@ TEST_F(JournalNoteTest, ReplayAndAttachFindTheTailUnderAnotherName) {
 // What an open leaves that was killed before its side file began is no reason
 // not to look for the tail.
 TEST_F(JournalNoteTest, UnfinishedSideFileOfThisNameDoesNotHideTheOther) {
-  if (!HasNotes(path_)) {
-    GTEST_SKIP() << kNoNotes;
-  }
   for (int level = 0; level < 4; level++) {
     KillAWriterOf("accepted");
     ASSERT_EQ(link(path_.c_str(), other_.c_str()), 0);
@@ -126,9 +155,6 @@ TEST_F(JournalNoteTest, UnfinishedSideFileOfThisNameDoesNotHideTheOther) {
 }
 
 TEST_F(JournalNoteTest, LivingWriterOfAnotherNameIsBusyToo) {
-  if (!HasNotes(path_)) {
-    GTEST_SKIP() << kNoNotes;
-  }
   ASSERT_EQ(Open(process_), 0);
   ASSERT_EQ(link(path_.c_str(), other_.c_str()), 0);
   bufio_writer_options_t options = {};
@@ -141,7 +167,7 @@ TEST_F(JournalNoteTest, LivingWriterOfAnotherNameIsBusyToo) {
 }
 
 // A relative name means another file by then.
-TEST_F(JournalNoteTest, CloseInAnotherFolderRemovesItsOwnSideFileOnly) {
+TEST_F(WithoutNotesTest, CloseInAnotherFolderRemovesItsOwnSideFileOnly) {
   const std::string folders[] = {TempPath("a"), TempPath("b")};
   for (const std::string &folder : folders) {
     ASSERT_EQ(mkdir(folder.c_str(), 0700), 0);
@@ -167,9 +193,6 @@ TEST_F(JournalNoteTest, CloseInAnotherFolderRemovesItsOwnSideFileOnly) {
 
 // As `cp --preserve=xattr` makes it.
 TEST_F(JournalNoteTest, NoteOfACopyIsNotFollowed) {
-  if (!HasNotes(path_)) {
-    GTEST_SKIP() << kNoNotes;
-  }
   KillAWriterOf("accepted");
   char note[5000];
   ssize_t len =
@@ -197,9 +220,6 @@ TEST_F(JournalNoteTest, NoteOfACopyIsNotFollowed) {
 }
 
 TEST_F(JournalNoteTest, NoteThatLeadsAstrayCountsForNothing) {
-  if (!HasNotes(path_)) {
-    GTEST_SKIP() << kNoNotes;
-  }
   KillAWriterOf("accepted");
   std::string pipe = TempPath("pipe");
   std::string junk = TempPath("junk");
@@ -244,9 +264,6 @@ TEST_F(JournalNoteTest, NoteThatLeadsAstrayCountsForNothing) {
 }
 
 TEST_F(JournalNoteTest, NoteThatCannotBeReadIsAnErrorAndCostsNothing) {
-  if (!HasNotes(path_)) {
-    GTEST_SKIP() << kNoNotes;
-  }
   KillAWriterOf("accepted");
   ASSERT_EQ(link(path_.c_str(), other_.c_str()), 0);
   bufio_writer_options_t options = {};
@@ -263,7 +280,7 @@ TEST_F(JournalNoteTest, NoteThatCannotBeReadIsAnErrorAndCostsNothing) {
   EXPECT_EQ(ReadFile(path_), "accepted");
 }
 
-TEST_F(JournalNoteTest, FileSystemWithoutNotesHasLevelProcess) {
+TEST_F(WithoutNotesTest, FileSystemWithoutNotesHasLevelProcess) {
   FaultyKernel kernel;
   kernel.decide = [](Call call, size_t) -> int64_t {
     return call == Call::kGetNote || call == Call::kSetNote ? -EOPNOTSUPP : 0;
@@ -273,6 +290,284 @@ TEST_F(JournalNoteTest, FileSystemWithoutNotesHasLevelProcess) {
   EXPECT_EQ(bufio_writer_puts(&writer_, " more"), 0);
   EXPECT_EQ(bufio_writer_close(&writer_), 0);
   EXPECT_EQ(ReadFile(path_), "accepted more");
+}
+
+// ---- a failure changes nothing ----
+
+TEST_F(JournalNoteTest, JunkBesideTheNameIsAnErrorBeforeAnythingIsChanged) {
+  WriteFile(path_, "handed over, ");
+  KillAWriterOf("accepted");
+  LinkOther();
+  const std::string junk(5000, 'j');
+  WriteFile(other_side_, junk);
+  std::string side = ReadFile(side_);
+  ForEachWay([&](bufio_writer_options_t options) {
+    EXPECT_EQ(OpenOther(options), -EPROTO);
+    EXPECT_EQ(ReadFile(path_), "handed over, ");
+    EXPECT_EQ(ReadFile(side_), side);
+    EXPECT_EQ(ReadFile(other_side_), junk);
+  });
+  EXPECT_EQ(bufio_journal_replay(other_.c_str(), nullptr, nullptr), -EPROTO);
+  unlink(other_side_.c_str());
+  EXPECT_EQ(bufio_journal_replay(other_.c_str(), nullptr, nullptr), 0);
+  EXPECT_EQ(ReadFile(path_), "handed over, accepted");
+}
+
+// A writer that did not see the note of the one before it.
+TEST_F(JournalNoteTest, SideFilesThatContradictEachOtherChangeNothing) {
+  KillAWriterOf("one");
+  ASSERT_EQ(removexattr(path_.c_str(), kNote), 0);
+  LinkOther();
+  std::swap(path_, other_);
+  std::swap(side_, other_side_);
+  KillAWriterOf("two");
+  std::string sides[] = {ReadFile(side_), ReadFile(other_side_)};
+  bufio_writer_options_t options = {};
+  options.append = true;
+  // `other_` is the name that the first one used.
+  EXPECT_EQ(OpenOther(options), -EPROTO);
+  EXPECT_EQ(ReadFile(path_), "");
+  EXPECT_EQ(ReadFile(side_), sides[0]);
+  EXPECT_EQ(ReadFile(other_side_), sides[1]);
+}
+
+TEST_F(JournalNoteTest, SideFileThatHasNothingToAddDoesNotContradict) {
+  int status = RunChild([&] {
+    if (Open(process_) == 0 && bufio_writer_puts(&writer_, "one ") == 0 &&
+        bufio_writer_flush(&writer_) == 0) {
+      kill(getpid(), SIGKILL);
+    }
+  });
+  ASSERT_TRUE(WIFSIGNALED(status));
+  ASSERT_EQ(removexattr(path_.c_str(), kNote), 0);
+  LinkOther();
+  std::swap(path_, other_);
+  std::swap(side_, other_side_);
+  KillAWriterOf("two");
+  bufio_journal_result_t result = {};
+  EXPECT_EQ(bufio_journal_replay(other_.c_str(), nullptr, &result), 0);
+  EXPECT_EQ(result.appended_bytes, 3u);
+  EXPECT_EQ(ReadFile(path_), "one two");
+  EXPECT_FALSE(Exists(side_));
+  EXPECT_FALSE(Exists(other_side_));
+}
+
+// ---- whose it is ----
+
+std::map<ino_t, uid_t> *owners;
+
+int StatWithOwners(int descriptor, struct stat *out_stat) {
+  int status = bufio_system_kernel.stat(descriptor, out_stat);
+  if (status == 0 && owners->count(out_stat->st_ino) != 0) {
+    out_stat->st_uid = (*owners)[out_stat->st_ino];
+  }
+  return status;
+}
+
+// While one exists, files seem to belong to others.
+class OtherOwners {
+ public:
+  OtherOwners() {
+    table_ = bufio_system_kernel;
+    table_.stat = StatWithOwners;
+    owners = &owners_;
+    bufio_system = &table_;
+  }
+  ~OtherOwners() {
+    bufio_system = &bufio_system_kernel;
+  }
+  OtherOwners(const OtherOwners &) = delete;
+  OtherOwners &operator=(const OtherOwners &) = delete;
+
+  void Give(const std::string &path, uid_t owner) {
+    struct stat file = {};
+    ASSERT_EQ(stat(path.c_str(), &file), 0);
+    owners_[file.st_ino] = owner;
+  }
+
+ private:
+  std::map<ino_t, uid_t> owners_;
+  bufio_system_t table_;
+};
+
+TEST_F(JournalNoteTest, NoteThatLeadsToAStrangersGoodSideFileCountsForNothing) {
+  ForEachWay([&](bufio_writer_options_t options) {
+    WriteFile(path_, "old");
+    KillAWriterOf("accepted");
+    LinkOther();
+    std::string side = ReadFile(side_);
+    {
+      OtherOwners others;
+      others.Give(side_, geteuid() + 1);
+      ASSERT_EQ(OpenOther(options), 0);
+      EXPECT_EQ(bufio_writer_close(&writer_), 0);
+    }
+    EXPECT_EQ(ReadFile(other_), options.append ? "old" : "");
+    EXPECT_EQ(ReadFile(side_), side);
+    unlink(path_.c_str());
+    unlink(other_.c_str());
+    unlink(side_.c_str());
+  });
+}
+
+TEST_F(JournalNoteTest, TailOfTheFilesOwnerIsNotForOthersToReplace) {
+  WriteFile(path_, "old");
+  KillAWriterOf("accepted");
+  LinkOther();
+  std::string side = ReadFile(side_);
+  OtherOwners others;
+  others.Give(side_, geteuid() + 1);
+  others.Give(path_, geteuid() + 1);
+  ForEachWay([&](bufio_writer_options_t options) {
+    EXPECT_EQ(OpenOther(options), -EACCES);
+    EXPECT_EQ(ReadFile(path_), "old");
+    EXPECT_EQ(ReadFile(side_), side);
+  });
+  // Whoever names the place means it.
+  EXPECT_EQ(bufio_journal_replay(other_.c_str(), side_.c_str(), nullptr), 0);
+  EXPECT_EQ(ReadFile(path_), "oldaccepted");
+}
+
+// ---- names that change under us ----
+
+// Calls `function` once, in the middle of a replay.
+void InReplay(FaultyKernel *kernel, const std::function<void()> &function) {
+  kernel->decide = [kernel, function](Call call, size_t) -> int64_t {
+    if (call == Call::kWriteAt && kernel->count(call) == 1) {
+      function();
+    }
+    return 0;
+  };
+}
+
+TEST_F(JournalNoteTest, FolderThatIsReplacedCostsNobodyAFile) {
+  const std::string folder = TempPath("folder");
+  const std::string moved = folder + "-moved";
+  const std::string side = "/log.bufio-journal";
+  ASSERT_EQ(mkdir(folder.c_str(), 0700), 0);
+  path_ = folder + "/log";
+  side_ = folder + side;
+  KillAWriterOf("accepted");
+  LinkOther();
+  {
+    FaultyKernel kernel;
+    InReplay(&kernel, [&] {
+      std::filesystem::rename(folder, moved);
+      std::filesystem::create_directory(folder);
+      WriteFile(folder + side, "another's");
+    });
+    EXPECT_EQ(bufio_journal_replay(other_.c_str(), nullptr, nullptr), 0);
+  }
+  EXPECT_EQ(ReadFile(other_), "accepted");
+  EXPECT_EQ(ReadFile(folder + side), "another's");
+  EXPECT_FALSE(Exists(moved + side));
+  std::filesystem::remove_all(folder);
+  std::filesystem::remove_all(moved);
+}
+
+TEST_F(JournalNoteTest, NameThatIsGivenToAnotherFileIsNotRemoved) {
+  const std::string moved = TempPath("moved");
+  for (bool by_note : {false, true}) {
+    KillAWriterOf("accepted");
+    LinkOther();
+    {
+      FaultyKernel kernel;
+      InReplay(&kernel, [&] {
+        std::filesystem::rename(side_, moved);
+        WriteFile(side_, "another's");
+      });
+      EXPECT_EQ(bufio_journal_replay((by_note ? other_ : path_).c_str(),
+                                     nullptr, nullptr),
+                -EBUSY);
+    }
+    EXPECT_EQ(ReadFile(other_), "accepted");
+    EXPECT_EQ(ReadFile(side_), "another's");
+    for (const std::string &name : {path_, other_, side_, moved}) {
+      unlink(name.c_str());
+    }
+  }
+}
+
+// ---- notes that cannot be read or written ----
+
+// In a child: root is as anybody else.
+void DropCapabilities() {
+  struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  struct __user_cap_data_struct none[2] = {};
+  if (syscall(SYS_capset, &header, none) != 0) {
+    _exit(100);
+  }
+}
+
+TEST_F(JournalNoteTest, WhoMayOnlyWriteIsToldOfANote) {
+  WriteFile(path_, "old");
+  KillAWriterOf("accepted");
+  LinkOther();
+  ASSERT_EQ(chmod(path_.c_str(), 0200), 0);
+  int status = RunChild([&] {
+    DropCapabilities();
+    for (bool append : {false, true}) {
+      bufio_writer_options_t options = {};
+      options.append = append;
+      if (OpenOther(options) != -EACCES) {
+        _exit(1);
+      }
+    }
+    _exit(0);
+  });
+  EXPECT_EQ(status, 0);
+  ASSERT_EQ(chmod(path_.c_str(), 0600), 0);
+  EXPECT_EQ(bufio_journal_replay(other_.c_str(), nullptr, nullptr), 0);
+  EXPECT_EQ(ReadFile(path_), "oldaccepted");
+}
+
+TEST_F(JournalNoteTest, WhoMayOnlyWriteNeedsNoMoreWithoutANote) {
+  WriteFile(path_, "old");
+  ASSERT_EQ(setxattr(path_.c_str(), "user.bufio.other", "x", 1, 0), 0);
+  ASSERT_EQ(chmod(path_.c_str(), 0200), 0);
+  int status = RunChild([&] {
+    DropCapabilities();
+    bufio_writer_options_t options = {};
+    options.append = true;
+    _exit(Open(options) == 0 && bufio_writer_puts(&writer_, " more") == 0 &&
+                  bufio_writer_close(&writer_) == 0
+              ? 0
+              : 1);
+  });
+  EXPECT_EQ(status, 0);
+  ASSERT_EQ(chmod(path_.c_str(), 0600), 0);
+  EXPECT_EQ(ReadFile(path_), "old more");
+}
+
+TEST_F(WithoutNotesTest, NoteThatCannotBeWrittenIsAnErrorOfOpen) {
+  WriteFile(path_, "old");
+  for (int error : {ENOSPC, EDQUOT, EIO, EACCES, ERANGE}) {
+    int lowest = dup(0);
+    close(lowest);
+    {
+      FaultyKernel kernel;
+      kernel.decide = [error](Call call, size_t) -> int64_t {
+        return call == Call::kSetNote ? -error : 0;
+      };
+      EXPECT_EQ(Open(process_), -error);
+    }
+    EXPECT_FALSE(Exists(side_));
+    EXPECT_EQ(ReadFile(path_), "old");
+    int again = dup(0);
+    close(again);
+    EXPECT_EQ(again, lowest);
+  }
+}
+
+TEST_F(WithoutNotesTest, FileThatCannotHaveNotesIsOpened) {
+  for (int error : {EOPNOTSUPP, ENOSYS, EPERM}) {
+    FaultyKernel kernel;
+    kernel.decide = [error](Call call, size_t) -> int64_t {
+      return call == Call::kSetNote ? -error : 0;
+    };
+    EXPECT_EQ(Open(process_), 0);
+    EXPECT_EQ(bufio_writer_close(&writer_), 0);
+  }
 }
 
 }  // namespace

@@ -23,10 +23,11 @@
 // Killed anywhere in this, the next replay finds one of the same cases. The
 // side file is removed last.
 //
-// Whose it is: the header names device, inode and birth of the file, for the
-// inode of a removed file is given to a new one. A file that does not say so is
-// somebody's, and neither replayed nor removed, not even when the file that it
-// lies beside is emptied.
+// There may be two side files, the one beside the name that is used and the one
+// that the note on the file leads to. Both are locked, looked at and planned
+// before anything is changed, so that -EPROTO leaves all as it was. Two that
+// both want to change the file, or one that wants to cut it while the other
+// counts, contradict each other: -EPROTO.
 
 #include <assert.h>
 #include <errno.h>
@@ -35,9 +36,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
@@ -53,19 +51,28 @@ typedef struct replay_plan {
   uint64_t ring_bytes;
 } replay_plan_t;
 
-// The file that is written, as measured.
-typedef struct target_identity {
-  uint64_t device;
-  uint64_t inode;
-  uint64_t birth;
-  uint64_t size_bytes;
-} target_identity_t;
+// What a side file asks for.
+typedef enum replay_change {
+  CHANGE_NOTHING,
+  CHANGE_APPEND,
+  CHANGE_CUT,
+} replay_change_t;
 
-// What a side file turned out to be.
-typedef enum side_kind {
-  SIDE_NEVER_BEGAN,  // Its maker died before the magic: nothing was accepted.
-  SIDE_OF_TARGET,
-} side_kind_t;
+// A side file that was opened. `of_target` is false if its maker died before
+// the magic, so that nothing was accepted.
+typedef struct side_state {
+  bufio_side_t file;
+  bool of_target;
+  bufio_journal_header_t header;
+  uint64_t size_bytes;
+  replay_plan_t plan;
+  replay_change_t change;
+} side_state_t;
+
+// Beside the name that is used, and where the note leads to.
+#define NUM_SIDES 2
+#define OWN 0
+#define NOTED 1
 
 // The ring's bytes from a file offset on; `len` may cross its end.
 static int read_ring(int journal, const replay_plan_t *plan,
@@ -91,17 +98,6 @@ static int decode_word(const bufio_journal_header_t *header, uint64_t word,
   }
   *out_offset = offset;
   return 0;
-}
-
-// That it is a side file, and the target's.
-static bool is_of(const bufio_journal_header_t *header,
-                  const target_identity_t *target) {
-  return header->magic == BUFIO_JOURNAL_MAGIC &&
-         header->version == BUFIO_JOURNAL_VERSION &&
-         header->header_bytes == BUFIO_JOURNAL_HEADER_BYTES &&
-         header->check == bufio_journal_header_check(header) &&
-         header->device == target->device && header->inode == target->inode &&
-         header->birth == target->birth;
 }
 
 static int make_plan(const bufio_journal_header_t *header, uint64_t size_bytes,
@@ -169,163 +165,33 @@ static int append_ring(int target, int journal, const replay_plan_t *plan,
   return 0;
 }
 
-static int carry_out(int target, int journal, const replay_plan_t *plan,
-                     uint64_t size, bufio_journal_result_t *result) {
+// What has to be done with a file of this size.
+static int plan_change(int target, side_state_t *side, uint64_t size,
+                       unsigned char *piece) {
+  const replay_plan_t *plan = &side->plan;
   if (size < plan->written) {
     return -EPROTO;
   }
   if (size > plan->committed) {
     bool is_announced =
         plan->committed == plan->written && size <= plan->direct_end;
-    if (!is_announced) {
-      return -EPROTO;
-    }
-    int status = bufio_io_truncate(target, plan->committed);
-    result->removed_bytes = status == 0 ? size - plan->committed : 0;
-    return status;
+    side->change = CHANGE_CUT;
+    return is_announced ? 0 : -EPROTO;
   }
-  unsigned char *piece = malloc(2 * PIECE_BYTES);
-  if (piece == NULL) {
-    return -ENOMEM;
-  }
-  int status = compare_overlap(target, journal, plan, size, piece);
-  if (status == 0) {
-    status = append_ring(target, journal, plan, size, piece);
-  }
-  free(piece);
-  result->appended_bytes = status == 0 ? plan->committed - size : 0;
-  return status;
+  side->change = size < plan->committed ? CHANGE_APPEND : CHANGE_NOTHING;
+  return compare_overlap(target, side->file.descriptor, plan, size, piece);
 }
 
-static bool is_zero(const unsigned char *bytes, size_t len) {
-  size_t i = 0;
-  while (i < len && bytes[i] == 0) {
-    i++;
-  }
-  return i == len;
-}
-
-// A header that write_header was about to fill in: stores come in any order,
-// the magic last, so each number is what it will be, or 0 yet.
-static bool is_unfinished(const bufio_journal_header_t *header,
-                          const target_identity_t *target) {
-  uint64_t offset = header->written >> 16;
-  return header->magic == 0 &&
-         (header->version == 0 || header->version == BUFIO_JOURNAL_VERSION) &&
-         (header->header_bytes == 0 ||
-          header->header_bytes == BUFIO_JOURNAL_HEADER_BYTES) &&
-         (header->device == 0 || header->device == target->device) &&
-         (header->inode == 0 || header->inode == target->inode) &&
-         (header->birth == 0 || header->birth == target->birth) &&
-         header->direct_end == 0 && header->emptying == 0 &&
-         (header->written == 0 || header->committed == 0 ||
-          header->committed == offset) &&
-         is_zero(header->padding1, sizeof(header->padding1));
-}
-
-// A side file whose maker died before the magic: nothing was accepted, and all
-// behind the header is zeros. Anything else is somebody's bytes, which are
-// not ours to remove.
-static int never_began(int journal, uint64_t size_bytes,
-                       const target_identity_t *target, bool *out_never) {
-  *out_never = false;
-  if (size_bytes > BUFIO_JOURNAL_HEADER_BYTES + BUFIO_JOURNAL_RING_BYTES_MAX) {
-    return 0;
-  }
-  unsigned char page[BUFIO_JOURNAL_HEADER_BYTES];
-  for (uint64_t offset = 0; offset < size_bytes; offset += sizeof(page)) {
-    uint64_t left = size_bytes - offset;
-    size_t len = left < sizeof(page) ? (size_t)left : sizeof(page);
-    memset(page, 0, sizeof(page));
-    int status = bufio_io_read_at(journal, page, len, offset);
-    if (status < 0) {
-      return status;
-    }
-    size_t skip = 0;
-    if (offset == 0) {
-      bufio_journal_header_t header;
-      memcpy(&header, page, sizeof(header));
-      if (!is_unfinished(&header, target)) {
-        return 0;
-      }
-      skip = sizeof(header);
-    }
-    if (!is_zero(page + skip, sizeof(page) - skip)) {
-      return 0;
-    }
-  }
-  *out_never = true;
-  return 0;
-}
-
-static int identify(int target, struct stat *out_file,
-                    target_identity_t *out_identity) {
-  int status = bufio_system->stat(target, out_file);
-  if (status == 0) {
-    status = bufio_system->birth(target, &out_identity->birth);
-  }
-  if (status == 0) {
-    out_identity->device = out_file->st_dev;
-    out_identity->inode = out_file->st_ino;
-    out_identity->size_bytes = (uint64_t)out_file->st_size;
-  }
-  return status;
-}
-
-// Looks at a locked side file without believing it: -EPROTO if it is not one
-// of the target's.
-static int look(int target, int journal, target_identity_t *out_identity,
-                side_kind_t *out_kind, bufio_journal_header_t *out_header,
-                uint64_t *out_side_bytes) {
-  struct stat file;
-  struct stat side;
-  int status = identify(target, &file, out_identity);
-  if (status == 0) {
-    status = bufio_system->stat(journal, &side);
-  }
-  if (status < 0) {
-    return status;
-  }
-  if (!S_ISREG(side.st_mode) || !S_ISREG(file.st_mode) ||
-      (side.st_uid != file.st_uid && side.st_uid != geteuid())) {
-    return -EPROTO;
-  }
-  *out_side_bytes = (uint64_t)side.st_size;
-  bool never = false;
-  status = never_began(journal, *out_side_bytes, out_identity, &never);
-  if (status < 0) {
-    return status;
-  }
-  *out_kind = never ? SIDE_NEVER_BEGAN : SIDE_OF_TARGET;
-  if (never) {
-    return 0;
-  }
-  status = bufio_io_read_at(journal, out_header, sizeof(*out_header), 0);
-  if (status < 0) {
-    return status;
-  }
-  return is_of(out_header, out_identity) ? 0 : -EPROTO;
-}
-
-int bufio_journal_is_of(int target, int journal) {
-  struct stat file;
-  target_identity_t identity;
-  bufio_journal_header_t header;
-  int status = identify(target, &file, &identity);
-  if (status == 0) {
-    status = bufio_io_read_at(journal, &header, sizeof(header), 0);
-  }
-  if (status < 0) {
-    return status == -EPROTO ? 0 : status;  // Shorter than a header.
-  }
-  return is_of(&header, &identity);
-}
-
-// The side file goes, and then the note that leads to it.
-static int remove_side_file(int target, const char *journal_path) {
-  int status = bufio_system->unlink(journal_path);
-  if (status == 0) {
-    (void)bufio_system->set_note(target, -1);
+static int carry_out(int target, const side_state_t *side, uint64_t size,
+                     unsigned char *piece, bufio_journal_result_t *result) {
+  const replay_plan_t *plan = &side->plan;
+  int status = 0;
+  if (side->change == CHANGE_CUT) {
+    status = bufio_io_truncate(target, plan->committed);
+    result->removed_bytes = size - plan->committed;
+  } else if (side->change == CHANGE_APPEND) {
+    status = append_ring(target, side->file.descriptor, plan, size, piece);
+    result->appended_bytes = plan->committed - size;
   }
   return status;
 }
@@ -334,46 +200,26 @@ static uint64_t emptying_word(const bufio_journal_header_t *header) {
   return bufio_journal_word(header, BUFIO_JOURNAL_OFFSET_MAX);
 }
 
-static int set_emptying(int journal, uint64_t word) {
-  return bufio_io_write_at(journal, &word, sizeof(word),
-                           offsetof(bufio_journal_header_t, emptying));
+static int set_emptying(const side_state_t *side, uint64_t word) {
+  return side->of_target
+             ? bufio_io_write_at(side->file.descriptor, &word, sizeof(word),
+                                 offsetof(bufio_journal_header_t, emptying))
+             : 0;
 }
 
-// A truncation that fails must not cost the tail, so the side file is removed
+// A truncation that fails must not cost the tail, so the side files are removed
 // after it; dying in between must not leave a side file that speaks of bytes
 // which are gone, so it says before that they are about to go.
-static int truncate_for_good(int target, int journal, side_kind_t kind,
-                             const bufio_journal_header_t *header) {
+static int truncate_for_good(int target, const side_state_t *sides) {
   int status = 0;
-  if (kind == SIDE_OF_TARGET) {
-    status = set_emptying(journal, emptying_word(header));
+  for (int i = 0; i < NUM_SIDES && status == 0; i++) {
+    status = set_emptying(&sides[i], emptying_word(&sides[i].header));
   }
   if (status == 0) {
     status = bufio_io_truncate(target, 0);
   }
-  if (status < 0 && kind == SIDE_OF_TARGET) {
-    (void)set_emptying(journal, 0);
-  }
-  return status;
-}
-
-static int replay_locked(int target, int journal,
-                         bufio_journal_result_t *result) {
-  target_identity_t identity;
-  side_kind_t kind;
-  bufio_journal_header_t header;
-  uint64_t side_bytes;
-  int status = look(target, journal, &identity, &kind, &header, &side_bytes);
-  if (status < 0 || kind == SIDE_NEVER_BEGAN) {
-    return status;
-  }
-  if (header.emptying == emptying_word(&header) && identity.size_bytes == 0) {
-    return 0;
-  }
-  replay_plan_t plan;
-  status = make_plan(&header, side_bytes, &plan);
-  if (status == 0) {
-    status = carry_out(target, journal, &plan, identity.size_bytes, result);
+  for (int i = 0; i < NUM_SIDES && status < 0; i++) {
+    (void)set_emptying(&sides[i], 0);
   }
   return status;
 }
@@ -382,52 +228,137 @@ static bool is_nothing(int status) {
   return status == -ENOENT || status == -ENAMETOOLONG;
 }
 
-int bufio_journal_exists(const char *journal_path) {
-  int descriptor = bufio_io_open(journal_path, O_PATH | O_NOFOLLOW, 0);
-  if (descriptor < 0) {
-    return is_nothing(descriptor) ? 0 : descriptor;
-  }
-  (void)bufio_system->close(descriptor);
-  return 1;
+static int look(int target, bufio_target_t *out_identity, side_state_t *side) {
+  return bufio_side_look(target, side->file.descriptor, out_identity,
+                         &side->of_target, &side->header, &side->size_bytes);
 }
 
-int bufio_journal_replay_open(int target, const char *journal_path,
-                              bufio_journal_result_t *out_result) {
-  bufio_journal_result_t result = {0, 0};
-  int journal = bufio_journal_open_locked(journal_path, 0);
-  int status = is_nothing(journal) ? 0 : journal;
-  if (journal >= 0) {
-    status = replay_locked(target, journal, &result);
-    if (status == 0) {
-      status = remove_side_file(target, journal_path);
-    }
-    (void)bufio_system->close(journal);
+// Opens, locks and looks at what there is, and changes nothing. `close_sides`
+// is for the caller, whatever it returns.
+static int open_sides(int target, const char *path, const char *journal_path,
+                      side_state_t *sides, bufio_target_t *out_identity) {
+  memset(sides, 0, NUM_SIDES * sizeof(*sides));
+  for (int i = 0; i < NUM_SIDES; i++) {
+    sides[i].file = (bufio_side_t)BUFIO_SIDE_NONE;
   }
+  int status = bufio_side_open(journal_path, 0, &sides[OWN].file);
+  if (status == 0) {
+    status = look(target, out_identity, &sides[OWN]);
+  } else if (is_nothing(status)) {
+    status = 0;
+  }
+  if (status == 0) {
+    status =
+        bufio_note_open(target, path, &sides[OWN].file, &sides[NOTED].file);
+  }
+  return status > 0 ? look(target, out_identity, &sides[NOTED]) : status;
+}
+
+static void close_sides(side_state_t *sides) {
+  for (int i = 0; i < NUM_SIDES; i++) {
+    bufio_side_close(&sides[i].file);
+  }
+}
+
+// The note goes last: as long as the side file is there that it leads to, so is
+// the note. That it cannot be taken away does no harm: it leads to nothing.
+static int remove_sides(int target, const side_state_t *sides) {
+  bool is_any = false;
+  for (int i = 0; i < NUM_SIDES; i++) {
+    if (sides[i].file.descriptor >= 0) {
+      int status = bufio_side_remove(&sides[i].file);
+      if (status < 0) {
+        return status;
+      }
+      is_any = true;
+    }
+  }
+  if (is_any) {
+    (void)bufio_system->set_note(target, -1);
+  }
+  return 0;
+}
+
+static bool contradict(const side_state_t *sides) {
+  const side_state_t *own = &sides[OWN];
+  const side_state_t *noted = &sides[NOTED];
+  if (!own->of_target || !noted->of_target) {
+    return false;
+  }
+  return own->change == CHANGE_CUT || noted->change == CHANGE_CUT ||
+         (own->change == CHANGE_APPEND && noted->change == CHANGE_APPEND);
+}
+
+static int plan_side(int target, const bufio_target_t *identity,
+                     side_state_t *side, unsigned char *piece) {
+  if (side->of_target &&
+      side->header.emptying == emptying_word(&side->header) &&
+      identity->size_bytes == 0) {
+    side->of_target = false;  // Nothing in it counts any more.
+  }
+  if (!side->of_target) {
+    return 0;
+  }
+  int status = make_plan(&side->header, side->size_bytes, &side->plan);
+  return status < 0 ? status
+                    : plan_change(target, side, identity->size_bytes, piece);
+}
+
+// All is planned before anything is done.
+static int replay_sides(int target, const bufio_target_t *identity,
+                        side_state_t *sides, bufio_journal_result_t *result) {
+  if (!sides[OWN].of_target && !sides[NOTED].of_target) {
+    return 0;
+  }
+  unsigned char *piece = malloc(2 * PIECE_BYTES);
+  if (piece == NULL) {
+    return -ENOMEM;
+  }
+  int status = 0;
+  for (int i = 0; i < NUM_SIDES && status == 0; i++) {
+    status = plan_side(target, identity, &sides[i], piece);
+  }
+  if (status == 0 && contradict(sides)) {
+    status = -EPROTO;
+  }
+  for (int i = 0; i < NUM_SIDES && status == 0; i++) {
+    status = carry_out(target, &sides[i], identity->size_bytes, piece, result);
+  }
+  free(piece);
+  return status;
+}
+
+int bufio_journal_replay_found(int target, const char *path,
+                               const char *journal_path,
+                               bufio_journal_result_t *out_result) {
+  bufio_journal_result_t result = {0, 0};
+  side_state_t sides[NUM_SIDES];
+  bufio_target_t identity;
+  int status = open_sides(target, path, journal_path, sides, &identity);
+  if (status == 0) {
+    status = replay_sides(target, &identity, sides, &result);
+  }
+  if (status == 0) {
+    status = remove_sides(target, sides);
+  }
+  close_sides(sides);
   if (status == 0 && out_result != NULL) {
     *out_result = result;
   }
   return status;
 }
 
-int bufio_journal_empty_beside(int target, const char *journal_path) {
-  int journal = bufio_journal_open_locked(journal_path, 0);
-  if (is_nothing(journal)) {
-    return bufio_io_truncate(target, 0);
-  }
-  if (journal < 0) {
-    return journal;
-  }
-  target_identity_t identity;
-  side_kind_t kind;
-  bufio_journal_header_t header;
-  uint64_t side_bytes;
-  int status = look(target, journal, &identity, &kind, &header, &side_bytes);
+int bufio_journal_empty(int target, const char *path,
+                        const char *journal_path) {
+  side_state_t sides[NUM_SIDES];
+  bufio_target_t identity;
+  int status = open_sides(target, path, journal_path, sides, &identity);
   if (status == 0) {
-    status = truncate_for_good(target, journal, kind, &header);
+    status = truncate_for_good(target, sides);
   }
   if (status == 0) {
-    status = remove_side_file(target, journal_path);
+    status = remove_sides(target, sides);
   }
-  (void)bufio_system->close(journal);
+  close_sides(sides);
   return status;
 }

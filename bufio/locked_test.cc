@@ -4,12 +4,12 @@
 #include "bufio/locked.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <sstream>
 #include <string>
@@ -24,6 +24,7 @@ namespace {
 
 using bufio_testing::Call;
 using bufio_testing::FaultyKernel;
+using bufio_testing::IsCancelledAt;
 using bufio_testing::ReadFile;
 using bufio_testing::TempPath;
 
@@ -118,28 +119,13 @@ TEST_F(LockedTest, AttachedDescriptorStaysOpen) {
 // Somebody cancels the thread that holds the lock.
 TEST_F(LockedTest, CancelledHolderReleasesFirst) {
   ASSERT_EQ(bufio_locked_writer_open(&log_, path_.c_str(), nullptr), 0);
-  static std::atomic<bool> holds{false};
-  static std::atomic<bool> may_go_on{false};
-  pthread_t holder;
-  auto hold = [](void *log) -> void * {
-    auto *locked = static_cast<bufio_locked_writer_t *>(log);
-    bufio_writer_t *writer = bufio_locked_writer_acquire(locked);
+  ASSERT_FALSE(IsCancelledAt([&](const std::function<void()> &place) {
+    bufio_writer_t *writer = bufio_locked_writer_acquire(&log_);
     (void)bufio_writer_puts(writer, "one");
-    holds = true;
-    while (!may_go_on) {
-      usleep(100);  // A place where a thread is cancelled.
-    }
+    place();
     (void)bufio_writer_puts(writer, "two");
-    bufio_locked_writer_release(locked);
-    return nullptr;
-  };
-  ASSERT_EQ(pthread_create(&holder, nullptr, hold, &log_), 0);
-  while (!holds) {
-    std::this_thread::yield();
-  }
-  ASSERT_EQ(pthread_cancel(holder), 0);
-  may_go_on = true;
-  ASSERT_EQ(pthread_join(holder, nullptr), 0);
+    bufio_locked_writer_release(&log_);
+  }));
   EXPECT_EQ(bufio_locked_writer_write(&log_, "three", 5), 0);
   EXPECT_EQ(bufio_locked_writer_close(&log_), 0);
   EXPECT_EQ(ReadFile(path_), "onetwothree");

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <memory>
 #include <random>
 #include <string>
 #include <thread>
@@ -30,6 +31,7 @@ using bufio_testing::RandomText;
 using bufio_testing::ReaderTest;
 using bufio_testing::Seed;
 using bufio_testing::Split;
+using bufio_testing::Terminal;
 using bufio_testing::ToString;
 using bufio_testing::WriteFile;
 
@@ -57,6 +59,36 @@ TEST_F(ReaderTest, PairedWriterIsFlushedBeforeAReadBlocks) {
   peer.join();
   close(sockets[0]);
   close(sockets[1]);
+}
+
+// Lines come as they are typed, and end when the user hangs up.
+TEST_F(ReaderTest, TerminalsAreReadAndWritten) {
+  auto terminal = std::make_unique<Terminal>();
+  int descriptor = terminal->Open();
+  bufio_writer_t writer;
+  bufio_writer_options_t writer_options = {};
+  writer_options.line_buffered = true;
+  ASSERT_EQ(bufio_writer_attach(&writer, descriptor, &writer_options), 0);
+  ASSERT_EQ(bufio_reader_attach(&reader_, descriptor, nullptr), 0);
+  bufio_reader_pair(&reader_, &writer);
+  EXPECT_EQ(bufio_writer_puts(&writer, "name? "), 0);
+  ASSERT_EQ(write(terminal->user(), "one\ntw", 6), 6);
+  bufio_slice_t line;
+  ASSERT_EQ(bufio_reader_next_line(&reader_, &line), 1);
+  EXPECT_EQ(ToString(line), "one");
+  // The prompt was flushed before the wait for an answer.
+  char prompt[16];
+  ASSERT_EQ(read(terminal->user(), prompt, sizeof(prompt)), 6);
+  ASSERT_EQ(write(terminal->user(), "o\n", 2), 2);
+  ASSERT_EQ(bufio_reader_next_line(&reader_, &line), 1);
+  EXPECT_EQ(ToString(line), "two");
+  EXPECT_EQ(bufio_writer_puts(&writer, "thanks\n"), 0);
+  ASSERT_EQ(read(terminal->user(), prompt, sizeof(prompt)), 7);
+  terminal.reset();
+  EXPECT_EQ(bufio_reader_next_line(&reader_, &line), 0);
+  bufio_reader_close(&reader_);
+  EXPECT_EQ(bufio_writer_close(&writer), 0);
+  close(descriptor);
 }
 
 TEST_F(ReaderTest, WouldBlockIsReturnedAndTheLineGoesOn) {

@@ -134,9 +134,9 @@ BUFIO_API int bufio_ring_attach(bufio_ring_t *ring, void *memory,
 // name. `capacity_bytes` is rounded up to a power of two of at least a page;
 // for a file that has a ring it must be what it was made with, and so must the
 // options. The file is locked by flock(2) meanwhile, so both sides may open a
-// new one at once. Errors of open(2), mmap(2), fallocate(2); -EPROTO: not a
-// ring, or another one, and nothing was changed; -EBUSY: somebody else holds
-// the lock.
+// new one at once. Waits for that lock, for a second at most. Errors of
+// open(2), mmap(2), fallocate(2); -EPROTO: not a ring, or another one, and
+// nothing was changed; -EBUSY: somebody else has held the lock for a second.
 BUFIO_API int bufio_ring_open(
     bufio_ring_t *ring, const char *path, size_t capacity_bytes,
     const bufio_ring_options_t *options) BUFIO_MUST_USE;

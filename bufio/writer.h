@@ -36,8 +36,13 @@
 // Levels (bufio.h):
 // - `exit`: a handler is installed for each signal that would kill the process,
 //   if its disposition is the default one when the first such writer opens; it
-//   writes what is committed, then lets the default action follow. Programs
-//   with handlers of their own call `bufio_exit_flush_all`.
+//   writes what is committed, then lets the default action follow; for readers,
+//   and for threads that are writing, it waits for a second at most. Programs
+//   with handlers of their own call `bufio_exit_flush_all`. exit and quick_exit
+//   wait as long as it takes, and can be killed meanwhile.
+//   A named pipe or pseudo terminal that is attached is opened anew, by way of
+//   /proc, so that no write waits with signals blocked; the child of a fork
+//   closes that again.
 // - `process`: the buffer is a circular one in a side file mapped shared,
 //   `<path>.bufio-journal`. A record is committed by one store of 64 bits. The
 //   next open of the file, or `bufio_journal_replay`, appends to the file what
@@ -92,8 +97,8 @@ typedef struct bufio_writer_options {
   unsigned int mode;
   // Flush whenever a line feed was written.
   bool line_buffered;
-  // A descriptor with O_NONBLOCK: return -EAGAIN, not sticky, nothing lost,
-  // rather than wait in poll(2).
+  // A descriptor that has O_NONBLOCK: return -EAGAIN, not sticky, nothing lost,
+  // rather than wait in poll(2). What has not waits, at every level.
   bool return_would_block;
   // Level `process`: the side file, NULL: `<path>.bufio-journal`. `attach`
   // needs it.
@@ -134,7 +139,9 @@ typedef struct bufio_writer {
   uint64_t synced;     // Offset up to which the disk has it.
   uint64_t synced_ms;  // When.
   int descriptor;
-  int error;  // The sticky error, or 0.
+  int callers_descriptor;  // Of `attach`, else -1. Where another open file of
+                           // the same pipe is written, they differ.
+  int error;               // The sticky error, or 0.
   bufio_durability_t durability;
   bool error_is_final;
   bool owns_memory;
@@ -155,7 +162,11 @@ typedef struct bufio_writer {
 // -EPROTO: there is a file of the side file's name that is damaged, or not of
 // this file, which was removed or renamed, say. Both are left as they are: put
 // the tail in place with `bufio_journal_replay`, or remove the side file.
-// Nothing is left open on failure.
+// -EACCES, beside that of open(2): another name's side file belongs to the
+// owner of this file, who is somebody else; or may be there, but who may not
+// read the file cannot know where. Level `process`, also errors of setxattr(2),
+// where the file system has attributes: -ENOSPC, -EDQUOT, ... Nothing is left
+// open on failure.
 BUFIO_API int bufio_writer_open(bufio_writer_t *writer, const char *path,
                                 const bufio_writer_options_t *options)
     BUFIO_MUST_USE;
@@ -381,10 +392,12 @@ BUFIO_INLINE int bufio_putter_end(bufio_putter_t *putter) {
 
 // ---- the end of the process ----
 
-// Writes what writers of level `exit` have accepted. Async-signal-safe; may be
-// called more than once, and while other threads write. Called by itself at
-// exit, quick_exit and fatal signals.
-BUFIO_API void bufio_exit_flush_all(void);
+// Writes what writers of levels `exit` and `process` have accepted, for a
+// program's own signal handlers. Async-signal-safe; may be called more than
+// once, and while other threads write. Returns 0, or -ETIMEDOUT if a reader or
+// another thread kept it waiting: it gives up after a second in all; what is
+// left stays in the buffers. exit, quick_exit and fatal signals need no call.
+BUFIO_API int bufio_exit_flush_all(void);
 
 // Returns NULL, or a text naming the first broken invariant. For tests.
 BUFIO_API const char *bufio_writer_check(const bufio_writer_t *writer);

@@ -27,6 +27,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <string.h>
@@ -89,9 +90,20 @@ static void rewind_buffer(bufio_writer_t *writer) {
   writer->cursor -= moved;
 }
 
+// Whether -EAGAIN goes to the caller. At level `exit` writes never wait, so it
+// has to be asked whether the caller's descriptor would have.
+static bool returns_would_block(const bufio_writer_t *writer) {
+  if (!writer->return_would_block || !bufio_exit_may_block(writer->exit_slot)) {
+    return writer->return_would_block;
+  }
+  int flags = bufio_system->flags(writer->callers_descriptor);
+  return flags >= 0 && (flags & O_NONBLOCK) != 0;
+}
+
 // Whether `wait_for_room` waits, so that nothing else may.
 static bool waits_unlocked(const bufio_writer_t *writer) {
-  return bufio_exit_may_block(writer->exit_slot) && !writer->return_would_block;
+  return bufio_exit_may_block(writer->exit_slot) &&
+         !returns_would_block(writer);
 }
 
 // One call; EINTR and EAGAIN dealt with. Returns the count, or -errno.
@@ -117,7 +129,7 @@ static int64_t write_some(bufio_writer_t *writer, const struct iovec *parts,
     if (result == -EINTR) {
       continue;
     }
-    if (result == -EAGAIN && !waits_unlocked(writer) &&
+    if (result == -EAGAIN && !bufio_exit_may_block(writer->exit_slot) &&
         !writer->return_would_block) {
       int status = bufio_system->wait(writer->descriptor, POLLOUT);
       if (status < 0 && status != -EINTR) {
@@ -153,11 +165,11 @@ static void cut_to_piece(const bufio_writer_t *writer, struct iovec *part) {
 // here between any two locks, so what is left is known under the lock only.
 static int64_t drain_some(bufio_writer_t *writer, uint64_t until) {
   int64_t result = wait_for_room(writer);
-  sigset_t mask;
+  bufio_exit_hold_t hold;
   if (result < 0) {
     return result;
   }
-  bufio_exit_lock(writer->exit_slot, &mask);
+  bufio_exit_lock(writer->exit_slot, &hold);
   if (writer->written < until) {
     struct iovec part = {
         .iov_base = bufio_writer_at(writer, writer->written),
@@ -169,23 +181,23 @@ static int64_t drain_some(bufio_writer_t *writer, uint64_t until) {
       note_written(writer, writer->written + (uint64_t)result);
     }
   }
-  bufio_exit_unlock(writer->exit_slot, &mask);
+  bufio_exit_unlock(writer->exit_slot, &hold);
   // Somebody else filled the pipe first: wait again.
   return result == -EAGAIN && waits_unlocked(writer) ? 1 : result;
 }
 
 int bufio_writer_drain(bufio_writer_t *writer, uint64_t until) {
   int64_t result = 0;
-  sigset_t mask;
+  bufio_exit_hold_t hold;
   if (writer->journal != NULL && until > BUFIO_JOURNAL_OFFSET_MAX) {
     return bufio_writer_fail(writer, -EFBIG, false);
   }
   do {
     result = drain_some(writer, until);
   } while (result > 0);
-  bufio_exit_lock(writer->exit_slot, &mask);
+  bufio_exit_lock(writer->exit_slot, &hold);
   rewind_buffer(writer);
-  bufio_exit_unlock(writer->exit_slot, &mask);
+  bufio_exit_unlock(writer->exit_slot, &hold);
   if (result < 0 && result != -EAGAIN) {
     return bufio_writer_fail(writer, (int)result, false);
   }
@@ -294,20 +306,20 @@ static int write_large_linear(bufio_writer_t *writer, const struct iovec *parts,
                               int count, size_t total) {
   size_t done = 0;
   int64_t result = 0;
-  sigset_t mask;
+  bufio_exit_hold_t hold;
   while (done < total && result >= 0) {
     result = wait_for_room(writer);
     if (result < 0) {
       break;
     }
-    bufio_exit_lock(writer->exit_slot, &mask);
+    bufio_exit_lock(writer->exit_slot, &hold);
     result = write_through(writer, parts, count, &done);
-    bufio_exit_unlock(writer->exit_slot, &mask);
+    bufio_exit_unlock(writer->exit_slot, &hold);
     result = result == -EAGAIN && waits_unlocked(writer) ? 0 : result;
   }
-  bufio_exit_lock(writer->exit_slot, &mask);
+  bufio_exit_lock(writer->exit_slot, &hold);
   rewind_buffer(writer);
-  bufio_exit_unlock(writer->exit_slot, &mask);
+  bufio_exit_unlock(writer->exit_slot, &hold);
   bufio_writer_set_limit(writer);
   if (result >= 0) {
     return 0;
@@ -359,8 +371,8 @@ static int write_large_process(bufio_writer_t *writer,
     }
     done += (size_t)result;
   }
-  sigset_t mask;
-  bufio_exit_lock(writer->exit_slot, &mask);
+  bufio_exit_hold_t hold;
+  bufio_exit_lock(writer->exit_slot, &hold);
   note_written(writer, end);  // Accepted: this store is the commit.
   // The ring is empty, so the cursor is free to go where offset `end` is.
   size_t ring = writer->journal->ring_bytes;
@@ -368,7 +380,7 @@ static int write_large_process(bufio_writer_t *writer,
   writer->room_end = writer->cursor + ring;
   writer->commit_bias = end - (uint64_t)(uintptr_t)writer->cursor;
   bufio_writer_publish(writer, writer->cursor);
-  bufio_exit_unlock(writer->exit_slot, &mask);
+  bufio_exit_unlock(writer->exit_slot, &hold);
   bufio_writer_set_limit(writer);
   bufio_journal_set_direct_end(writer->journal, 0);
   return 0;

@@ -106,7 +106,7 @@ static int lock_and_settle(int descriptor, const char *path,
 static int replay_if_killed(const char *path, const char *journal_path) {
   int status = bufio_journal_exists(journal_path);
   if (status == 0) {
-    status = bufio_journal_is_noted(path);
+    status = bufio_note_exists(path);
   }
   if (status > 0) {
     status = bufio_journal_replay(path, journal_path, NULL);

@@ -17,10 +17,15 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <linux/major.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
 
 #include "bufio/exit_flush.h"
 #include "bufio/fork_guard.h"
@@ -34,6 +39,7 @@ static const bufio_writer_options_t default_options;
 static void forget(bufio_writer_t *writer) {
   memset(writer, 0, sizeof(*writer));
   writer->descriptor = -1;
+  writer->callers_descriptor = -1;
 }
 
 // ---- fork ----
@@ -58,6 +64,13 @@ static void writer_in_child(bufio_fork_node_t *node) {
     writer->limit = NULL;
     writer->room_end = NULL;
     return;
+  }
+  if (writer->callers_descriptor >= 0 && writer->owns_descriptor) {
+    // Whoever closes the pipe in the child does not know of ours, and a reader
+    // would wait for its end.
+    (void)bufio_system->close(writer->descriptor);
+    writer->descriptor = writer->callers_descriptor;
+    writer->owns_descriptor = false;
   }
   writer->is_child = true;
   writer->commit_bias = writer->written - (uint64_t)(uintptr_t)writer->buffer;
@@ -169,6 +182,55 @@ static int find_position(bufio_writer_t *writer, bool at_end) {
   return 0;
 }
 
+// Where a write would wait with signals blocked (named pipes; pipes that are
+// opened by a name such as /dev/stdout; terminals), O_NONBLOCK keeps it from
+// that. It belongs to the open file, so ours must be ours alone. What cannot be
+// had is not missed: then a write waits if another writer is faster.
+
+// Whether opening what is attached anew gives the same thing, and it needs
+// that.
+static bool can_open_anew(int descriptor, const struct stat *stat) {
+  if (S_ISFIFO(stat->st_mode)) {
+    // The pipes of pipe(2) can be written without waiting as they are, and may
+    // have modes of the open file.
+    struct statfs system;
+    return fstatfs(descriptor, &system) == 0 && system.f_type != PIPEFS_MAGIC;
+  }
+  // Terminals of windows and of ssh. /dev/ptmx would be another one each time,
+  // and so may be /dev/tty.
+  unsigned int number = major(stat->st_rdev);
+  return S_ISCHR(stat->st_mode) && number >= UNIX98_PTY_SLAVE_MAJOR &&
+         number < UNIX98_PTY_SLAVE_MAJOR + UNIX98_PTY_MAJOR_COUNT;
+}
+
+static void open_anew(bufio_writer_t *writer) {
+  char name[64];
+  (void)snprintf(name, sizeof(name), "/proc/self/fd/%d", writer->descriptor);
+  int descriptor = bufio_io_open(name, O_WRONLY | O_NONBLOCK | O_NOCTTY, 0);
+  if (descriptor >= 0) {
+    writer->descriptor = descriptor;
+    writer->owns_descriptor = true;
+  }
+}
+
+static void keep_from_blocking(bufio_writer_t *writer) {
+  struct stat stat;
+  if (bufio_system->stat(writer->descriptor, &stat) < 0 ||
+      S_ISREG(stat.st_mode)) {
+    return;
+  }
+  if (!writer->owns_descriptor) {
+    if (can_open_anew(writer->descriptor, &stat)) {
+      open_anew(writer);
+    }
+    return;
+  }
+  int flags = bufio_system->flags(writer->descriptor);
+  if (flags >= 0) {
+    (void)bufio_system->set_flags(writer->descriptor, flags | O_NONBLOCK);
+  }
+}
+
 static int start(bufio_writer_t *writer, const char *journal_path,
                  bool at_end) {
   bool is_process = writer->durability == BUFIO_DURABILITY_PROCESS;
@@ -181,6 +243,9 @@ static int start(bufio_writer_t *writer, const char *journal_path,
   writer->synced = writer->written;
   bufio_writer_publish(writer, writer->cursor);
   bufio_writer_set_limit(writer);
+  if (writer->durability == BUFIO_DURABILITY_EXIT) {
+    keep_from_blocking(writer);
+  }
   status = bufio_fork_guard_add(&writer->fork_node, writer_in_child);
   if (status < 0) {
     goto fail_fork;
@@ -293,10 +358,14 @@ int bufio_writer_attach(bufio_writer_t *writer, int descriptor,
     return status;
   }
   writer->descriptor = descriptor;
+  writer->callers_descriptor = descriptor;
   status = options->durability == BUFIO_DURABILITY_PROCESS
                ? attach_process(writer, options->journal_path)
                : start(writer, NULL, false);
   if (status < 0) {
+    if (writer->owns_descriptor) {
+      (void)bufio_system->close(writer->descriptor);
+    }
     deinit_memory(writer);
     forget(writer);
   }
