@@ -311,10 +311,7 @@ class SlabHeldUpFreeTest : public testing::Test {
   }
 
   void FreeHeldUp(void *object) {
-    const auto address = reinterpret_cast<uintptr_t>(object);
-    uint8_t *state = nullptr;
-    slab_find_state(&cache_->fast, slab_table_home(cache_->fast.table, address),
-                    address, &state);
+    uint8_t *state = slab_state_at(cache_, reinterpret_cast<uintptr_t>(object));
     if (state == nullptr || slab_state_load(state) != SLAB_STATE_LIVE) {
       _exit(1);
     }
@@ -322,7 +319,7 @@ class SlabHeldUpFreeTest : public testing::Test {
     std::thread([&] { slab_free(cache_, object); }).join();
     slab_magazine_t *magazine = slab_magazine_of(&cache_->fast);
     slab_state_store(state, magazine->traits.free_state);
-    *magazine->top++ = {object, state};
+    *magazine->top++ = object;
   }
 
   slab_cache_t *cache_;
@@ -355,6 +352,46 @@ TEST_F(SlabHeldUpFreeTest, SlabWithAnObjectInAMagazineIsNotGivenBack) {
       },
       testing::KilledBySignal(SIGABRT),
       std::string("^slab: slab_free") + kMiscounted);
+}
+
+// The other's share went back with its slab, and the slab came back, before the
+// one that was held up looks at its own.
+TEST_F(SlabHeldUpFreeTest, SlotThatOutlivesItsSlabIsReported) {
+  for (const bool comes_back : {false, true}) {
+    for (const bool is_flushed : {false, true}) {
+      EXPECT_EXIT(
+          {
+            void *object = slab_alloc(cache_);
+            slab_magazine_t *magazine = slab_magazine_of(&cache_->fast);
+            // The free of this thread got so far: loaded, stored, pushed, and
+            // the other one stored last.
+            std::thread([&] {
+              slab_free(cache_, object);
+              slab_reap(cache_);
+            }).join();
+            slab_reap(cache_);
+            if (*slab_state_at(cache_, reinterpret_cast<uintptr_t>(object)) !=
+                SLAB_STATE_UNUSED) {
+              _exit(1);
+            }
+            if (comes_back) {
+              std::thread([&] {
+                if (slab_alloc(cache_) != object) {
+                  _exit(2);
+                }
+              }).join();
+            }
+            void *other = slab_alloc(cache_);
+            *magazine->top++ = object;
+            if (is_flushed) {
+              slab_reap(cache_);
+            }
+            _exit(slab_alloc(cache_) == other ? 3 : 0);
+          },
+          testing::KilledBySignal(SIGABRT),
+          "^slab: slab_free: double free \\(by two threads at once\\)");
+    }
+  }
 }
 
 TEST_F(SlabHeldUpFreeTest, IsReportedByDestroy) {

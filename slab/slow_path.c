@@ -12,8 +12,8 @@
 
 // Allocates without a magazine.
 static void *alloc_directly(slab_cache_t *cache) {
-  slab_slot_t slot;
-  if (slab_take_constructed(cache, SLAB_STATE_LIVE, &slot, 1) == 0) {
+  void *object;
+  if (slab_take_constructed(cache, SLAB_STATE_LIVE, &object, 1) == 0) {
     errno = ENOMEM;
     return NULL;
   }
@@ -21,7 +21,7 @@ static void *alloc_directly(slab_cache_t *cache) {
   ++cache->num_allocs_before;
   ++cache->num_refills_before;
   pthread_mutex_unlock(&cache->lock);
-  return slot.object;
+  return object;
 }
 
 void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
@@ -32,23 +32,25 @@ void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
   if (magazine == NULL) {
     return alloc_directly(cache);
   }
-  slab_slot_t *slot = &magazine->hot;
+  void *object = magazine->hot;
   if (magazine->hot_free_state == NULL) {
     if (slab_top_load(magazine) == magazine->bottom &&
         !slab_magazine_refill(magazine, want)) {
       errno = ENOMEM;
       return NULL;
     }
-    slot = slab_top_load(magazine) - 1;
-    slab_top_store(magazine, slot);
+    void **top = slab_top_load(magazine) - 1;
+    object = *top;
+    slab_top_store(magazine, top);
   }
   magazine->hot_free_state = NULL;
-  slab_magazine_change(magazine, slot, SLAB_STATE_LIVE);
+  uint8_t *state = slab_magazine_change(magazine, object, SLAB_STATE_LIVE);
   slab_count(&magazine->num_allocs, 1);
-  if (!slab_magazine_is_shared(magazine)) {
-    magazine->hot = *slot;
+  if (!magazine->traits.is_shared) {
+    magazine->hot = object;
+    magazine->hot_state = state;
   }
-  return slot->object;
+  return object;
 }
 
 // ---- freeing ----
@@ -56,12 +58,8 @@ void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
 // Returns the state of the live object at `ptr`; dies if there is none.
 static uint8_t *find_live(slab_cache_t *cache, void *ptr, const char *function,
                           const void *caller) {
-  slab_entry_t *entry =
-      slab_table_find(slab_table_of(&cache->fast), (uintptr_t)ptr);
-  uint8_t *state;
-  if (entry == NULL ||
-      !slab_find_state(&cache->fast, entry, (uintptr_t)ptr, &state) ||
-      slab_state_load(state) != SLAB_STATE_LIVE) {
+  uint8_t *state = slab_state_at(cache, (uintptr_t)ptr);
+  if (state == NULL || slab_state_load(state) != SLAB_STATE_LIVE) {
     slab_report_free(cache, ptr, function, caller);
   }
   return state;
@@ -81,7 +79,7 @@ static void free_directly(slab_cache_t *cache, void *object,
                           const char *function, const void *caller) {
   uint8_t *state = find_live(cache, object, function, caller);
   end_life(cache, object, state, SLAB_STATE_SHARED, function, caller);
-  slab_put_all(cache, &object, 1);
+  slab_put_all(cache, &object, 1, SLAB_STATE_SHARED);
   slab_release_excess(cache);
 }
 
@@ -98,15 +96,13 @@ void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
     free_directly(cache, object, function, caller);
   } else {
     uint8_t *state = find_live(cache, object, function, caller);
-    slab_magazine_sync(magazine);  // Or the next hot one comes here as well.
-    if (slab_top_load(magazine) == magazine->limit) {
+    if (slab_top_load(magazine) == magazine->end) {
       slab_magazine_make_room(magazine);
     }
     end_life(cache, object, state, slab_magazine_state(magazine), function,
              caller);
-    slab_slot_t *top = slab_top_load(magazine);
-    top->object = object;
-    top->state = state;
+    void **top = slab_top_load(magazine);
+    *top = object;
     slab_top_store(magazine, top + 1);
   }
   errno = saved_errno;
