@@ -44,12 +44,14 @@ static bool are_valid(const slab_options_t *options) {
           (is_power_of_two(options->align_bytes) &&
            options->align_bytes <= SLAB_ALIGN_BYTES_MAX)) &&
          (options->flags & ~(unsigned)(SLAB_DEBUG | SLAB_NO_MAGAZINES)) == 0 &&
-         (options->source.alloc == NULL) == (options->source.free == NULL);
+         (options->source.alloc == NULL) == (options->source.free == NULL) &&
+         options->buffer_bytes <= UINTPTR_MAX - (uintptr_t)options->buffer;
 }
 
-static bool has_range(const slab_options_t *options) {
+// Could it have a range? Without magazines it has no use for one.
+static bool may_have_range(const slab_options_t *options) {
   return options->buffer == NULL && options->source.alloc == NULL &&
-         (options->flags & SLAB_DEBUG) == 0;
+         (options->flags & (SLAB_DEBUG | SLAB_NO_MAGAZINES)) == 0;
 }
 
 static void set_layout(slab_cache_t *cache, const slab_options_t *options) {
@@ -72,7 +74,7 @@ static void set_layout(slab_cache_t *cache, const slab_options_t *options) {
     size_bytes = STRIDE_MIN;
   }
   cache->stride_bytes = slab_round_up(size_bytes, align_bytes);
-  if (has_range(options) && align_bytes <= LINE_BYTES &&
+  if (may_have_range(options) && align_bytes <= LINE_BYTES &&
       cache->stride_bytes >= COLORED_BYTES_MIN &&
       cache->stride_bytes % COLORED_MULTIPLE == 0) {
     cache->stride_bytes += LINE_BYTES;
@@ -198,12 +200,12 @@ slab_cache_t *slab_cache_create(const slab_options_t *options) {
   if (init_locks(cache) != 0 || !init_buffer(cache)) {
     goto fail_cache;
   }
-  if (has_range(options)) {
-    slab_range_create(cache, number);
-  }
   slab_process_lock();
   slab_register(cache);
   slab_process_unlock();
+  if (may_have_range(options) && cache->magazine_id != 0) {
+    slab_range_create(cache, number);
+  }
   return cache;
 
 fail_cache:

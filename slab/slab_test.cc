@@ -76,7 +76,7 @@ TEST_F(SlabTest, DestroyOfNullIsANoOp) {
 }
 
 TEST_F(SlabTest, CreateRefusesBadOptions) {
-  std::vector<slab_options_t> bad(8, Options());
+  std::vector<slab_options_t> bad(10, Options());
   bad[0].object_bytes = 0;
   bad[1].object_bytes = SLAB_OBJECT_BYTES_MAX + 1;
   bad[2].align_bytes = 48;
@@ -89,6 +89,10 @@ TEST_F(SlabTest, CreateRefusesBadOptions) {
   bad[6].buffer = small;
   bad[6].buffer_bytes = sizeof(small);
   bad[7].object_bytes = SIZE_MAX;
+  // A buffer that goes beyond the end of the address space.
+  bad[8].buffer = small;
+  bad[8].buffer_bytes = SIZE_MAX;
+  bad[9].buffer = small;
   for (const slab_options_t &options : bad) {
     errno = 0;
     EXPECT_EQ(slab_cache_create(&options), nullptr);
