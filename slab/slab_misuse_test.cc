@@ -6,14 +6,12 @@
 
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -491,112 +489,6 @@ TEST_F(SlabDebugTest, DoubleFreeNamesBothSites) {
       testing::KilledBySignal(SIGABRT),
       "double free: .*, called from 0x[0-9a-f]+, allocated from 0x[0-9a-f]+, "
       "last freed from 0x[0-9a-f]+\n");
-}
-
-// ---- call sites ----
-
-// These functions are in a section of their own, so that it is known where
-// their calls return to. Nothing is called last, since a call that is a jump
-// returns elsewhere.
-#define CALL_SITE __attribute__((noinline, section("slab_call_sites")))
-extern "C" const char __start_slab_call_sites[];
-extern "C" const char __stop_slab_call_sites[];
-
-inline void StayHere() {
-  __asm__ volatile("" ::: "memory");
-}
-
-CALL_SITE void *AllocHere(slab_cache_t *cache) {
-  void *object = slab_alloc(cache);
-  StayHere();
-  return object;
-}
-
-CALL_SITE void *AllocInlineHere(slab_cache_t *cache) {
-  void *object = slab_alloc_inline(cache);
-  StayHere();
-  return object;
-}
-
-CALL_SITE void *AllocZeroedHere(slab_cache_t *cache) {
-  void *object = slab_alloc_zeroed(cache);
-  StayHere();
-  return object;
-}
-
-CALL_SITE void *AllocBulkHere(slab_cache_t *cache) {
-  void *object = nullptr;
-  const int status = slab_alloc_bulk(cache, 1, &object);
-  StayHere();
-  return status == 0 ? object : nullptr;
-}
-
-CALL_SITE void FreeHere(slab_cache_t *cache, void *object) {
-  slab_free(cache, object);
-  StayHere();
-}
-
-CALL_SITE void FreeInlineHere(slab_cache_t *cache, void *object) {
-  slab_free_inline(cache, object);
-  StayHere();
-}
-
-CALL_SITE void FreeBulkHere(slab_cache_t *cache, void *object) {
-  slab_free_bulk(cache, 1, &object);
-  StayHere();
-}
-
-// Returns what a child that runs `run` writes to stderr.
-std::string TextOfChild(const std::function<void()> &run) {
-  int ends[2];
-  EXPECT_EQ(pipe(ends), 0);
-  const pid_t child = fork();
-  if (child == 0) {
-    dup2(ends[1], STDERR_FILENO);
-    run();
-    _exit(0);
-  }
-  close(ends[1]);
-  std::string text;
-  char part[512];
-  for (ssize_t count; (count = read(ends[0], part, sizeof(part))) > 0;) {
-    text.append(part, static_cast<size_t>(count));
-  }
-  close(ends[0]);
-  int status = 0;
-  EXPECT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) << text;
-  return text;
-}
-
-void ExpectCallSite(const std::string &text, const std::string &name) {
-  const size_t at = text.find(name + " 0x");
-  ASSERT_NE(at, std::string::npos) << name << " in: " << text;
-  const auto site = std::stoull(text.substr(at + name.size() + 1), nullptr, 16);
-  EXPECT_GT(site, reinterpret_cast<uintptr_t>(__start_slab_call_sites)) << text;
-  EXPECT_LT(site, reinterpret_cast<uintptr_t>(__stop_slab_call_sites)) << text;
-}
-
-TEST_P(SlabMisuseTest, ReportNamesTheCallerOfEachFunction) {
-  slab_cache_t *cache = Create();
-  for (auto *alloc :
-       {AllocHere, AllocInlineHere, AllocZeroedHere, AllocBulkHere}) {
-    for (auto *free_it : {FreeHere, FreeInlineHere, FreeBulkHere}) {
-      const std::string text = TextOfChild([&] {
-        void *object = alloc(cache);
-        void *other = slab_alloc(cache);
-        free_it(cache, object);
-        slab_free(cache, other);
-        free_it(cache, object);
-      });
-      ExpectCallSite(text, "called from");
-      if (GetParam() == SLAB_DEBUG) {
-        ExpectCallSite(text, "allocated from");
-        ExpectCallSite(text, "last freed from");
-      }
-    }
-  }
-  slab_cache_destroy(cache, 0);
 }
 
 }  // namespace
