@@ -30,7 +30,8 @@
 // The address space is for all caches, and for the rest of the program: each
 // range is 1/512 of what is left of 32 TiB, so that the first is of 64 GiB and
 // the thousandth of 9. If there is a limit to the address space (RLIMIT_AS), it
-// is 1/8 of what is left of a quarter of that. What does not fit a range is
+// is 1/8 of what is left of a quarter of that; and if the kernel refuses it,
+// 1/16 of the most that it grants. What does not fit a range is
 // outside of it (table.c), which costs a call for each alloc and free.
 
 #include "slab/slab_internal.h"
@@ -61,9 +62,6 @@ static_assert(SLAB_STATE_UNUSED == 0, "what the kernel maps is of no object");
 
 // Addresses in all ranges. Atomic, relaxed.
 static size_t all_bytes;
-// No range is larger, since one was refused. Atomic, relaxed.
-static size_t range_bytes_max = SIZE_MAX;
-
 // ---- create ----
 
 // Returns how long the next range may be.
@@ -77,9 +75,7 @@ static size_t share_of_addresses(void) {
     share = 8;
   }
   size_t used = __atomic_load_n(&all_bytes, __ATOMIC_RELAXED);
-  size_t bytes = used < most ? (most - used) / share : 0;
-  size_t cap = __atomic_load_n(&range_bytes_max, __ATOMIC_RELAXED);
-  return bytes < cap ? bytes : cap;
+  return used < most ? (most - used) / share : 0;
 }
 
 // Returns how long a range `max_objects` need at most: what lies before and
@@ -115,22 +111,34 @@ static layout_t layout_of(const slab_cache_t *cache, size_t length_bytes) {
   return layout;
 }
 
-// Reserves a map as long as it can be, up to `length_bytes`. NULL: none.
+// Reserves a map for `length_bytes`. NULL: that is too little, or refused.
 static unsigned char *reserve_map(const slab_cache_t *cache,
                                   size_t length_bytes, layout_t *out_layout) {
   size_t least = OBJECTS_MIN * cache->stride_bytes;
   least = least < RANGE_BYTES_MIN ? RANGE_BYTES_MIN : least;
-  for (; length_bytes >= least; length_bytes /= 2) {
-    length_bytes &= ~(size_t)(SLAB_GRANULE_BYTES - 1);
-    *out_layout = layout_of(cache, length_bytes);
-    unsigned char *map = slab_kernel->reserve(out_layout->map_bytes);
-    if (map != NULL) {
-      return map;
-    }
-    // Others need addresses as well.
-    __atomic_store_n(&range_bytes_max, length_bytes / 16, __ATOMIC_RELAXED);
+  length_bytes &= ~(size_t)(SLAB_GRANULE_BYTES - 1);
+  *out_layout = layout_of(cache, length_bytes);
+  return length_bytes < least ? NULL
+                              : slab_kernel->reserve(out_layout->map_bytes);
+}
+
+// The same, or less if so much is refused: then a sixteenth of what is not,
+// since others need addresses as well.
+static unsigned char *reserve_some(const slab_cache_t *cache,
+                                   size_t length_bytes, layout_t *out_layout) {
+  unsigned char *map = reserve_map(cache, length_bytes, out_layout);
+  if (map != NULL) {
+    return map;
   }
-  return NULL;
+  while (map == NULL && length_bytes >= RANGE_BYTES_MIN) {
+    length_bytes /= 2;
+    map = reserve_map(cache, length_bytes, out_layout);
+  }
+  if (map != NULL) {
+    slab_kernel->unmap(map, out_layout->map_bytes);
+    map = reserve_map(cache, length_bytes / 16, out_layout);
+  }
+  return map;
 }
 
 // If the first lines of all caches' objects and states were at the start of a
@@ -146,7 +154,7 @@ void slab_range_create(slab_cache_t *cache, size_t number) {
   size_t length_bytes = share_of_addresses();
   size_t wanted_bytes = bytes_for_limit(cache);
   layout_t layout;
-  unsigned char *map = reserve_map(
+  unsigned char *map = reserve_some(
       cache, wanted_bytes < length_bytes ? wanted_bytes : length_bytes,
       &layout);
   if (map == NULL) {

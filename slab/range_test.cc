@@ -29,7 +29,8 @@ namespace {
 using slab_testing::CacheModel;
 using slab_testing::FakeSource;
 
-// The kernel with less to give.
+// The kernel with less to give: of so much, a range gets some MiB.
+constexpr size_t kScarce = 80 << 20;
 size_t reserve_bytes_max = SIZE_MAX;
 size_t num_refused = 0;
 size_t refused_bytes_least = SIZE_MAX;
@@ -249,21 +250,17 @@ TEST_F(SlabRangeTest, StatesArePagesThatGoBack) {
 
 // ---- outside of the range ----
 
-TEST_F(SlabRangeTest, RangeIsHalvedUntilItIsGranted) {
+TEST_F(SlabRangeTest, RefusedRangeIsAPartOfWhatIsGranted) {
   Limit(100 << 20);
   Create(Options(64));
   EXPECT_GT(num_refused, 0u);
   EXPECT_LT(refused_bytes_least, size_t{210} << 20);
-  EXPECT_GE(cache_->range.length_bytes, size_t{40} << 20);
-  // The next one does not take all that is left.
-  slab_cache_t *first = cache_;
-  Create(Options(64));
-  EXPECT_LE(cache_->range.length_bytes, first->range.length_bytes);
-  EXPECT_EQ(slab_cache_destroy(first, 0), 0);
+  EXPECT_GT(cache_->range.length_bytes, size_t{2} << 20);
+  EXPECT_LT(cache_->range.length_bytes, size_t{8} << 20);
 }
 
 TEST_F(SlabRangeTest, ObjectsThatTheRangeHasNoRoomForAreOutside) {
-  Limit(8 << 20);
+  Limit(kScarce);
   Create(Options(1000));
   std::vector<void *> objects = AllocMany(20000);
   const auto num_in_range =
@@ -283,7 +280,7 @@ TEST_F(SlabRangeTest, ObjectsThatTheRangeHasNoRoomForAreOutside) {
 
 TEST_F(SlabRangeTest, ModelInAndOutsideOfTheRange) {
   const uint64_t seed = slab_testing::Seed();
-  for (size_t range_bytes : {0, 8 << 20}) {
+  for (size_t range_bytes : {size_t{0}, kScarce}) {
     Limit(range_bytes);
     for (size_t size : {40, 3000}) {
       CacheModel model(Options(size));
@@ -350,6 +347,9 @@ size_t AddressSpaceBytes() {
 
 // As with `ulimit -v`: caches work, and leave most of it to others.
 TEST_F(SlabRangeTest, LimitOfTheAddressSpaceIsShared) {
+  if (AddressSpaceBytes() > size_t{1} << 40) {
+    GTEST_SKIP() << "A sanitizer has most of it.";
+  }
   InChild([] {
     const size_t before = AddressSpaceBytes();
     const size_t limit = size_t{256} << 20;
@@ -398,7 +398,7 @@ TEST_F(SlabRangeTest, AllOfTheAddressSpaceIsNoCrash) {
     while (cache != nullptr && slab_alloc(cache) != nullptr) {
       ++count;
     }
-    if (count * 1000 < limit / 100 || slab_check(cache) != nullptr) {
+    if (count < 16 << 10 || slab_check(cache) != nullptr) {
       return 2;
     }
     return slab_cache_destroy(cache, SLAB_DESTROY_LIVE | SLAB_DESTROY_QUIET);

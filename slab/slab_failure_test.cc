@@ -234,10 +234,12 @@ TEST_F(SlabFailureTest, MappingsMayFailOutsideOfTheRange) {
   FailEachOfKernel(64, SLAB_DEBUG, 1);
 }
 
-// Half of the objects are in the range.
+// Half of the objects are in the range: it gets a part of this.
+constexpr size_t kScarce = 80 << 20;
+
 TEST_F(SlabFailureTest, MappingsMayFailWhenTheRangeIsFull) {
-  FailEachOfKernel(1000, 0, 1, 6 << 20);
-  FailEachOfKernel(1000, 0, 1 << 30, 6 << 20);
+  FailEachOfKernel(1000, 0, 1, kScarce);
+  FailEachOfKernel(1000, 0, 1 << 30, kScarce);
 }
 
 // A source under whose `alloc` another thread asks for an object of a cache
