@@ -6,8 +6,8 @@
 //   slab.c ---> slow_path.c ---> magazine.c ---> depot.c
 //     |                            |      |
 //     v                            v      v
-//   thread_base.c             growth.c -> objects.c -> range.c, table.c,
-//                                                      memory.c
+//   thread_base.c     growth.c, outside.c -> objects.c -> range.c, table.c,
+//                                                         memory.c
 //
 // Locks, in this order: the process's (thread_base.c), a cache's, its depot's,
 // the metadata's (memory.c). Constructors, destructors and the source run
@@ -376,9 +376,6 @@ const char *slab_check_layer(slab_cache_t *cache);
 // Makes a slab more, or waits for one that another thread makes; false if there
 // is no memory or no room under the limit. True: it is worth a look.
 bool slab_grow(slab_cache_t *cache);
-// Makes the rest of the buffer one slab, of any length. False: no room for an
-// object. While the cache is created.
-bool slab_grow_in_buffer(slab_cache_t *cache);
 // Takes 1 to `count` objects from slabs, making one if need be, and constructs
 // them. 0: no memory.
 size_t slab_take_constructed(slab_cache_t *cache, uint8_t state,
@@ -389,15 +386,30 @@ slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes);
 // Destructs the objects of a chain, gives its memory back and retires its
 // slabs; returns how many bytes.
 size_t slab_retire_chain(slab_cache_t *cache, slab_t *first);
-// Frees what is left of all slabs outside of the range, which are retired.
-void slab_free_retired(slab_cache_t *cache);
 // Gives memory of empty slabs back if there is too much.
 void slab_release_excess(slab_cache_t *cache);
+// Forgets what was learned about how many to keep. Cache's lock held.
+void slab_keep_least(slab_cache_t *cache);
+
+// Cache's lock held, for these. A slab of `bytes` is there again.
+void slab_learn_to_keep(slab_cache_t *cache, size_t bytes);
+// Makes an empty slab of up to `count` objects of one without any.
+void slab_start(const slab_cache_t *cache, slab_t *slab, size_t count);
+
+// ---- outside.c: slabs in no range; no lock held but where it says so ----
+
+// As slab_grow.
+bool slab_grow_outside(slab_cache_t *cache);
+// Gives back the memory of a slab whose objects are destructed.
+void slab_retire_outside(slab_cache_t *cache, slab_t *slab);
+// Frees what is left of all slabs outside of the range, which are retired.
+void slab_free_retired(slab_cache_t *cache);
 // In the child of a fork, cache's lock held: slabs that other threads were
 // making will not come, and are nobody's part of the limit any more.
 void slab_forget_planned(slab_cache_t *cache);
-// Forgets what was learned about how many to keep. Cache's lock held.
-void slab_keep_least(slab_cache_t *cache);
+// Makes the rest of the buffer one slab, of any length. False: no room for an
+// object. While the cache is created.
+bool slab_grow_in_buffer(slab_cache_t *cache);
 
 // ---- depot.c: objects with the state SHARED ----
 
