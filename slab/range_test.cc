@@ -10,8 +10,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <random>
@@ -403,6 +405,58 @@ TEST_F(SlabRangeTest, AllOfTheAddressSpaceIsNoCrash) {
     }
     return slab_cache_destroy(cache, SLAB_DESTROY_LIVE | SLAB_DESTROY_QUIET);
   });
+}
+
+// What may be written is limited, not addresses.
+TEST_F(SlabRangeTest, LimitOfDataIsNoMemory) {
+  if (AddressSpaceBytes() > size_t{1} << 40) {
+    GTEST_SKIP() << "A sanitizer has most of it.";
+  }
+  InChild([] {
+    const rlimit limits = {size_t{64} << 20, size_t{64} << 20};
+    if (setrlimit(RLIMIT_DATA, &limits) != 0) {
+      return 1;
+    }
+    const slab_options_t options = Options(1000);
+    slab_cache_t *cache = slab_cache_create(&options);
+    for (int round = 0; round < 2; ++round) {
+      static void *objects[1 << 17];
+      size_t count = 0;
+      while ((objects[count] = slab_alloc(cache)) != nullptr) {
+        ++count;
+      }
+      if (errno != ENOMEM || count < 8 << 10 || count > 64 << 10) {
+        return 2;
+      }
+      slab_free_bulk(cache, count, objects);
+      slab_reap(cache);
+      if (slab_check(cache) != nullptr) {
+        return 3;
+      }
+    }
+    return slab_cache_destroy(cache, 0);
+  });
+}
+
+TEST_F(SlabRangeTest, ThousandsOfCachesShareTheAddresses) {
+  if (AddressSpaceBytes() > size_t{1} << 40) {
+    GTEST_SKIP() << "A sanitizer has most of it.";
+  }
+  const size_t before = AddressSpaceBytes();
+  std::vector<slab_cache_t *> caches;
+  for (int i = 0; i < 4000; ++i) {
+    const slab_options_t options = Options(64);
+    caches.push_back(slab_cache_create(&options));
+    ASSERT_NE(caches.back(), nullptr);
+  }
+  EXPECT_GT(caches[0]->range.length_bytes, size_t{60} << 30);
+  EXPECT_GT(caches[999]->range.length_bytes, size_t{8} << 30);
+  EXPECT_GT(caches[3999]->range.length_bytes, size_t{16} << 20);
+  EXPECT_LT(AddressSpaceBytes() - before, size_t{33} << 40);
+  for (slab_cache_t *cache : caches) {
+    EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+  }
+  EXPECT_LT(AddressSpaceBytes(), before + (size_t{1} << 30));
 }
 
 // ---- a source of the caller's ----
