@@ -66,11 +66,7 @@ slab_t *slab_find(const slab_cache_t *cache, uintptr_t address) {
   return slab;
 }
 
-uint8_t *slab_state_at(const slab_cache_t *cache, uintptr_t address) {
-  uint8_t *state;
-  if (SLAB_LIKELY(slab_find_state(&cache->fast, address, &state))) {
-    return state;
-  }
+uint8_t *slab_state_outside(const slab_cache_t *cache, uintptr_t address) {
   const slab_t *slab = slab_table_find(cache, address);
   if (slab == NULL) {
     return NULL;

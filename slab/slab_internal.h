@@ -344,9 +344,9 @@ void slab_table_destroy(slab_cache_t *cache);
 // Returns the slab of the cache around `address`, retired or not, NULL if none;
 // an address between two slabs' objects may count to one of them.
 slab_t *slab_find(const slab_cache_t *cache, uintptr_t address);
-// Returns the state of the object that starts at `address`; NULL if none does.
-// Takes no lock.
-uint8_t *slab_state_at(const slab_cache_t *cache, uintptr_t address);
+// Returns the state of the object outside of the range that starts at
+// `address`; NULL if none does. Takes no lock.
+uint8_t *slab_state_outside(const slab_cache_t *cache, uintptr_t address);
 // Index of the object at or around `address`.
 size_t slab_index_of(const slab_cache_t *cache, const slab_t *slab,
                      uintptr_t address);
@@ -370,6 +370,16 @@ void slab_put(slab_cache_t *cache, slab_t *slab, size_t index);
 void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count,
                   uint8_t from);
 const char *slab_check_layer(slab_cache_t *cache);
+
+// Returns the state of the object that starts at `address`; NULL if none does.
+// Takes no lock.
+static inline uint8_t *slab_state_at(const slab_cache_t *cache,
+                                     uintptr_t address) {
+  uint8_t *state;
+  return SLAB_LIKELY(slab_find_state(&cache->fast, address, &state))
+             ? state
+             : slab_state_outside(cache, address);
+}
 
 // ---- growth.c: slabs come and go; no lock held but where it says so ----
 
