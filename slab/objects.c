@@ -71,13 +71,16 @@ uint8_t *slab_state_outside(const slab_cache_t *cache, uintptr_t address) {
   if (slab == NULL) {
     return NULL;
   }
-  uint64_t reciprocal = cache->fast.reciprocal;
-  slab_uint128_t product =
-      (slab_uint128_t)(address - (uintptr_t)slab->base) * reciprocal;
-  size_t index = (size_t)(product >> 64);
-  bool is_start = (uint64_t)product < reciprocal;
-  return is_start && index < slab_room(cache, slab) ? slab->states + index
-                                                    : NULL;
+  // As slab_find_state does it; of what is behind the last object, the stride
+  // is too much.
+  uintptr_t offset = address - (uintptr_t)slab->base;
+  slab_uint128_t product = (slab_uint128_t)offset * cache->fast.reciprocal;
+  size_t length_bytes = slab->memory_bytes - slab->offset_bytes;
+  if ((uint64_t)product >= cache->fast.reciprocal || offset >= length_bytes ||
+      length_bytes - offset < cache->stride_bytes) {
+    return NULL;
+  }
+  return slab->states + (size_t)(product >> 64);
 }
 
 static void list_push(slab_cache_t *cache, slab_t *slab,

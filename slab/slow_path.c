@@ -1,14 +1,53 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Alloc and free in all cases that the inline paths leave: magazines that are
-// empty, full or not there yet, the debug variant, calls without a magazine,
-// and pointers that are wrong. Here nothing is assumed of a pointer, and states
-// change by compare and swap.
+// Alloc and free in all cases that the inline paths leave: objects outside of
+// the cache's range, for which the same is done once more with the table, and
+// then magazines that are empty, full or not there yet, the debug variant,
+// calls without a magazine, and pointers that are wrong. There nothing is
+// assumed of a pointer, and states change by compare and swap.
 
 #include "slab/slab_internal.h"
 
 #include <errno.h>
+
+// Does what slab_alloc_any does for an object outside of the range. NULL: it is
+// none.
+static void *alloc_outside(slab_cache_t *cache) {
+  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
+  void **top = slab_top_load(magazine);
+  if (top == magazine->bottom || magazine->hot_free_state != NULL) {
+    return NULL;
+  }
+  uint8_t *state = slab_state_outside(cache, (uintptr_t)top[-1]);
+  if (state == NULL || slab_state_load(state) != magazine->traits.free_state) {
+    return NULL;
+  }
+  slab_top_store(magazine, top - 1);
+  slab_state_store(state, SLAB_STATE_LIVE);
+  magazine->hot = top[-1];
+  magazine->hot_state = state;
+  slab_count(&magazine->num_allocs, 1);
+  return top[-1];
+}
+
+// Does what slab_free_any does for an object outside of the range. False: it is
+// none.
+static bool free_outside(slab_cache_t *cache, void *object) {
+  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
+  void **top = slab_top_load(magazine);
+  if (top >= magazine->limit || magazine->hot == object) {
+    return false;
+  }
+  uint8_t *state = slab_state_outside(cache, (uintptr_t)object);
+  if (state == NULL || slab_state_load(state) != SLAB_STATE_LIVE) {
+    return false;
+  }
+  slab_state_store(state, magazine->traits.free_state);
+  *top = object;
+  slab_top_store(magazine, top + 1);
+  return true;
+}
 
 // Allocates without a magazine.
 static void *alloc_directly(slab_cache_t *cache) {
@@ -25,6 +64,10 @@ static void *alloc_directly(slab_cache_t *cache) {
 }
 
 void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
+  void *outside = alloc_outside(cache);
+  if (outside != NULL) {
+    return outside;
+  }
   if ((cache->flags & SLAB_DEBUG) != 0) {
     return slab_debug_alloc(cache, caller);
   }
@@ -85,7 +128,7 @@ static void free_directly(slab_cache_t *cache, void *object,
 
 void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
                        const void *caller) {
-  if (object == NULL) {
+  if (object == NULL || free_outside(cache, object)) {
     return;
   }
   int saved_errno = errno;
