@@ -392,6 +392,35 @@ TEST_F(SlabHeldUpFreeTest, SlotThatOutlivesItsSlabIsReported) {
   }
 }
 
+// The slab went back before the one that was held up stored: when the slab
+// comes back, its object is not what it should be.
+TEST_F(SlabHeldUpFreeTest, StoreThatOutlivesItsSlabIsReported) {
+  for (const bool is_used : {false, true}) {
+    EXPECT_EXIT(
+        {
+          void *object = slab_alloc(cache_);
+          std::thread([&] {
+            slab_free(cache_, object);
+            slab_reap(cache_);
+          }).join();
+          slab_reap(cache_);
+          uint8_t *state =
+              slab_state_at(cache_, reinterpret_cast<uintptr_t>(object));
+          void *other = slab_alloc(cache_);
+          if (*state == SLAB_STATE_UNUSED || other != object) {
+            _exit(1);
+          }
+          slab_free(cache_, other);
+          slab_reap(cache_);
+          // As slab_free_any ends, of a thread with a tag.
+          *state = is_used ? SLAB_STATE_LIVE : SLAB_STATE_CACHED + 1;
+          std::thread([&] { _exit(slab_alloc(cache_) == nullptr); }).join();
+        },
+        testing::KilledBySignal(SIGABRT),
+        "^slab: slab_alloc: double free \\(by two threads at once\\)");
+  }
+}
+
 TEST_F(SlabHeldUpFreeTest, IsReportedByDestroy) {
   EXPECT_EXIT(
       {

@@ -208,9 +208,9 @@ void Refill(World *world, size_t index, Step step) {
     world->is_reported |= world->state != SLAB_STATE_FREE;
     world->state = Cached(index);
   } else if (step == kSlabTake && world->is_given_back && !world->is_new) {
-    // Its state is not looked at.
     thread.is_filling = true;
     world->is_new = true;
+    world->is_reported |= world->state != SLAB_STATE_UNUSED;
     world->state = Cached(index);
   } else if (step == kDepotLoad) {
     thread.is_deciding = thread.is_filling;
