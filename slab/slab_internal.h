@@ -189,8 +189,7 @@ struct slab_cache {
   size_t keep_bytes;   // As much of these may stay, and a quarter of the rest.
   size_t released_bytes;  // When more did not, last; 0 once that was wanted.
   size_t regrown_bytes;   // Since then.
-  size_t next_color;
-  void **buffer_slots;  // The one magazine of a cache in a buffer.
+  void **buffer_slots;    // The one magazine of a cache in a buffer.
   bool buffer_slots_taken;
   uint64_t num_allocs_before;  // Of magazines that are gone, and without one.
   uint64_t num_refills_before;

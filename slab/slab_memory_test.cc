@@ -144,6 +144,55 @@ TEST_F(SlabMemoryTest, SlabsGoBackByThemselvesWhenMostAreEmpty) {
   EXPECT_LT(Stats(cache_).slab_bytes, most_bytes / 4);
 }
 
+// 4 MiB of empty slabs are kept, and a quarter of what is in use; what the
+// magazine and the depot have, 1 MiB each, keeps slabs as well.
+TEST_F(SlabMemoryTest, EmptySlabsAreKeptUpToABound) {
+  Create(Options());
+  std::vector<void *> objects = AllocMany(cache_, 1000000);
+  slab_free_bulk(cache_, objects.size(), objects.data());
+  slab_stats_t stats = Stats(cache_);
+  EXPECT_LE(stats.num_cached * kObjectBytes, size_t{2} << 20);
+  EXPECT_GE(stats.slab_bytes, size_t{4} << 20);
+  EXPECT_LE(stats.slab_bytes, size_t{16} << 20);
+  EXPECT_GT(slab_reap(cache_), 0u);
+  EXPECT_EQ(Stats(cache_).slab_bytes, 0u);
+}
+
+// What is wanted again soon is kept, until a reap.
+TEST_F(SlabMemoryTest, MoreIsKeptOfWhatComesBackSoon) {
+  Create(Options());
+  size_t kept_bytes[2][14];
+  for (auto &kept : kept_bytes) {
+    for (size_t &bytes : kept) {
+      std::vector<void *> objects = AllocMany(cache_, 500000);
+      slab_free_bulk(cache_, objects.size(), objects.data());
+      bytes = Stats(cache_).slab_bytes;
+    }
+    slab_reap(cache_);
+  }
+  for (const auto &kept : kept_bytes) {
+    EXPECT_LT(kept[0], kept[13]);
+    EXPECT_GE(kept[13], 500000 * kObjectBytes);
+  }
+  EXPECT_EQ(kept_bytes[1][0], kept_bytes[0][0]);
+}
+
+// With all that is known of them.
+TEST_F(SlabMemoryTest, OverheadOfAnObjectIsAByteAndLittleMore) {
+  for (const size_t size : {16, 64}) {
+    Create(Options(size));
+    std::vector<void *> objects = AllocMany(cache_, 2000000);
+    const slab_stats_t stats = Stats(cache_);
+    const double payload = static_cast<double>(stats.capacity * size);
+    const double all =
+        static_cast<double>(stats.slab_bytes + stats.metadata_bytes);
+    EXPECT_LT(all / payload, size == 16 ? 1.08 : 1.02);
+    slab_free_bulk(cache_, objects.size(), objects.data());
+    EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
+    cache_ = nullptr;
+  }
+}
+
 TEST_F(SlabMemoryTest, ReapKeepsLiveObjects) {
   CacheModel model(Options(200));
   ASSERT_TRUE(model.AllocBulk(30000));

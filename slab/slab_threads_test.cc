@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <mutex>
 #include <random>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -200,6 +201,49 @@ TEST(SlabThreadsTest, MoreThreadsThanTags) {
   EXPECT_STREQ(slab_check(cache), nullptr);
   EXPECT_EQ(Stats(cache).num_live, 0u);
   EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+}
+
+// What another thread frees comes back by way of the depot, and is counted.
+TEST(SlabThreadsTest, DepotPassesObjectsBetweenThreads) {
+  const slab_options_t options = Options();
+  slab_cache_t *cache = slab_cache_create(&options);
+  std::vector<void *> objects(3000);
+  ASSERT_EQ(slab_alloc_bulk(cache, objects.size(), objects.data()), 0);
+  const slab_stats_t before = Stats(cache);
+  EXPECT_EQ(before.num_flushes, 0u);
+  EXPECT_EQ(before.num_depot_exchanges, 0u);
+  std::atomic<int> stage{0};
+  std::thread other([&] {
+    slab_free_bulk(cache, objects.size(), objects.data());
+    stage = 1;
+    while (stage != 2) {
+      std::this_thread::yield();
+    }
+  });
+  while (stage != 1) {
+    std::this_thread::yield();
+  }
+  const slab_stats_t freed = Stats(cache);
+  EXPECT_EQ(freed.num_live, 0u);
+  EXPECT_GT(freed.num_flushes, 0u);
+  EXPECT_GT(freed.num_depot_exchanges, 0u);
+  EXPECT_LE(freed.num_depot_exchanges, freed.num_flushes);
+  const std::set<void *> known(objects.begin(), objects.end());
+  size_t num_known = 0;
+  for (int i = 0; i < 2000; ++i) {
+    void *object = slab_alloc(cache);
+    num_known += known.count(object);
+  }
+  EXPECT_GT(num_known, 1000u);
+  const slab_stats_t after = Stats(cache);
+  EXPECT_GT(after.num_depot_exchanges, freed.num_depot_exchanges);
+  EXPECT_GT(after.num_refills, freed.num_refills);
+  EXPECT_EQ(after.num_allocs, before.num_allocs + 2000);
+  stage = 2;
+  other.join();
+  EXPECT_STREQ(slab_check(cache), nullptr);
+  EXPECT_EQ(slab_cache_destroy(cache, SLAB_DESTROY_LIVE | SLAB_DESTROY_QUIET),
+            0);
 }
 
 TEST(SlabThreadsTest, BufferServesManyThreads) {
