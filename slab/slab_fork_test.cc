@@ -16,6 +16,7 @@
 
 #include "gtest/gtest.h"
 #include "slab/slab.h"
+#include "slab/slab_internal.h"
 
 namespace {
 
@@ -250,6 +251,50 @@ TEST(SlabForkTest, ForkDuringAConstructorLeavesItsObjectAlone) {
     EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
     EXPECT_EQ(constructed.num_bad, 0);
   }
+}
+
+// A thread that is just giving slabs back: the child has neither their objects
+// nor the rest of them to be given back, but their addresses.
+TEST(SlabForkTest, ForkDuringADestructorLeavesTheChildWhole) {
+  static Gate *gate;
+  Gate this_gate;
+  gate = &this_gate;
+  slab_options_t options = Options();
+  options.destruct = [](void *, void *) {
+    gate->Enter();
+  };
+  slab_cache_t *cache = slab_cache_create(&options);
+  void *kept = slab_alloc(cache);
+  gate->Fork(
+      [&] {
+        std::vector<void *> objects(100000);
+        if (slab_alloc_bulk(cache, objects.size(), objects.data()) == 0) {
+          slab_free_bulk(cache, objects.size(), objects.data());
+        }
+        slab_reap(cache);
+      },
+      [&] {
+        if (slab_check(cache) != nullptr) {
+          return 1;
+        }
+        std::vector<void *> objects(200000);
+        if (slab_alloc_bulk(cache, objects.size(), objects.data()) != 0) {
+          return 2;
+        }
+        if (slab_check(cache) != nullptr ||
+            Stats(cache).num_live != objects.size() + 1) {
+          return 3;
+        }
+        slab_free_bulk(cache, objects.size(), objects.data());
+        slab_free(cache, kept);
+        slab_reap(cache);
+        // No slab, not even a retired one, is in between.
+        return cache->range.next_bytes == 0 && slab_check(cache) == nullptr ? 0
+                                                                            : 4;
+      });
+  slab_free(cache, kept);
+  EXPECT_STREQ(slab_check(cache), nullptr);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
 }
 
 void *GatedAlloc(void *context, size_t size_bytes, size_t align_bytes) {
