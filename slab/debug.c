@@ -65,8 +65,8 @@ static bool has_red_zones(const slab_cache_t *cache,
 // Lock held.
 static slab_record_t *record_of(slab_cache_t *cache, const void *object) {
   uintptr_t address = (uintptr_t)object;
-  slab_t *slab = slab_table_find(cache->fast.table, address)->slab;
-  return &slab_records(slab)[slab_index_of(cache, slab, address)];
+  slab_t *slab = slab_find(cache, address);
+  return &slab_records(cache, slab)[slab_index_of(cache, slab, address)];
 }
 
 SLAB_NORETURN static void report(const slab_cache_t *cache, const void *object,
@@ -83,36 +83,35 @@ SLAB_NORETURN static void report(const slab_cache_t *cache, const void *object,
 }
 
 void slab_debug_init_slab(const slab_cache_t *cache, slab_t *slab) {
-  for (size_t i = 0; i < slab->count; ++i) {
+  for (size_t i = 0; i < slab_room(cache, slab); ++i) {
     fill_red_zones(cache, slab_object_at(cache, slab, i));
   }
 }
 
 // Takes an object from a slab, its state LIVE, or RAW if it is yet to be
 // constructed. NULL: no memory.
-static slab_slot_t take(slab_cache_t *cache, slab_record_t **out_record,
-                        bool *out_is_unused) {
-  slab_slot_t slot = {NULL, NULL};
+static void *take(slab_cache_t *cache, slab_record_t **out_record,
+                  bool *out_is_unused) {
+  void *object = NULL;
   size_t num_unused = 0;
   do {
     pthread_mutex_lock(&cache->lock);
-    slab_take(cache, SLAB_STATE_LIVE, &slot, 1, &num_unused);
-    if (slot.object != NULL) {
-      *out_record = record_of(cache, slot.object);
+    slab_take(cache, SLAB_STATE_LIVE, &object, 1, &num_unused);
+    if (object != NULL) {
+      *out_record = record_of(cache, object);
       ++cache->num_allocs_before;
       ++cache->num_refills_before;
     }
     pthread_mutex_unlock(&cache->lock);
-  } while (slot.object == NULL && slab_grow(cache));
+  } while (object == NULL && slab_grow(cache));
   *out_is_unused = num_unused != 0;
-  return slot;
+  return object;
 }
 
 void *slab_debug_alloc(slab_cache_t *cache, const void *caller) {
   bool is_unused;
   slab_record_t *record = NULL;
-  slab_slot_t slot = take(cache, &record, &is_unused);
-  void *object = slot.object;
+  void *object = take(cache, &record, &is_unused);
   if (object == NULL) {
     errno = ENOMEM;
     return NULL;
@@ -123,7 +122,8 @@ void *slab_debug_alloc(slab_cache_t *cache, const void *caller) {
   if (is_unused) {
     if (cache->construct != NULL) {
       cache->construct(object, cache->context);
-      slab_state_store(slot.state, SLAB_STATE_LIVE);
+      slab_state_store(slab_state_at(cache, (uintptr_t)object),
+                       SLAB_STATE_LIVE);
     }
   } else if (record->digest != digest_of(cache, object)) {
     report(cache, object, record, SLAB_MISUSE_WRITTEN, "slab_alloc", caller);
@@ -138,17 +138,14 @@ void *slab_debug_alloc(slab_cache_t *cache, const void *caller) {
 void slab_debug_free(slab_cache_t *cache, void *object, const char *function,
                      const void *caller) {
   pthread_mutex_lock(&cache->lock);
-  slab_entry_t *entry = slab_table_find(cache->fast.table, (uintptr_t)object);
-  uint8_t *state;
-  if (entry == NULL ||
-      !slab_find_state(&cache->fast, entry, (uintptr_t)object, &state) ||
-      slab_state_load(state) != SLAB_STATE_LIVE) {
+  uint8_t *state = slab_state_at(cache, (uintptr_t)object);
+  if (state == NULL || slab_state_load(state) != SLAB_STATE_LIVE) {
     pthread_mutex_unlock(&cache->lock);
     slab_report_free(cache, object, function, caller);
   }
-  slab_t *slab = entry->slab;
+  slab_t *slab = slab_find(cache, (uintptr_t)object);
   size_t index = slab_index_of(cache, slab, (uintptr_t)object);
-  slab_record_t *record = &slab_records(slab)[index];
+  slab_record_t *record = &slab_records(cache, slab)[index];
   if (!has_red_zones(cache, object)) {
     report(cache, object, record, SLAB_MISUSE_RED_ZONE, function, caller);
   }
@@ -169,7 +166,7 @@ const char *slab_debug_check(const slab_cache_t *cache, const slab_t *slab) {
       return "slab: written outside of an object";
     }
     if (slab_state_load(&slab->states[i]) == SLAB_STATE_FREE &&
-        slab_records(slab)[i].digest != digest_of(cache, object)) {
+        slab_records(cache, slab)[i].digest != digest_of(cache, object)) {
       return "slab: an object was written while it was free";
     }
   }

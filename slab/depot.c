@@ -114,7 +114,7 @@ void slab_depot_drain(slab_cache_t *cache) {
   void *objects[SLAB_FLUSH_MAX];
   size_t count;
   while ((count = slab_depot_take(cache, objects, SLAB_FLUSH_MAX)) != 0) {
-    slab_put_all(cache, objects, count);
+    slab_put_all(cache, objects, count, SLAB_STATE_SHARED);
   }
 }
 

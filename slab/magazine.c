@@ -7,21 +7,19 @@
 // A magazine is a thread's stack of free objects of one cache. Pop and push
 // are the whole of alloc and free (slab_inline.h); this unit fills a magazine
 // that is empty, from the depot or from slabs, and empties one that is full.
-// It starts with 4 slots. Full, it doubles up to 512 slots, and above that
+// It starts with 8 slots. Full, it doubles up to 512 slots, and above that
 // only if it was also empty since it last grew: a thread that frees what others
 // allocate gains nothing by more, one that does both keeps all of its working
 // set, up to 1 MiB of objects. A refill asks for 1, 2, 4... objects, so a
 // thread that needs one has one.
 //
-//   | object, state | object, state | ... |          |          |
-//   ^ bottom                              ^ top                 ^ limit
+//   | object | object | ... |        |        |
+//   ^ bottom                ^ top             ^ limit
 //
 // Beside the stack there is the hot object, the one that the thread allocated
 // last: programs often free it next. Then it stays hot and becomes free, and
-// the next alloc takes it; both know its state without a search, and neither
-// moves the top, on which they would wait for each other. Its state goes with
-// its slab if others free it and the slab is given back; the cache's epoch,
-// which changes with every slab that goes, tells.
+// the next alloc takes it; both know where its state is, and neither moves the
+// top, on which they would wait for each other.
 //
 // The hard problem is a free by two threads at once, without an atomic
 // instruction in every free. A cached object's state says in which magazine it
@@ -34,7 +32,8 @@
 //
 // If both load LIVE before either stores, both push X. But only one state was
 // stored last, say CACHED t. Whatever r does with its slot, alloc or flush, it
-// expects CACHED r there, and dies. Between the two only a legal free by r
+// expects CACHED r there, and dies; also if t's share went back with its slab,
+// since states stay. Between the two only a legal free by r
 // could put that back, and then r has X in two slots, of which the second one
 // finds LIVE, or t's state. So the mistake is found before X is in two hands,
 // and at thread exit and destroy at the latest, since these flush.
@@ -45,7 +44,11 @@
 //
 // Objects in the depot have the state SHARED, and so do those of magazines that
 // came when all 126 tags of the cache were taken: their states change by
-// compare and swap, and their fast paths expect a state that no object has.
+// compare and swap, and to their fast paths they are empty of objects, which
+// have another state, and full.
+//
+// Objects outside of the cache's range (table.c) go through the same stacks,
+// but by the slow path.
 //
 // Without a magazine (no memory for one, more than 4,095 caches, a buffer's
 // second thread, SLAB_NO_MAGAZINES) each call goes to the slabs.
@@ -63,8 +66,9 @@ enum {
 };
 
 static_assert(offsetof(slab_magazine_t, cache) == 64, "a line for fast paths");
-static_assert(SLAB_MAGAZINE_MIN_SLOTS * sizeof(slab_slot_t) == 64,
+static_assert(SLAB_MAGAZINE_MIN_SLOTS * sizeof(void *) == 64,
               "the first slots are the smallest piece of metadata");
+static_assert(sizeof(slab_magazine_t) == 128, "a magazine is two lines");
 static_assert(SLAB_STATE_CACHED + SLAB_TAG_MAX < SLAB_STATE_SHARED,
               "tags have states of their own");
 
@@ -72,56 +76,52 @@ static size_t min_size(size_t a, size_t b) {
   return a < b ? a : b;
 }
 
-bool slab_magazine_is_shared(const slab_magazine_t *magazine) {
-  return magazine->traits.live_state == SLAB_STATE_NEVER;
-}
-
 uint8_t slab_magazine_state(const slab_magazine_t *magazine) {
-  return slab_magazine_is_shared(magazine) ? SLAB_STATE_SHARED
-                                           : magazine->traits.free_state;
+  return magazine->traits.is_shared ? SLAB_STATE_SHARED
+                                    : magazine->traits.free_state;
 }
 
 static size_t num_slots(const slab_magazine_t *magazine) {
-  return (size_t)(magazine->limit - magazine->bottom);
+  return (size_t)(magazine->end - magazine->bottom);
 }
 
 // The hot object is one that no caller can name, with a state that no object
 // has.
 static void forget_hot(slab_magazine_t *magazine) {
-  magazine->hot.object = magazine;
-  magazine->hot.state = &magazine->traits.no_state;
+  magazine->hot = magazine;
+  magazine->hot_state = &magazine->traits.no_state;
 }
 
 SLAB_NORETURN static void die_twice(const slab_cache_t *cache,
-                                    const void *object, const void *caller) {
+                                    const void *object) {
   slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
                                       .function = "slab_free",
                                       .cache = cache,
                                       .ptr = object,
-                                      .object = object,
-                                      .caller = caller});
+                                      .object = object});
 }
 
-void slab_magazine_change(const slab_magazine_t *magazine,
-                          const slab_slot_t *slot, uint8_t to) {
+uint8_t *slab_magazine_change(const slab_magazine_t *magazine, void *object,
+                              uint8_t to) {
+  slab_cache_t *cache = magazine->cache;
   uint8_t from = slab_magazine_state(magazine);
-  if (slab_magazine_is_shared(magazine)) {
-    if (!__atomic_compare_exchange_n(slot->state, &from, to, false,
-                                     __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-      die_twice(magazine->cache, slot->object, NULL);
+  uint8_t *state = slab_state_at(cache, (uintptr_t)object);
+  if (!magazine->traits.is_shared) {
+    if (slab_state_load(state) != from) {
+      die_twice(cache, object);
     }
-    return;
+    slab_state_store(state, to);
+  } else if (!__atomic_compare_exchange_n(state, &from, to, false,
+                                          __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    die_twice(cache, object);
   }
-  if (slab_state_load(slot->state) != from) {
-    die_twice(magazine->cache, slot->object, NULL);
-  }
-  slab_state_store(slot->state, to);
+  return state;
 }
 
 // ---- slots ----
 
-static slab_slot_t *slots_alloc(slab_cache_t *cache, size_t count) {
-  slab_slot_t *slots;
+static void **slots_alloc(slab_cache_t *cache, size_t count) {
+  void **slots;
   if (cache->has_buffer) {
     pthread_mutex_lock(&cache->lock);
     slots = cache->buffer_slots_taken ? NULL : cache->buffer_slots;
@@ -133,7 +133,7 @@ static slab_slot_t *slots_alloc(slab_cache_t *cache, size_t count) {
   return slots;
 }
 
-static void slots_free(slab_cache_t *cache, slab_slot_t *slots, size_t count) {
+static void slots_free(slab_cache_t *cache, void **slots, size_t count) {
   if (!cache->has_buffer) {
     slab_metadata_free(cache, slots, count * sizeof(*slots));
     return;
@@ -143,12 +143,13 @@ static void slots_free(slab_cache_t *cache, slab_slot_t *slots, size_t count) {
   pthread_mutex_unlock(&cache->lock);
 }
 
-static void set_slots(slab_magazine_t *magazine, slab_slot_t *slots,
-                      size_t count, size_t used) {
+static void set_slots(slab_magazine_t *magazine, void **slots, size_t count,
+                      size_t used) {
   // Together under the lock, so that fork finds them whole.
   pthread_mutex_lock(&magazine->cache->lock);
   magazine->bottom = slots;
-  magazine->limit = slots + count;
+  magazine->end = slots + count;
+  magazine->limit = magazine->traits.is_shared ? slots : slots + count;
   slab_top_store(magazine, slots + used);
   pthread_mutex_unlock(&magazine->cache->lock);
 }
@@ -162,28 +163,17 @@ static bool grow(slab_magazine_t *magazine, size_t count) {
   if (cache->has_buffer || count <= old_count) {
     return false;
   }
-  slab_slot_t *slots = slots_alloc(cache, count);
+  void **slots = slots_alloc(cache, count);
   if (slots == NULL) {
     return false;
   }
-  slab_slot_t *old = magazine->bottom;
+  void **old = magazine->bottom;
   size_t used = (size_t)(slab_top_load(magazine) - old);
   memcpy(slots, old, used * sizeof(*slots));
   set_slots(magazine, slots, count, used);
   slots_free(cache, old, old_count);
   magazine->refills_at_growth = magazine->num_refills;
   return true;
-}
-
-// Forgets the hot object's state if it may be stale.
-void slab_magazine_sync(slab_magazine_t *magazine) {
-  uint32_t epoch = slab_epoch_load(&magazine->cache->fast);
-  if (magazine->traits.epoch != epoch) {
-    if (magazine->hot_free_state == NULL) {
-      forget_hot(magazine);
-    }
-    magazine->traits.epoch = epoch;
-  }
 }
 
 // ---- setting up ----
@@ -204,19 +194,16 @@ static bool set_up(slab_cache_t *cache, slab_magazine_t *magazine) {
   size_t count = cache->has_buffer
                      ? cache->max_slots
                      : min_size(SLAB_MAGAZINE_MIN_SLOTS, cache->max_slots);
-  slab_slot_t *slots = slots_alloc(cache, count);
+  void **slots = slots_alloc(cache, count);
   if (slots == NULL) {
     return false;
   }
   slab_process_lock();
   uint8_t tag = take_tag(cache);
-  magazine->traits.live_state = SLAB_STATE_NEVER;
-  magazine->traits.free_state = SLAB_STATE_NEVER;
-  if (tag != SLAB_TAG_NONE) {
-    magazine->traits.live_state = SLAB_STATE_LIVE;
-    magazine->traits.free_state = (uint8_t)(SLAB_STATE_CACHED + tag);
-  }
-  magazine->traits.epoch = slab_epoch_load(&cache->fast);
+  magazine->traits.is_shared = tag == SLAB_TAG_NONE;
+  magazine->traits.free_state = magazine->traits.is_shared
+                                    ? SLAB_STATE_NEVER
+                                    : (uint8_t)(SLAB_STATE_CACHED + tag);
   magazine->cache = cache;
   forget_hot(magazine);
   set_slots(magazine, slots, count, 0);
@@ -240,18 +227,17 @@ slab_magazine_t *slab_magazine_get(slab_cache_t *cache) {
 
 // ---- giving up objects ----
 
-// Makes the `count` objects at `slots` SHARED, and puts them into the depot;
-// those for which it has no room after all, into the slabs.
-static void share(slab_magazine_t *magazine, const slab_slot_t *slots,
+// Makes `count` objects SHARED, and puts them into the depot; those for which
+// it has no room after all, into the slabs.
+static void share(slab_magazine_t *magazine, void *const *objects,
                   size_t count) {
-  void *objects[CHUNK_MAX];
   for (size_t i = 0; i < count; ++i) {
-    slab_magazine_change(magazine, &slots[i], SLAB_STATE_SHARED);
-    objects[i] = slots[i].object;
+    slab_magazine_change(magazine, objects[i], SLAB_STATE_SHARED);
   }
   size_t put = slab_depot_put(magazine->cache, objects, count);
   if (put != count) {
-    slab_put_all(magazine->cache, objects + put, count - put);
+    slab_put_all(magazine->cache, objects + put, count - put,
+                 SLAB_STATE_SHARED);
   }
 }
 
@@ -262,11 +248,11 @@ static void flush(slab_magazine_t *magazine, size_t count, bool to_depot) {
   slab_cache_t *cache = magazine->cache;
   while (count != 0) {
     size_t chunk = min_size(count, CHUNK_MAX);
-    const slab_slot_t *slots = slab_top_load(magazine) - chunk;
+    void **objects = slab_top_load(magazine) - chunk;
     size_t room = to_depot ? slab_depot_room(cache) : 0;
     size_t shared = min_size(chunk, room);
-    share(magazine, slots + chunk - shared, shared);
-    slab_put_slots(cache, slots, chunk - shared, slab_magazine_state(magazine));
+    share(magazine, objects + chunk - shared, shared);
+    slab_put_all(cache, objects, chunk - shared, slab_magazine_state(magazine));
     slab_top_store(magazine, slab_top_load(magazine) - chunk);
     count -= chunk;
   }
@@ -301,10 +287,9 @@ static void note(uint32_t *number) {
 
 void slab_magazine_make_room(slab_magazine_t *magazine) {
   heed_reap(magazine);
-  slab_magazine_sync(magazine);
   size_t count = num_slots(magazine);
   bool was_empty = magazine->num_refills != magazine->refills_at_growth;
-  if (slab_top_load(magazine) != magazine->limit ||
+  if (slab_top_load(magazine) != magazine->end ||
       ((count < EAGER_SLOTS || was_empty) && grow(magazine, 2 * count + 1))) {
     return;
   }
@@ -315,7 +300,7 @@ void slab_magazine_make_room(slab_magazine_t *magazine) {
 
 void slab_magazine_abandon(slab_magazine_t *magazine) {
   slab_cache_t *cache = magazine->cache;
-  if (!slab_magazine_is_shared(magazine)) {
+  if (!magazine->traits.is_shared) {
     uint8_t tag = (uint8_t)(magazine->traits.free_state - SLAB_STATE_CACHED);
     cache->tags[tag / 64] &= ~(UINT64_C(1) << (tag % 64));
   }
@@ -335,28 +320,24 @@ void slab_magazine_drain(slab_magazine_t *magazine) {
 
 // ---- getting objects ----
 
+// Takes up to `count` objects out of the depot, to the slots at the top.
 static size_t take_from_depot(slab_magazine_t *magazine, size_t count) {
   slab_cache_t *cache = magazine->cache;
-  void *objects[CHUNK_MAX];
-  count = slab_depot_take(cache, objects, min_size(count, CHUNK_MAX));
-  slab_slot_t *top = slab_top_load(magazine);
+  void **top = slab_top_load(magazine);
+  uint8_t *states[CHUNK_MAX];
+  count = slab_depot_take(cache, top, min_size(count, CHUNK_MAX));
   // First all lines of states are asked for, to be written: another thread
   // wrote them last.
   for (size_t i = 0; i < count; ++i) {
-    uintptr_t address = (uintptr_t)objects[i];
-    slab_entry_t *entry = slab_table_find(slab_table_of(&cache->fast), address);
-    top[i].object = objects[i];
-    top[i].state = NULL;
-    slab_find_state(&cache->fast, entry, address, &top[i].state);
-    SLAB_ASSERT(top[i].state != NULL);
-    __builtin_prefetch(top[i].state, 1);
+    states[i] = slab_state_at(cache, (uintptr_t)top[i]);
+    __builtin_prefetch(states[i], 1);
   }
   uint8_t to = slab_magazine_state(magazine);
   for (size_t i = 0; i < count; ++i) {
-    if (slab_state_load(top[i].state) != SLAB_STATE_SHARED) {
-      die_twice(cache, top[i].object, NULL);
+    if (slab_state_load(states[i]) != SLAB_STATE_SHARED) {
+      die_twice(cache, top[i]);
     }
-    slab_state_store(top[i].state, to);
+    slab_state_store(states[i], to);
   }
   slab_top_store(magazine, top + count);
   return count;
@@ -368,7 +349,10 @@ static size_t next_batch(slab_magazine_t *magazine, size_t want) {
   if (magazine->traits.batch_log2 < BATCH_MAX_LOG2) {
     ++magazine->traits.batch_log2;
   }
-  size_t share = min_size(num_slots(magazine) / 4, SLAB_FLUSH_MAX);
+  // A stack that has grown belongs to a thread that needs many.
+  size_t share = num_slots(magazine) <= SLAB_MAGAZINE_MIN_SLOTS
+                     ? 0
+                     : min_size(num_slots(magazine) / 4, SLAB_FLUSH_MAX);
   count = count > share ? count : share;
   return count > want ? count : want;
 }
@@ -376,13 +360,12 @@ static size_t next_batch(slab_magazine_t *magazine, size_t want) {
 bool slab_magazine_refill(slab_magazine_t *magazine, size_t want) {
   slab_cache_t *cache = magazine->cache;
   heed_reap(magazine);
-  slab_magazine_sync(magazine);
   size_t count = next_batch(magazine, want);
   if (count > num_slots(magazine)) {
     grow(magazine, 2 * count + 1);
   }
-  slab_slot_t *top = slab_top_load(magazine);
-  count = min_size(count, (size_t)(magazine->limit - top));
+  void **top = slab_top_load(magazine);
+  count = min_size(count, (size_t)(magazine->end - top));
   size_t taken = take_from_depot(magazine, count);
   if (taken == 0) {
     taken =

@@ -4,12 +4,13 @@
 // Where a cache's memory comes from: the kernel, the caller's two functions,
 // or the caller's buffer.
 //
-// Objects are asked for in slabs of 64 KiB and more and go back one by one.
-// Metadata is small and of all sizes. From the caller's functions it is asked
-// for as it is. From the kernel it comes in powers of two from 64 bytes to
-// 512 bytes, carved from blocks that all caches share and that are kept, and
-// above that in mappings of its own, which go back. In a buffer nothing goes
-// back.
+// The kernel's memory for objects is a range of addresses (range.c); only what
+// does not fit there comes as from the caller's functions: in slabs of 64 KiB
+// and more, which go back one by one. Metadata is small and of all sizes. From
+// the caller's functions it is asked for as it is. From the kernel it comes in
+// powers of two from 64 bytes to 512 bytes, carved from blocks that all caches
+// share and that are kept, and above that in mappings of its own, which go
+// back. In a buffer nothing goes back.
 //
 // Lock order: `metadata_lock` is the last one.
 
@@ -51,6 +52,25 @@ static void kernel_unmap(void *ptr, size_t size_bytes) {
   }
 }
 
+static void *kernel_reserve(size_t size_bytes) {
+  void *ptr = mmap(NULL, size_bytes, PROT_NONE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return ptr == MAP_FAILED ? NULL : ptr;
+}
+
+static bool kernel_allow_reads(void *ptr, size_t size_bytes) {
+  return mprotect(ptr, size_bytes, PROT_READ) == 0;
+}
+
+static bool kernel_allow_writes(void *ptr, size_t size_bytes) {
+  return mprotect(ptr, size_bytes, PROT_READ | PROT_WRITE) == 0;
+}
+
+static void kernel_discard(void *ptr, size_t size_bytes) {
+  // Fails where the memory is locked: it stays then.
+  madvise(ptr, size_bytes, MADV_DONTNEED);
+}
+
 static void kernel_advise_huge(void *ptr, size_t size_bytes) {
   // A kernel without huge pages says EINVAL; small ones do as well.
   madvise(ptr, size_bytes, MADV_HUGEPAGE);
@@ -59,6 +79,10 @@ static void kernel_advise_huge(void *ptr, size_t size_bytes) {
 const slab_kernel_t slab_kernel_default = {
     .map = kernel_map,
     .unmap = kernel_unmap,
+    .reserve = kernel_reserve,
+    .allow_reads = kernel_allow_reads,
+    .allow_writes = kernel_allow_writes,
+    .discard = kernel_discard,
     .advise_huge = kernel_advise_huge,
 };
 const slab_kernel_t *slab_kernel = &slab_kernel_default;

@@ -159,11 +159,21 @@ void slab_report_leaks(const slab_cache_t *cache, size_t count,
   write_line(&line);
 }
 
-// Returns the slab of `cache` that has an object at or around `ptr`.
+// Returns the slab of `cache` that has an object at or around `ptr`. The lock
+// is taken if it is free: a thread that is reported may hold it, inside of
+// slab_walk.
 static slab_t *find_slab(slab_cache_t *cache, const void *ptr) {
-  slab_table_t *table = __atomic_load_n(&cache->fast.table, __ATOMIC_ACQUIRE);
-  slab_entry_t *entry = slab_table_find(table, (uintptr_t)ptr);
-  return entry == NULL ? NULL : entry->slab;
+  bool is_locked = pthread_mutex_trylock(&cache->lock) == 0;
+  slab_t *slab = slab_find(cache, (uintptr_t)ptr);
+  if (slab != NULL && (slab->list >= SLAB_LIST_COUNT ||
+                       (uintptr_t)ptr - (uintptr_t)slab->base >=
+                           slab_span_bytes(cache, slab))) {
+    slab = NULL;
+  }
+  if (is_locked) {
+    pthread_mutex_unlock(&cache->lock);
+  }
+  return slab;
 }
 
 // Finds the other cache that `ptr` belongs to.
@@ -206,7 +216,7 @@ SLAB_NORETURN void slab_report_free(slab_cache_t *cache, void *ptr,
   size_t index = slab_index_of(cache, slab, (uintptr_t)ptr);
   report.object = slab_object_at(cache, slab, index);
   if ((cache->flags & SLAB_DEBUG) != 0) {
-    report.record = &slab_records(slab)[index];
+    report.record = &slab_records(cache, slab)[index];
   }
   if (report.object != ptr) {
     report.misuse = SLAB_MISUSE_INTERIOR;

@@ -6,7 +6,8 @@
 //   memory                                                       memory_bytes
 //   | color | front | object 0 | object 1 | ... | object n-1 | waste |
 //                   ^ base
-//   states, elsewhere:  one byte an object
+//   states, elsewhere:  one byte an object; those of the slabs of a range are
+//                       next to each other, and begin at any byte
 //
 // A free object in a slab is one of two kinds. The first `num_used` objects
 // have been out before: those of them that are back have the state FREE and
@@ -19,7 +20,7 @@
 // 1. num_free = number of FREE states + (count - num_used).
 // 2. States at num_used and above are UNUSED, others are not.
 // 3. No FREE state is before first_free.
-// 4. A slab is in the list that num_free says; the table knows its granules.
+// 4. A slab is in the list that num_free says, and is found from its address.
 //
 // If two threads free one object at once, and one of them is held up until the
 // other's share is back in the slab (magazine.c), the object counts twice in
@@ -52,6 +53,34 @@ size_t slab_index_of(const slab_cache_t *cache, const slab_t *slab,
   // As slab_find_state does it; also right for addresses inside of objects.
   uintptr_t offset = address - (uintptr_t)slab->base;
   return (size_t)(((slab_uint128_t)offset * cache->fast.reciprocal) >> 64);
+}
+
+slab_t *slab_find(const slab_cache_t *cache, uintptr_t address) {
+  slab_t *slab = cache->buffer_slab;
+  if (slab == NULL) {
+    slab = slab_range_find(cache, address);
+  }
+  if (slab == NULL) {
+    slab = slab_table_find(cache, address);
+  }
+  return slab;
+}
+
+uint8_t *slab_state_outside(const slab_cache_t *cache, uintptr_t address) {
+  const slab_t *slab = slab_table_find(cache, address);
+  if (slab == NULL) {
+    return NULL;
+  }
+  // As slab_find_state does it; of what is behind the last object, the stride
+  // is too much.
+  uintptr_t offset = address - (uintptr_t)slab->base;
+  slab_uint128_t product = (slab_uint128_t)offset * cache->fast.reciprocal;
+  size_t length_bytes = slab->memory_bytes - slab->offset_bytes;
+  if ((uint64_t)product >= cache->fast.reciprocal || offset >= length_bytes ||
+      length_bytes - offset < cache->stride_bytes) {
+    return NULL;
+  }
+  return slab->states + (size_t)(product >> 64);
 }
 
 static void list_push(slab_cache_t *cache, slab_t *slab,
@@ -109,14 +138,22 @@ void slab_list_add(slab_cache_t *cache, slab_t *slab) {
 
 void slab_list_drop(slab_cache_t *cache, slab_t *slab) {
   list_remove(cache, slab);
+  slab->list = SLAB_LIST_NONE;
   --cache->num_slabs;
 }
 
 // ---- taking and putting ----
 
-static uint64_t load_word(const slab_t *slab, size_t index) {
-  return __atomic_load_n((const uint64_t *)(const void *)(slab->states + index),
+// Returns the word of states at an address that is a multiple of a word. Some
+// of them may be another slab's.
+static uint64_t load_word(const uint8_t *states) {
+  return __atomic_load_n((const uint64_t *)(const void *)states,
                          __ATOMIC_RELAXED);
+}
+
+// Returns how many states are in the word of `state` before it.
+static size_t place_in_word(const uint8_t *state) {
+  return (uintptr_t)state % WORD_BYTES;
 }
 
 // Returns a word with the top bit set of the lowest byte that is FREE, and
@@ -130,17 +167,16 @@ static uint64_t free_in_word(uint64_t word) {
 // if there is none.
 static size_t find_free(const slab_t *slab, size_t index) {
   while (index < slab->num_used) {
-    size_t word_index = index & ~(size_t)(WORD_BYTES - 1);
-    // Bytes before `index` become UNUSED.
-    uint64_t word = load_word(slab, word_index) >>
-                    8 * (index - word_index) << 8 * (index - word_index);
-    uint64_t found = free_in_word(word);
+    const uint8_t *state = slab->states + index;
+    size_t place = place_in_word(state);
+    uint64_t found = free_in_word(load_word(state - place) >> 8 * place);
     if (found != 0) {
-      return word_index + (size_t)__builtin_ctzll(found) / 8;
+      index += (size_t)__builtin_ctzll(found) / 8;
+      break;
     }
-    index = word_index + WORD_BYTES;
+    index += WORD_BYTES - place;
   }
-  return slab->num_used;
+  return index < slab->num_used ? index : slab->num_used;
 }
 
 // The slab counts more free objects than there are.
@@ -153,18 +189,28 @@ SLAB_NORETURN static void die_miscounted(const slab_cache_t *cache,
                                       .ptr = slab->base});
 }
 
+// Another thread freed the object as well.
+SLAB_NORETURN static void die_twice(const slab_cache_t *cache,
+                                    const void *object, const char *function) {
+  slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
+                                      .function = function,
+                                      .cache = cache,
+                                      .ptr = object,
+                                      .object = object});
+}
+
 void slab_verify_count(const slab_cache_t *cache, const slab_t *slab,
                        const char *function) {
   size_t num_free = slab->count - slab->num_used;
-  for (size_t i = 0; i < slab->num_used; i += WORD_BYTES) {
-    uint64_t word = load_word(slab, i);
-    if (word == EACH_BYTE * SLAB_STATE_FREE) {
+  for (size_t i = 0; i < slab->num_used;) {
+    const uint8_t *state = slab->states + i;
+    if (place_in_word(state) == 0 && slab->num_used - i >= WORD_BYTES &&
+        load_word(state) == EACH_BYTE * SLAB_STATE_FREE) {
       num_free += WORD_BYTES;
-      continue;
-    }
-    // The states are whole words; those behind the last are UNUSED.
-    for (; word != 0; word >>= 8) {
-      num_free += (word & 0xff) == SLAB_STATE_FREE;
+      i += WORD_BYTES;
+    } else {
+      num_free += slab_state_load(state) == SLAB_STATE_FREE;
+      ++i;
     }
   }
   if (num_free != slab->num_free) {
@@ -172,14 +218,12 @@ void slab_verify_count(const slab_cache_t *cache, const slab_t *slab,
   }
 }
 
-// Fills slots with objects from `index` on.
-static void fill_slots(const slab_cache_t *cache, const slab_t *slab,
-                       size_t index, slab_slot_t *slots, size_t count) {
+// Fills in objects from `index` on.
+static void fill_in(const slab_cache_t *cache, const slab_t *slab, size_t index,
+                    void **out_objects, size_t count) {
   unsigned char *object = slab_object_at(cache, slab, index);
-  uint8_t *state = slab->states + index;
   for (size_t i = 0; i < count; ++i, object += cache->stride_bytes) {
-    slots[i].object = object;
-    slots[i].state = state + i;
+    out_objects[i] = object;
   }
 }
 
@@ -187,21 +231,25 @@ static void fill_slots(const slab_cache_t *cache, const slab_t *slab,
 // `count`; eight at once if all are: nobody else changes a FREE state. Returns
 // how many, and where to go on.
 static size_t take_word(slab_cache_t *cache, slab_t *slab, size_t *index,
-                        uint8_t state, slab_slot_t *slots, size_t count) {
-  size_t first = *index & ~(size_t)(WORD_BYTES - 1);
-  uint64_t word = load_word(slab, first) >> 8 * (*index - first);
-  if (word == EACH_BYTE * SLAB_STATE_FREE && count >= WORD_BYTES) {
-    __atomic_store_n((uint64_t *)(void *)(slab->states + first),
-                     EACH_BYTE * state, __ATOMIC_RELAXED);
-    fill_slots(cache, slab, first, slots, WORD_BYTES);
+                        uint8_t state, void **out_objects, size_t count) {
+  uint8_t *first = slab->states + *index;
+  size_t place = place_in_word(first);
+  if (place == 0 && count >= WORD_BYTES &&
+      slab->num_used - *index >= WORD_BYTES &&
+      load_word(first) == EACH_BYTE * SLAB_STATE_FREE) {
+    __atomic_store_n((uint64_t *)(void *)first, EACH_BYTE * state,
+                     __ATOMIC_RELAXED);
+    fill_in(cache, slab, *index, out_objects, WORD_BYTES);
     *index += WORD_BYTES;
     return WORD_BYTES;
   }
+  size_t end = *index + WORD_BYTES - place;
+  end = end < slab->num_used ? end : slab->num_used;
   size_t taken = 0;
-  for (; *index < first + WORD_BYTES && taken < count; ++*index, word >>= 8) {
-    if ((word & 0xff) == SLAB_STATE_FREE) {
+  for (; *index < end && taken < count; ++*index) {
+    if (slab_state_load(&slab->states[*index]) == SLAB_STATE_FREE) {
       slab_state_store(&slab->states[*index], state);
-      fill_slots(cache, slab, *index, &slots[taken++], 1);
+      fill_in(cache, slab, *index, &out_objects[taken++], 1);
     }
   }
   return taken;
@@ -209,7 +257,7 @@ static size_t take_word(slab_cache_t *cache, slab_t *slab, size_t *index,
 
 // Takes up to `count` FREE objects of `slab`.
 static size_t take_free(slab_cache_t *cache, slab_t *slab, uint8_t state,
-                        slab_slot_t *slots, size_t count) {
+                        void **out_objects, size_t count) {
   size_t num_free = slab->num_free - (slab->count - slab->num_used);
   if (count > num_free) {
     count = num_free;
@@ -221,8 +269,8 @@ static size_t take_free(slab_cache_t *cache, slab_t *slab, uint8_t state,
       // Counted as free, but a thread has it as well.
       die_miscounted(cache, slab, "slab_alloc");
     }
-    taken +=
-        take_word(cache, slab, &index, state, slots + taken, count - taken);
+    taken += take_word(cache, slab, &index, state, out_objects + taken,
+                       count - taken);
   }
   slab->num_free -= (uint32_t)count;
   slab->first_free = count == num_free ? slab->num_used : (uint32_t)index;
@@ -231,13 +279,18 @@ static size_t take_free(slab_cache_t *cache, slab_t *slab, uint8_t state,
 
 // Takes up to `count` objects of `slab` that never were out.
 static size_t take_unused(slab_cache_t *cache, slab_t *slab, uint8_t state,
-                          slab_slot_t *slots, size_t count) {
+                          void **out_objects, size_t count) {
   if (count > slab->count - slab->num_used) {
     count = slab->count - slab->num_used;
   }
-  fill_slots(cache, slab, slab->num_used, slots, count);
+  fill_in(cache, slab, slab->num_used, out_objects, count);
   for (size_t i = 0; i < count; ++i) {
-    slab_state_store(slots[i].state, state);
+    uint8_t *unused = &slab->states[slab->num_used + i];
+    if (slab_state_load(unused) != SLAB_STATE_UNUSED) {
+      // By a thread that was held up in it until the slab was gone.
+      die_twice(cache, out_objects[i], "slab_alloc");
+    }
+    slab_state_store(unused, state);
   }
   if (slab->first_free == slab->num_used) {
     slab->first_free += (uint32_t)count;
@@ -247,7 +300,7 @@ static size_t take_unused(slab_cache_t *cache, slab_t *slab, uint8_t state,
   return count;
 }
 
-size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
+size_t slab_take(slab_cache_t *cache, uint8_t state, void **out_objects,
                  size_t count, size_t *out_num_unused) {
   size_t taken = 0;
   // A child of fork must not take it for constructed.
@@ -261,9 +314,9 @@ size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
     if (slab == NULL) {
       break;
     }
-    taken += take_free(cache, slab, state, slots + taken, count - taken);
-    *out_num_unused =
-        take_unused(cache, slab, unused_state, slots + taken, count - taken);
+    taken += take_free(cache, slab, state, out_objects + taken, count - taken);
+    *out_num_unused = take_unused(cache, slab, unused_state,
+                                  out_objects + taken, count - taken);
     taken += *out_num_unused;
     relist(cache, slab);
   }
@@ -281,53 +334,22 @@ void slab_put(slab_cache_t *cache, slab_t *slab, size_t index) {
   relist(cache, slab);
 }
 
-// Finds the slab of an object, as `slab_find_state` finds its state, and its
-// index there. NULL: it is none. Lock held.
-static slab_t *find_slab(slab_cache_t *cache, uintptr_t address,
-                         size_t *out_index) {
-  slab_table_t *table = cache->fast.table;
-  slab_entry_t *entry = slab_table_home(table, address);
-  uint8_t *state;
-  if (SLAB_UNLIKELY(!slab_find_state(&cache->fast, entry, address, &state))) {
-    entry = slab_table_find(table, address);
-    if (entry == NULL ||
-        !slab_find_state(&cache->fast, entry, address, &state)) {
-      return NULL;
-    }
-  }
-  *out_index = (size_t)(state - entry->states);
-  return entry->slab;
-}
-
 // Puts an object into its slab whose state should be `from`. Lock held.
 static void put_one(slab_cache_t *cache, void *object, uint8_t from) {
-  size_t index;
-  slab_t *slab = find_slab(cache, (uintptr_t)object, &index);
-  if (slab == NULL || slab_state_load(&slab->states[index]) != from) {
-    // Another thread freed it as well, and took it to its slab already.
-    slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
-                                        .function = "slab_free",
-                                        .cache = cache,
-                                        .ptr = object,
-                                        .object = object});
+  slab_t *slab = slab_find(cache, (uintptr_t)object);
+  uint8_t *state = slab_state_at(cache, (uintptr_t)object);
+  if (slab == NULL || slab_state_load(state) != from) {
+    die_twice(cache, object, "slab_free");
   }
-  slab_state_store(&slab->states[index], SLAB_STATE_FREE);
-  slab_put(cache, slab, index);
+  slab_state_store(state, SLAB_STATE_FREE);
+  slab_put(cache, slab, (size_t)(state - slab->states));
 }
 
-void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count) {
+void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count,
+                  uint8_t from) {
   pthread_mutex_lock(&cache->lock);
   for (size_t i = 0; i < count; ++i) {
-    put_one(cache, objects[i], SLAB_STATE_SHARED);
-  }
-  pthread_mutex_unlock(&cache->lock);
-}
-
-void slab_put_slots(slab_cache_t *cache, const slab_slot_t *slots, size_t count,
-                    uint8_t from) {
-  pthread_mutex_lock(&cache->lock);
-  for (size_t i = 0; i < count; ++i) {
-    put_one(cache, slots[i].object, from);
+    put_one(cache, objects[i], from);
   }
   pthread_mutex_unlock(&cache->lock);
 }
@@ -349,13 +371,13 @@ static const char *check_slab(slab_cache_t *cache, slab_t *slab) {
   if (num_free != slab->num_free) {
     return "slab: number of free objects";
   }
-  uintptr_t last = (uintptr_t)slab->base + slab_span_bytes(cache, slab) - 1;
-  for (uintptr_t at = (uintptr_t)slab->base; at <= last;
-       at = (at | (SLAB_GRANULE_BYTES - 1)) + 1) {
-    slab_entry_t *entry = slab_table_find(cache->fast.table, at);
-    if (entry == NULL || entry->slab != slab ||
-        entry->base != (uintptr_t)slab->base || entry->states != slab->states) {
-      return "slab: not in the table as it is";
+  // From its address; those between are found by the same arithmetic.
+  for (size_t i = 0; i < slab->count;
+       i += slab->count == 1 ? 1 : slab->count - 1) {
+    uintptr_t object = (uintptr_t)slab_object_at(cache, slab, i);
+    if (slab_find(cache, object) != slab ||
+        slab_state_at(cache, object) != &slab->states[i]) {
+      return "slab: an object is not found from its address";
     }
   }
   return (cache->flags & SLAB_DEBUG) == 0 ? NULL
@@ -392,5 +414,5 @@ const char *slab_check_layer(slab_cache_t *cache) {
       bytes != cache->slab_bytes) {
     return "slab: number of slabs, objects or bytes";
   }
-  return NULL;
+  return slab_range_check(cache);
 }

@@ -89,16 +89,9 @@ typedef struct census {
   const char *broken;
 } census_t;
 
-static void check_slot(census_t *census, const slab_slot_t *slot,
-                       uint8_t expected) {
-  uintptr_t address = (uintptr_t)slot->object;
-  slab_entry_t *entry = slab_table_find(census->cache->fast.table, address);
-  uint8_t *state;
-  if (entry == NULL ||
-      !slab_find_state(&census->cache->fast, entry, address, &state) ||
-      state != slot->state) {
-    census->broken = "magazine: a slot's state is not its object's";
-  } else if (slab_state_load(state) != expected) {
+static void check_slot(census_t *census, const void *object, uint8_t expected) {
+  uint8_t *state = slab_state_at(census->cache, (uintptr_t)object);
+  if (state == NULL || slab_state_load(state) != expected) {
     census->broken = "magazine: an object that is not in it by its state";
   }
   ++census->counts[expected];
@@ -106,22 +99,24 @@ static void check_slot(census_t *census, const slab_slot_t *slot,
 
 static void check_magazine(void *context, slab_magazine_t *magazine) {
   census_t *census = context;
-  slab_slot_t *top = slab_top_load(magazine);
-  bool is_shared = magazine->traits.live_state == SLAB_STATE_NEVER;
-  uint8_t expected =
-      is_shared ? SLAB_STATE_SHARED : magazine->traits.free_state;
-  if (top < magazine->bottom || top > magazine->limit) {
+  void **top = slab_top_load(magazine);
+  uint8_t expected = slab_magazine_state(magazine);
+  if (top < magazine->bottom || top > magazine->end) {
     census->broken = "magazine: the top is outside";
     return;
   }
-  if (!is_shared && census->counts[expected] != 0) {
+  if (!magazine->traits.is_shared && census->counts[expected] != 0) {
     census->broken = "magazine: two with one tag";
   }
-  for (slab_slot_t *slot = magazine->bottom; slot < top; ++slot) {
-    check_slot(census, slot, expected);
+  for (void **slot = magazine->bottom; slot < top; ++slot) {
+    check_slot(census, *slot, expected);
   }
   if (magazine->hot_free_state != NULL) {
-    check_slot(census, &magazine->hot, expected);
+    check_slot(census, magazine->hot, expected);
+    if (magazine->hot_free_state !=
+        slab_state_at(census->cache, (uintptr_t)magazine->hot)) {
+      census->broken = "magazine: the hot object's state is another one's";
+    }
   }
 }
 

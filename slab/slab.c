@@ -19,6 +19,12 @@ enum {
   LIMIT_SHARE = 64,  // Of max_objects, what a thread may have cached.
   PAGE_BYTES = 4096,
   LINE_BYTES = 64,
+  // Strides in a range that are multiples of this are a line longer, lest the
+  // first lines of all objects compete for few sets of the processor's cache;
+  // if that costs no more than 1/32.
+  COLORED_MULTIPLE = 512,
+  COLORED_BYTES_MIN = 2048,
+  OUTSIDE_OBJECTS = 8,  // In a slab outside of the range, if they fit 2 MiB.
 };
 
 static_assert(offsetof(slab_cache_t, fast) == 0, "the inline paths cast");
@@ -38,7 +44,14 @@ static bool are_valid(const slab_options_t *options) {
           (is_power_of_two(options->align_bytes) &&
            options->align_bytes <= SLAB_ALIGN_BYTES_MAX)) &&
          (options->flags & ~(unsigned)(SLAB_DEBUG | SLAB_NO_MAGAZINES)) == 0 &&
-         (options->source.alloc == NULL) == (options->source.free == NULL);
+         (options->source.alloc == NULL) == (options->source.free == NULL) &&
+         options->buffer_bytes <= UINTPTR_MAX - (uintptr_t)options->buffer;
+}
+
+// Could it have a range? Without magazines it has no use for one.
+static bool may_have_range(const slab_options_t *options) {
+  return options->buffer == NULL && options->source.alloc == NULL &&
+         (options->flags & (SLAB_DEBUG | SLAB_NO_MAGAZINES)) == 0;
 }
 
 static void set_layout(slab_cache_t *cache, const slab_options_t *options) {
@@ -52,6 +65,7 @@ static void set_layout(slab_cache_t *cache, const slab_options_t *options) {
   }
   cache->object_bytes = size_bytes;
   cache->align_bytes = align_bytes;
+  cache->outside_shift = SLAB_GRANULE_SHIFT;
   if ((options->flags & SLAB_DEBUG) != 0) {
     cache->front_bytes = slab_round_up(SLAB_RED_ZONE_BYTES, align_bytes);
     size_bytes += cache->front_bytes + SLAB_RED_ZONE_BYTES;
@@ -60,7 +74,20 @@ static void set_layout(slab_cache_t *cache, const slab_options_t *options) {
     size_bytes = STRIDE_MIN;
   }
   cache->stride_bytes = slab_round_up(size_bytes, align_bytes);
-  cache->fast.epoch = 1;
+  if (may_have_range(options) && align_bytes <= LINE_BYTES &&
+      cache->stride_bytes >= COLORED_BYTES_MIN &&
+      cache->stride_bytes % COLORED_MULTIPLE == 0) {
+    cache->stride_bytes += LINE_BYTES;
+  }
+  while ((size_t)1 << cache->outside_shift < SLAB_BYTES_MAX &&
+         (size_t)1 << cache->outside_shift <
+             OUTSIDE_OBJECTS * cache->stride_bytes) {
+    ++cache->outside_shift;
+  }
+  while ((size_t)1 << cache->outside_shift <
+         cache->front_bytes + cache->stride_bytes) {
+    ++cache->outside_shift;
+  }
   cache->fast.reciprocal = UINT64_MAX / cache->stride_bytes + 1;
 }
 
@@ -113,24 +140,6 @@ static int init_locks(slab_cache_t *cache) {
   return status != 0 ? status : slab_depot_init(cache);
 }
 
-static bool init_table(slab_cache_t *cache) {
-  size_t size_log2 = SLAB_TABLE_MIN_LOG2;
-  if (cache->has_buffer) {
-    size_t bytes = (size_t)(cache->buffer.end - cache->buffer.next);
-    while ((size_t)1 << size_log2 < 2 * (bytes / SLAB_GRANULE_BYTES + 2)) {
-      ++size_log2;
-    }
-  }
-  slab_table_t *table = slab_metadata_alloc(cache, slab_table_bytes(size_log2));
-  if (table == NULL) {
-    return false;
-  }
-  slab_table_init(table, size_log2);
-  cache->tables[size_log2] = table;
-  cache->fast.table = table;
-  return true;
-}
-
 enum {
   BUFFER_SLOTS = 64,
 };
@@ -148,21 +157,9 @@ static bool init_buffer(slab_cache_t *cache) {
   return cache->buffer_slots != NULL && slab_grow_in_buffer(cache);
 }
 
-static void free_tables(slab_cache_t *cache) {
-  for (size_t i = 0; i < SLAB_TABLE_SIZES; ++i) {
-    slab_metadata_free(cache, cache->tables[i], slab_table_bytes(i));
-  }
-}
-
-// Caches have a page each, of which they take less than half: where in it,
-// and where the first slab's objects start, differs from cache to cache. If
-// their first lines, or a cache's and its first states, were all at the start
-// of a page, they would compete for few sets of the processor's cache, and
-// loads of the one would wait for stores to the other.
-static slab_cache_t *cache_alloc(slab_cache_t *draft) {
-  static size_t num_caches;  // Atomic, relaxed.
-  size_t number = __atomic_fetch_add(&num_caches, 1, __ATOMIC_RELAXED);
-  draft->next_color = number;
+// Caches have a page each, of which they take less than half: where in it
+// differs from cache to cache (range.c says why).
+static slab_cache_t *cache_alloc(slab_cache_t *draft, size_t number) {
   draft->own_bytes = sizeof(*draft);
   size_t offset_bytes = 0;
   if (!draft->has_buffer && !draft->has_source) {
@@ -194,23 +191,23 @@ slab_cache_t *slab_cache_create(const slab_options_t *options) {
   }
   set_options(&draft, options);
   error = options->buffer != NULL ? EINVAL : ENOMEM;
-  slab_cache_t *cache = cache_alloc(&draft);
+  static size_t num_caches;  // Atomic, relaxed.
+  size_t number = __atomic_fetch_add(&num_caches, 1, __ATOMIC_RELAXED);
+  slab_cache_t *cache = cache_alloc(&draft, number);
   if (cache == NULL) {
     goto fail;
   }
-  if (init_locks(cache) != 0 || !init_table(cache)) {
+  if (init_locks(cache) != 0 || !init_buffer(cache)) {
     goto fail_cache;
-  }
-  if (!init_buffer(cache)) {
-    goto fail_table;
   }
   slab_process_lock();
   slab_register(cache);
   slab_process_unlock();
+  if (may_have_range(options) && cache->magazine_id != 0) {
+    slab_range_create(cache, number);
+  }
   return cache;
 
-fail_table:
-  free_tables(cache);
 fail_cache:
   cache_free(cache);
 fail:
@@ -257,7 +254,7 @@ static void destroy_slabs(slab_cache_t *cache) {
       slab_verify_count(cache, slab, "slab_cache_destroy");
     }
     cache->lists[list].first = NULL;
-    slab_destroy_chain(cache, first);
+    slab_retire_chain(cache, first);
   }
 }
 
@@ -277,7 +274,9 @@ int slab_cache_destroy(slab_cache_t *cache, unsigned flags) {
   slab_process_unlock();
   destroy_slabs(cache);
   slab_depot_trim(cache);
-  free_tables(cache);
+  slab_free_retired(cache);
+  slab_table_destroy(cache);
+  slab_range_destroy(cache);
   pthread_mutex_destroy(&cache->depot.lock);
   pthread_cond_destroy(&cache->grown);
   pthread_mutex_destroy(&cache->lock);
@@ -324,9 +323,10 @@ void slab_free(slab_cache_t *cache, void *object) {
 // ---- many ----
 
 // Pops up to `count` objects. Stops where the usual case does.
-static size_t pop_bulk(slab_magazine_t *magazine, size_t count,
-                       void **out_objects) {
-  slab_slot_t *top = slab_top_load(magazine);
+static size_t pop_bulk(const slab_cache_t *cache, slab_magazine_t *magazine,
+                       size_t count, void **out_objects) {
+  const slab_cache_fast_t fast = cache->fast;
+  void **top = slab_top_load(magazine);
   size_t cached = (size_t)(top - magazine->bottom);
   if (count > cached) {
     count = cached;
@@ -335,16 +335,22 @@ static size_t pop_bulk(slab_magazine_t *magazine, size_t count,
     return 0;  // It may be the one that nobody writes.
   }
   uint8_t free_state = magazine->traits.free_state;
-  uint8_t live_state = magazine->traits.live_state;
   size_t i = 0;
   for (; i < count; ++i) {
-    uint8_t *state = top[-1].state;
+    void *object = top[-1];
+    // As slab_alloc_any does it.
+    uintptr_t offset = (uintptr_t)object - fast.base;
+    if (SLAB_UNLIKELY(offset >= fast.limit_bytes)) {
+      break;
+    }
+    uint8_t *state = fast.states +
+                     (size_t)(((slab_uint128_t)offset * fast.reciprocal) >> 64);
     if (SLAB_UNLIKELY(slab_state_load(state) != free_state)) {
       break;
     }
-    slab_state_store(state, live_state);
+    slab_state_store(state, SLAB_STATE_LIVE);
     --top;
-    out_objects[i] = top->object;
+    out_objects[i] = object;
   }
   slab_top_store(magazine, top);
   slab_count(&magazine->num_allocs, i);
@@ -355,7 +361,7 @@ int slab_alloc_bulk(slab_cache_t *cache, size_t count, void **out_objects) {
   slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
   size_t done = 0;
   for (;;) {
-    done += pop_bulk(magazine, count - done, out_objects + done);
+    done += pop_bulk(cache, magazine, count - done, out_objects + done);
     if (done == count) {
       return 0;
     }
@@ -370,57 +376,29 @@ int slab_alloc_bulk(slab_cache_t *cache, size_t count, void **out_objects) {
   }
 }
 
-// What an entry says of objects next to each other, in registers.
-typedef struct range {
-  uintptr_t base;
-  size_t limit_bytes;
-  uint8_t *states;
-} range_t;
-
-static range_t range_at(slab_table_t *table, uintptr_t address) {
-  const slab_entry_t *entry = slab_table_home(table, address);
-  return (range_t){.base = SLAB_ENTRY_LOAD(&entry->base),
-                   .limit_bytes = SLAB_ENTRY_LOAD(&entry->limit_bytes),
-                   .states = SLAB_ENTRY_LOAD(&entry->states)};
-}
-
 // Pushes up to `count` objects. Stops where the usual case does.
 static size_t push_bulk(slab_cache_t *cache, size_t count,
                         void *const *objects) {
-  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
-  slab_slot_t *top = slab_top_load(magazine);
-  slab_table_t *table = slab_table_of(&cache->fast);
-  uint64_t reciprocal = cache->fast.reciprocal;
+  const slab_cache_fast_t fast = cache->fast;
+  slab_magazine_t *magazine = slab_magazine_of(&fast);
+  void **top = slab_top_load(magazine);
+  if (top >= magazine->limit) {
+    return 0;  // It may be the one that nobody writes.
+  }
   size_t room = (size_t)(magazine->limit - top);
   if (count > room) {
     count = room;
   }
-  if (count == 0) {
-    return 0;  // It may be the one that nobody writes.
-  }
   uint8_t free_state = magazine->traits.free_state;
-  uint8_t live_state = magazine->traits.live_state;
-  range_t range = {.limit_bytes = 0};
   size_t i = 0;
   for (; i < count; ++i, ++top) {
-    uintptr_t address = (uintptr_t)objects[i];
-    if (address - range.base >= range.limit_bytes) {
-      range = range_at(table, address);
-    }
-    // As slab_find_state does it.
-    uintptr_t offset = address - range.base;
-    slab_uint128_t product = (slab_uint128_t)offset * reciprocal;
-    if (SLAB_UNLIKELY((uint64_t)product >= reciprocal) ||
-        SLAB_UNLIKELY(offset >= range.limit_bytes)) {
-      break;
-    }
-    uint8_t *state = range.states + (size_t)(product >> 64);
-    if (SLAB_UNLIKELY(slab_state_load(state) != live_state)) {
+    uint8_t *state;
+    if (SLAB_UNLIKELY(!slab_find_state(&fast, (uintptr_t)objects[i], &state)) ||
+        SLAB_UNLIKELY(slab_state_load(state) != SLAB_STATE_LIVE)) {
       break;
     }
     slab_state_store(state, free_state);
-    top->object = objects[i];
-    top->state = state;
+    *top = objects[i];
   }
   slab_top_store(magazine, top);
   return i;
@@ -454,9 +432,9 @@ size_t slab_reap(slab_cache_t *cache) {
   slab_t *chain = cache->has_buffer ? NULL : slab_unlink_empty(cache, SIZE_MAX);
   slab_keep_least(cache);
   pthread_mutex_unlock(&cache->lock);
-  size_t bytes = slab_destroy_chain(cache, chain);
+  size_t bytes = slab_retire_chain(cache, chain);
   pthread_mutex_lock(&cache->lock);
-  slab_table_trim(cache);
+  slab_range_trim(cache);
   pthread_mutex_unlock(&cache->lock);
   errno = saved_errno;
   return bytes;

@@ -67,8 +67,10 @@ typedef struct slab_cache slab_cache_t;
 // time, `free` also at thread exit; they must not use slab themselves, nor wait
 // for a thread that does.
 typedef struct slab_source {
-  // Returns `size_bytes` at a multiple of `align_bytes` (a power of two), or
-  // NULL. The contents do not matter.
+  // Returns `size_bytes` at a multiple of `align_bytes`, a power of two, or
+  // NULL. The contents do not matter. For objects it is asked for 64 KiB to
+  // 4 MiB at a multiple of as much; memory that is not, or that the cache has
+  // already, ends the process.
   void *(*alloc)(void *context, size_t size_bytes, size_t align_bytes);
   // Takes back what `alloc` returned, whole.
   void (*free)(void *context, void *ptr, size_t size_bytes);
@@ -107,7 +109,9 @@ typedef struct slab_options {
   // 1/64 of the limit a thread, which other threads do not get. Below 128,
   // nothing is cached, as with SLAB_NO_MAGAZINES. 0: no limit.
   size_t max_objects;
-  // Functions NULL: the kernel.
+  // Functions NULL: the kernel, from which a cache with magazines reserves
+  // addresses once, up to 64 GiB (of those that it has no use for, no memory
+  // comes), fewer if there is a limit to them.
   slab_source_t source;
   // If not NULL, all memory of the cache, its handle included, is in here and
   // stays there, but for the heads of threads' magazines; `source` is not
@@ -130,10 +134,9 @@ typedef struct slab_options {
                      align_bytes) +                                         \
           1 + 24,                                                           \
       align_bytes, count)
-// `each_bytes` an object, its state included; the table is 1/512 of all.
-#define SLAB_BUFFER_OF_(each_bytes, align_bytes, count)                \
-  (4096 + 3 * (size_t)(align_bytes) + (size_t)(count) * (each_bytes) + \
-   (size_t)(count) * (each_bytes) / 500)
+// `each_bytes` an object, its state included.
+#define SLAB_BUFFER_OF_(each_bytes, align_bytes, count) \
+  (4096 + 3 * (size_t)(align_bytes) + (size_t)(count) * (each_bytes))
 #define SLAB_ROUND_UP_(value, multiple)                            \
   (((size_t)(value) + (size_t)(multiple)-1) / (size_t)(multiple) * \
    (size_t)(multiple))

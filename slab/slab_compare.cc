@@ -34,7 +34,8 @@
 // Cache misses of a pair with a million live objects, where the processor does
 // not count them: the difference of two runs that simulate its caches,
 //
-//   valgrind --tool=cachegrind --cache-sim=yes --D1=49152,12,64
+//   GLIBC_TUNABLES=glibc.rtld.optional_static_tls=16384
+//     valgrind --tool=cachegrind --cache-sim=yes --D1=49152,12,64
 //     --LL=2097152,16,64 bazel-bin/slab/slab_compare --only=slab --bursts=N
 //
 // with N = 1000 and N = 11000 (a burst is 100 pairs), by a million.

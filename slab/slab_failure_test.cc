@@ -34,18 +34,21 @@ struct FakeKernel {
   int fail_count = 0;
   int failures = 0;
   size_t mapped_bytes = 0;
+  size_t reserve_bytes_max = SIZE_MAX;
 };
 
 FakeKernel kernel;
 
-void *FakeMap(size_t size_bytes) {
+bool IsRefused() {
   ++kernel.calls;
-  if (kernel.calls >= kernel.fail_from &&
-      kernel.calls - kernel.fail_from < kernel.fail_count) {
-    ++kernel.failures;
-    return nullptr;
-  }
-  void *ptr = slab_kernel_default.map(size_bytes);
+  const bool is_refused = kernel.calls >= kernel.fail_from &&
+                          kernel.calls - kernel.fail_from < kernel.fail_count;
+  kernel.failures += is_refused;
+  return is_refused;
+}
+
+void *FakeMap(size_t size_bytes) {
+  void *ptr = IsRefused() ? nullptr : slab_kernel_default.map(size_bytes);
   kernel.mapped_bytes += ptr == nullptr ? 0 : size_bytes;
   return ptr;
 }
@@ -55,10 +58,28 @@ void FakeUnmap(void *ptr, size_t size_bytes) {
   slab_kernel_default.unmap(ptr, size_bytes);
 }
 
+void *FakeReserve(size_t size_bytes) {
+  const bool is_refused = IsRefused() || size_bytes > kernel.reserve_bytes_max;
+  void *ptr = is_refused ? nullptr : slab_kernel_default.reserve(size_bytes);
+  kernel.mapped_bytes += ptr == nullptr ? 0 : size_bytes;
+  return ptr;
+}
+
+bool FakeAllowReads(void *ptr, size_t size_bytes) {
+  return !IsRefused() && slab_kernel_default.allow_reads(ptr, size_bytes);
+}
+
+bool FakeAllowWrites(void *ptr, size_t size_bytes) {
+  return !IsRefused() && slab_kernel_default.allow_writes(ptr, size_bytes);
+}
+
 void FakeAdviseHuge(void *, size_t) {
 }
 
-const slab_kernel_t kFakeKernel = {FakeMap, FakeUnmap, FakeAdviseHuge};
+const slab_kernel_t kFakeKernel = {FakeMap,         FakeUnmap,
+                                   FakeReserve,     FakeAllowReads,
+                                   FakeAllowWrites, slab_kernel_default.discard,
+                                   FakeAdviseHuge};
 
 slab_options_t Options(size_t object_bytes, unsigned flags) {
   slab_options_t options = {};
@@ -162,8 +183,11 @@ class SlabFailureTest : public testing::Test {
     EXPECT_EQ(source.live_bytes(), 0u);
   }
 
-  void FailEachOfKernel(size_t object_bytes, unsigned flags, int count) {
+  // No range is longer than `range_bytes`, so that much is outside of it.
+  void FailEachOfKernel(size_t object_bytes, unsigned flags, int count,
+                        size_t range_bytes = SIZE_MAX) {
     kernel = {};
+    kernel.reserve_bytes_max = range_bytes;
     slab_kernel = &kFakeKernel;
     FailEach(
         Options(object_bytes, flags), count,
@@ -202,6 +226,28 @@ TEST_F(SlabFailureTest, EachMappingMayFailOnce) {
 
 TEST_F(SlabFailureTest, EachMappingAndAllAfterItMayFail) {
   FailEachOfKernel(64, 0, 1 << 30);
+}
+
+TEST_F(SlabFailureTest, MappingsMayFailOutsideOfTheRange) {
+  FailEachOfKernel(64, 0, 1, 0);
+  FailEachOfKernel(64, 0, 1 << 30, 0);
+  FailEachOfKernel(64, SLAB_DEBUG, 1);
+}
+
+// Most of the objects are in the range: it gets a part of this.
+constexpr size_t kScarce = 40 << 20;
+
+TEST_F(SlabFailureTest, MappingsMayFailWhenTheRangeIsFull) {
+  FailEachOfKernel(200, 0, 1, kScarce);
+  FailEachOfKernel(200, 0, 1 << 30, kScarce);
+  slab_kernel = &kFakeKernel;
+  {
+    CacheModel model(Options(200, 0));
+    ASSERT_TRUE(model.AllocBulk(12000));
+    EXPECT_GT(model.cache()->range.next_bytes, 1u << 20);
+    EXPECT_GT(model.cache()->num_outside, 0u);
+  }
+  slab_kernel = &slab_kernel_default;
 }
 
 // A source under whose `alloc` another thread asks for an object of a cache

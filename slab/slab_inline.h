@@ -12,6 +12,7 @@
 #ifndef MY_ALLOC_SLAB_SLAB_INLINE_H_
 #define MY_ALLOC_SLAB_SLAB_INLINE_H_
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,74 +27,51 @@ extern "C" {
 #define SLAB_INLINE static inline __attribute__((always_inline))
 
 enum {
-  SLAB_GRANULE_SHIFT = 16,  // A granule of addresses belongs to one slab.
-  SLAB_STATE_LIVE = 1,      // The state of an object that is handed out.
+  SLAB_STATE_LIVE = 1,  // The state of an object that is handed out.
 };
 
 __extension__ typedef unsigned __int128 slab_uint128_t;
 
-// A free object in a magazine.
-typedef struct slab_slot {
-  void *object;
-  uint8_t *state;
-} slab_slot_t;
-
 // What the fast paths compare with.
 typedef struct slab_traits {
-  uint8_t live_state;  // The state of live objects.
-  uint8_t free_state;  // Of objects in the magazine.
+  uint8_t free_state;  // The state of objects in the magazine.
   uint8_t batch_log2;  // As many objects the next refill asks for.
   uint8_t no_state;    // Of no object.
-  uint32_t epoch;      // The cache's, as far as the hot object is concerned.
+  bool is_shared;      // It has no tag of its own.
 } slab_traits_t;
 
 // What a thread has of a cache. All zero when it has nothing. Written by the
 // owner only, but for what others read as numbers (relaxed): `top`,
 // `num_allocs`, and some of the second line.
 typedef struct __attribute__((aligned(64))) slab_magazine {
-  slab_slot_t *top;     // The next free slot of the stack.
-  slab_slot_t *bottom;  // The first slot.
-  slab_slot_t *limit;   // Behind the last slot.
-  // The object that this thread allocated last. Its state is good while the
-  // epoch is the cache's, and while the object is free here.
-  slab_slot_t hot;
-  uint8_t *hot_free_state;  // Its state if it is free again, otherwise NULL.
+  void **top;     // The next free slot of the stack.
+  void **bottom;  // The first slot.
+  void **limit;   // Behind the last slot that the fast paths may fill.
+  // The object that this thread allocated last, and where its state is.
+  void *hot;
+  uint8_t *hot_state;
+  uint8_t *hot_free_state;  // The same if it is free again, otherwise NULL.
   uint64_t num_allocs;
   slab_traits_t traits;
   // Not for the fast paths.
   slab_cache_t *cache;   // NULL: not in use.
+  void **end;            // Behind the last slot.
   uint32_t num_refills;  // Since the thread began to use the cache.
   uint32_t num_flushes;
   uint32_t refills_at_growth;  // num_refills when it last grew.
   uint32_t generation;         // The cache's when it last gave all up.
 } slab_magazine_t;
 
-// What the table says of a granule. All zero: nothing.
-typedef struct slab_entry {
-  uintptr_t base;      // Address of the slab's first object.
-  size_t limit_bytes;  // From there to the last object's end; 0: none.
-  uint8_t *states;     // One byte an object.
-  struct slab_piece *slab;
-} slab_entry_t;
-
-// From a granule to its slab; its entries follow it. Replaced as a whole when
-// it grows; the ones before stay readable.
-typedef struct slab_table {
-  uintptr_t mask_bytes;  // (number of entries - 1) * sizeof(slab_entry_t).
-  size_t num_used;  // Entries that are or were in use. Cache's lock, as below.
-  size_t num_displaced;  // Entries that were put elsewhere than home.
-  size_t reserved;
-} slab_table_t;
-
-// The first line of a cache: all that the fast paths read of it. Immutable but
-// for `table` (acquire; whoever has a live object sees a table that knows it)
-// and the epoch (relaxed; whoever has an object of a slab that came later sees
-// that it has changed).
+// The first line of a cache: all that the fast paths read of it. Immutable.
+// The range is where the cache's objects lie, unless it has none or that is
+// full; object number i of it starts at base + i * stride, its state is at
+// states + i.
 typedef struct __attribute__((aligned(64))) slab_cache_fast {
-  uint32_t magazine_offset_bytes;  // From the thread's base.
-  uint32_t epoch;  // Never 0; changes before memory of slabs goes back.
-  slab_table_t *table;
+  uintptr_t base;
+  size_t limit_bytes;   // The length of the range; 0: none.
   uint64_t reciprocal;  // ceil(2^64 / stride).
+  uint8_t *states;
+  size_t magazine_offset_bytes;  // From the thread's base.
 } slab_cache_fast_t;
 
 // The thread's magazines; never NULL. Code for shared objects would call a
@@ -122,11 +100,11 @@ SLAB_INLINE void slab_state_store(uint8_t *state, uint8_t value) {
   __atomic_store_n(state, value, __ATOMIC_RELAXED);
 }
 
-SLAB_INLINE slab_slot_t *slab_top_load(const slab_magazine_t *magazine) {
+SLAB_INLINE void **slab_top_load(const slab_magazine_t *magazine) {
   return __atomic_load_n(&magazine->top, __ATOMIC_RELAXED);
 }
 
-SLAB_INLINE void slab_top_store(slab_magazine_t *magazine, slab_slot_t *top) {
+SLAB_INLINE void slab_top_store(slab_magazine_t *magazine, void **top) {
   __atomic_store_n(&magazine->top, top, __ATOMIC_RELAXED);
 }
 
@@ -145,49 +123,20 @@ SLAB_INLINE slab_magazine_t *slab_magazine_of(const slab_cache_fast_t *fast) {
                                      fast->magazine_offset_bytes);
 }
 
-// Relaxed: a thread that has an object of a slab which came after the change
-// learned of both from whoever gave it the object.
-SLAB_INLINE uint32_t slab_epoch_load(const slab_cache_fast_t *fast) {
-  return __atomic_load_n(&fast->epoch, __ATOMIC_RELAXED);
-}
-
-// Acquire: with the release in slab_table_replace.
-SLAB_INLINE slab_table_t *slab_table_of(const slab_cache_fast_t *fast) {
-  return __atomic_load_n(&fast->table, __ATOMIC_ACQUIRE);
-}
-
-// Returns the entry where the granule of `object` has its home.
-SLAB_INLINE slab_entry_t *slab_table_home(slab_table_t *table,
-                                          uintptr_t object) {
-  const int shift = SLAB_GRANULE_SHIFT - 5;
-  uintptr_t offset_bytes = (object >> shift) & table->mask_bytes;
-  return (slab_entry_t *)(void *)((unsigned char *)(table + 1) + offset_bytes);
-}
-
-// A relaxed load of a word of an entry, which the compiler may make a part of
-// the instruction that uses it: it never does with an atomic one, and here that
-// takes four instructions and a register to save. An aligned word is read
-// whole.
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
-#define SLAB_ENTRY_LOAD(member) (*(member))
-#else
-#define SLAB_ENTRY_LOAD(member) __atomic_load_n(member, __ATOMIC_RELAXED)
-#endif
-
-// Finds the state of the object that starts at `object`; false if the slab of
-// `entry` has none there. Of an offset times the reciprocal, the upper half is
-// the index of the object, and the lower half is below the reciprocal exactly
-// when the offset is a multiple of the stride.
+// Finds the state of the object of the range that starts at `object`; false if
+// there is none. Of an offset times the reciprocal, the upper half is the index
+// of the object, and the lower half is below the reciprocal exactly when the
+// offset is a multiple of the stride. States are there for all of the range, so
+// that those of memory that has no object yet, or none any more, say so.
 SLAB_INLINE bool slab_find_state(const slab_cache_fast_t *fast,
-                                 const slab_entry_t *entry, uintptr_t object,
-                                 uint8_t **out_state) {
-  uintptr_t offset = object - SLAB_ENTRY_LOAD(&entry->base);
+                                 uintptr_t object, uint8_t **out_state) {
+  uintptr_t offset = object - fast->base;
   slab_uint128_t product = (slab_uint128_t)offset * fast->reciprocal;
   if (SLAB_UNLIKELY((uint64_t)product >= fast->reciprocal) ||
-      SLAB_UNLIKELY(offset >= SLAB_ENTRY_LOAD(&entry->limit_bytes))) {
+      SLAB_UNLIKELY(offset >= fast->limit_bytes)) {
     return false;
   }
-  *out_state = SLAB_ENTRY_LOAD(&entry->states) + (size_t)(product >> 64);
+  *out_state = fast->states + (size_t)(product >> 64);
   return true;
 }
 
@@ -201,7 +150,7 @@ SLAB_INLINE void *slab_alloc_hot(slab_magazine_t *magazine, uint8_t *state) {
   magazine->hot_free_state = NULL;
   slab_state_store(state, SLAB_STATE_LIVE);
   slab_count(&magazine->num_allocs, 1);
-  void *object = magazine->hot.object;
+  void *object = magazine->hot;
   if (object == NULL) {
     __builtin_unreachable();
   }
@@ -209,24 +158,31 @@ SLAB_INLINE void *slab_alloc_hot(slab_magazine_t *magazine, uint8_t *state) {
 }
 
 // Pops the stack. NULL: not the usual case.
-SLAB_INLINE void *slab_alloc_any(slab_magazine_t *magazine) {
-  slab_slot_t *top = slab_top_load(magazine);
+SLAB_INLINE void *slab_alloc_any(const slab_cache_fast_t *fast,
+                                 slab_magazine_t *magazine) {
+  void **top = slab_top_load(magazine);
   if (SLAB_UNLIKELY(top == magazine->bottom)) {
     return NULL;
   }
-  uint8_t *state = top[-1].state;
+  void *object = top[-1];
+  uintptr_t offset = (uintptr_t)object - fast->base;
+  if (SLAB_UNLIKELY(offset >= fast->limit_bytes)) {
+    return NULL;
+  }
+  // It is the start of an object: no free let it in that was not.
+  uint8_t *state = fast->states +
+                   (size_t)(((slab_uint128_t)offset * fast->reciprocal) >> 64);
   if (SLAB_UNLIKELY(slab_state_load(state) != magazine->traits.free_state)) {
     return NULL;
   }
-  void *object = top[-1].object;
   if (object == NULL) {
     __builtin_unreachable();
   }
   slab_top_store(magazine, top - 1);
   slab_state_store(state, SLAB_STATE_LIVE);
   // Atomic lest the compiler make one store of two by way of vector registers.
-  __atomic_store_n(&magazine->hot.object, object, __ATOMIC_RELAXED);
-  __atomic_store_n(&magazine->hot.state, state, __ATOMIC_RELAXED);
+  __atomic_store_n(&magazine->hot, object, __ATOMIC_RELAXED);
+  __atomic_store_n(&magazine->hot_state, state, __ATOMIC_RELAXED);
   slab_count(&magazine->num_allocs, 1);
   return object;
 }
@@ -236,7 +192,7 @@ SLAB_INLINE void *slab_alloc_usual(const slab_cache_fast_t *fast) {
   slab_magazine_t *magazine = slab_magazine_of(fast);
   uint8_t *state = magazine->hot_free_state;
   return state != NULL ? slab_alloc_hot(magazine, state)
-                       : slab_alloc_any(magazine);
+                       : slab_alloc_any(fast, magazine);
 }
 
 SLAB_INLINE void *slab_alloc_inline(slab_cache_t *cache) {
@@ -246,11 +202,11 @@ SLAB_INLINE void *slab_alloc_inline(slab_cache_t *cache) {
 }
 
 // Frees the object that was allocated last. False: not the usual case.
-SLAB_INLINE bool slab_free_hot(const slab_cache_fast_t *fast,
-                               slab_magazine_t *magazine) {
-  uint8_t *state = magazine->hot.state;
-  if (SLAB_UNLIKELY(slab_epoch_load(fast) != magazine->traits.epoch) ||
-      SLAB_UNLIKELY(slab_state_load(state) != magazine->traits.live_state)) {
+SLAB_INLINE bool slab_free_hot(slab_magazine_t *magazine) {
+  // NULL: it is the magazine of threads without one, and so is `object`.
+  uint8_t *state = magazine->hot_state;
+  if (SLAB_UNLIKELY(state == NULL) ||
+      SLAB_UNLIKELY(slab_state_load(state) != SLAB_STATE_LIVE)) {
     return false;
   }
   slab_state_store(state, magazine->traits.free_state);
@@ -261,20 +217,17 @@ SLAB_INLINE bool slab_free_hot(const slab_cache_fast_t *fast,
 // Pushes an object on the stack. False: not the usual case.
 SLAB_INLINE bool slab_free_any(const slab_cache_fast_t *fast,
                                slab_magazine_t *magazine, void *object) {
-  slab_table_t *table = slab_table_of(fast);
-  slab_entry_t *entry = slab_table_home(table, (uintptr_t)object);
   uint8_t *state;
-  if (SLAB_UNLIKELY(!slab_find_state(fast, entry, (uintptr_t)object, &state)) ||
-      SLAB_UNLIKELY(slab_state_load(state) != magazine->traits.live_state)) {
+  if (SLAB_UNLIKELY(!slab_find_state(fast, (uintptr_t)object, &state)) ||
+      SLAB_UNLIKELY(slab_state_load(state) != SLAB_STATE_LIVE)) {
     return false;
   }
-  slab_slot_t *top = slab_top_load(magazine);
-  if (SLAB_UNLIKELY(top == magazine->limit)) {
+  void **top = slab_top_load(magazine);
+  if (SLAB_UNLIKELY(top >= magazine->limit)) {
     return false;
   }
   slab_state_store(state, magazine->traits.free_state);
-  top->object = object;
-  top->state = state;
+  *top = object;
   slab_top_store(magazine, top + 1);
   return true;
 }
@@ -282,8 +235,8 @@ SLAB_INLINE bool slab_free_any(const slab_cache_fast_t *fast,
 // The usual cases of `slab_free`. False: it is none of them.
 SLAB_INLINE bool slab_free_usual(const slab_cache_fast_t *fast, void *object) {
   slab_magazine_t *magazine = slab_magazine_of(fast);
-  return magazine->hot.object == object ? slab_free_hot(fast, magazine)
-                                        : slab_free_any(fast, magazine, object);
+  return magazine->hot == object ? slab_free_hot(magazine)
+                                 : slab_free_any(fast, magazine, object);
 }
 
 SLAB_INLINE void slab_free_inline(slab_cache_t *cache, void *object) {

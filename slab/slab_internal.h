@@ -6,7 +6,8 @@
 //   slab.c ---> slow_path.c ---> magazine.c ---> depot.c
 //     |                            |      |
 //     v                            v      v
-//   thread_base.c             growth.c -> objects.c -> table.c, memory.c
+//   thread_base.c     growth.c, outside.c -> objects.c -> range.c, table.c,
+//                                                         memory.c
 //
 // Locks, in this order: the process's (thread_base.c), a cache's, its depot's,
 // the metadata's (memory.c). Constructors, destructors and the source run
@@ -50,14 +51,14 @@ enum {
 
 enum {
   SLAB_MAGAZINE_IDS = 4096,  // Caches with magazines in a process.
+  SLAB_GRANULE_SHIFT = 16,   // Slabs are so many bytes, or a multiple.
   SLAB_GRANULE_BYTES = 1 << SLAB_GRANULE_SHIFT,
-  SLAB_MAGAZINE_MIN_SLOTS = 4,
+  SLAB_BYTES_MAX = 1 << 21,
+  SLAB_MAGAZINE_MIN_SLOTS = 8,
   SLAB_MAGAZINE_MAX_SLOTS = 16384,
   SLAB_FLUSH_MAX = 512,             // It gives up so many at a time.
   SLAB_CACHED_BYTES_MAX = 1 << 20,  // Of objects, a magazine or depot.
   SLAB_RED_ZONE_BYTES = 16,
-  SLAB_TABLE_MIN_LOG2 = 2,
-  SLAB_TABLE_SIZES = 28,
 };
 
 typedef enum slab_list_kind {
@@ -65,6 +66,12 @@ typedef enum slab_list_kind {
   SLAB_LIST_PARTIAL,  // Some.
   SLAB_LIST_EMPTY,    // All.
   SLAB_LIST_COUNT,
+  // Its memory went back, and its objects have the state UNUSED. It stays
+  // known, so that what looks for it later finds that, and it comes back when
+  // memory is needed at its address again.
+  SLAB_LIST_RETIRED = SLAB_LIST_COUNT,
+  // Neither: its memory is just coming, or going back.
+  SLAB_LIST_NONE,
 } slab_list_kind_t;
 
 // What the debug variant knows of an object.
@@ -74,13 +81,15 @@ typedef struct slab_record {
   uint64_t digest;  // Of the object's bytes when it was freed.
 } slab_record_t;
 
-// Some objects. In 64 bytes: there is one for each 64 KiB to 2 MiB. All
-// fields: the cache's lock, but for those that do not change.
+// Some objects. In 64 bytes: there is one for each 64 KiB to 2 MiB. It lasts as
+// long as the cache, but for retired ones at the end of the range. All fields:
+// the cache's lock, but for those that do not change.
 typedef struct slab_piece {
   struct slab_piece *next;
   struct slab_piece *prev;
   unsigned char *base;  // Of the first object. Immutable, as all to `count`.
-  // `count`, rounded up to words; in the debug variant the records follow.
+  // A part of the range's. Outside of it: `count`, rounded up to words; in the
+  // debug variant the records follow.
   uint8_t *states;
   size_t memory_bytes;
   uint32_t offset_bytes;  // From the memory's start to `base`.
@@ -89,6 +98,8 @@ typedef struct slab_piece {
   uint32_t num_used;    // The first so many have been handed out before.
   uint32_t first_free;  // No object before this one is FREE.
   uint8_t list;         // slab_list_kind_t.
+  bool is_outside;      // Of the range. Immutable.
+  bool is_writable;     // In the range: its memory and states were allowed.
 } slab_t;
 
 typedef struct slab_list {
@@ -110,6 +121,29 @@ typedef struct slab_buffer {
   unsigned char *next;
   unsigned char *end;
 } slab_buffer_t;
+
+// Where the addresses of a cache's range came from, and how much of it is used.
+// Below `next_bytes`: the cache's lock.
+typedef struct slab_range {
+  unsigned char *map;  // States, directory, objects; NULL: none. Immutable, as
+                       // all to `next_bytes`.
+  size_t map_bytes;
+  slab_t **directory;    // By granule; entries atomic (relaxed).
+  unsigned char *start;  // Of the first granule.
+  size_t length_bytes;
+  size_t next_bytes;       // Beyond this no slab ever was.
+  size_t states_bytes;     // So many bytes of states can be written,
+  size_t directory_bytes;  // and of the directory.
+  size_t num_retired;
+  size_t hint_bytes;  // No retired slab starts below.
+} slab_range_t;
+
+// The slabs outside of the range, by address.
+typedef struct slab_table {
+  size_t mask;  // Slots, less one.
+  struct slab_table *older;
+  slab_t *slots[];  // Atomic: release when set, acquire. NULL: free.
+} slab_table_t;
 
 struct slab_cache {
   slab_cache_fast_t fast;
@@ -139,8 +173,11 @@ struct slab_cache {
   // Below, `lock`.
   __attribute__((aligned(64))) pthread_mutex_t lock;
   slab_list_t lists[SLAB_LIST_COUNT];
-  // By log2 of the number of entries: the table, and those it replaced.
-  slab_table_t *tables[SLAB_TABLE_SIZES];
+  slab_range_t range;
+  slab_table_t *table;   // Atomic (acquire); NULL: no slab was outside yet.
+  size_t num_outside;    // Slabs in it.
+  size_t outside_shift;  // Log2 of the bytes of each. Immutable.
+  slab_t *buffer_slab;   // The only one of a cache in a buffer. Immutable.
   size_t num_slabs;
   size_t num_objects;  // Of all slabs and of those being made.
   size_t slab_bytes;   // The same.
@@ -152,8 +189,7 @@ struct slab_cache {
   size_t keep_bytes;   // As much of these may stay, and a quarter of the rest.
   size_t released_bytes;  // When more did not, last; 0 once that was wanted.
   size_t regrown_bytes;   // Since then.
-  size_t next_color;
-  slab_slot_t *buffer_slots;  // The one magazine of a cache in a buffer.
+  void **buffer_slots;    // The one magazine of a cache in a buffer.
   bool buffer_slots_taken;
   uint64_t num_allocs_before;  // Of magazines that are gone, and without one.
   uint64_t num_refills_before;
@@ -189,10 +225,20 @@ static inline size_t slab_span_bytes(const slab_cache_t *cache,
   return slab->count * cache->stride_bytes;
 }
 
+static inline unsigned char *slab_memory_of(const slab_t *slab) {
+  return slab->base - slab->offset_bytes;
+}
+
+// How many objects fit; `count` is less where the limit says so.
+static inline size_t slab_room(const slab_cache_t *cache, const slab_t *slab) {
+  return (slab->memory_bytes - slab->offset_bytes) / cache->stride_bytes;
+}
+
 // Returns the records, one an object, which only the debug variant has.
-static inline slab_record_t *slab_records(const slab_t *slab) {
+static inline slab_record_t *slab_records(const slab_cache_t *cache,
+                                          const slab_t *slab) {
   return (slab_record_t *)(void *)(slab->states +
-                                   slab_round_up(slab->count, 8));
+                                   slab_round_up(slab_room(cache, slab), 8));
 }
 
 // ---- misuse.c: the process ends, with one line ----
@@ -245,34 +291,61 @@ typedef struct slab_kernel {
   // Maps zeroed memory; NULL on failure.
   void *(*map)(size_t size_bytes);
   void (*unmap)(void *ptr, size_t size_bytes);
+  // Reserves addresses; NULL on failure. `unmap` ends it.
+  void *(*reserve)(size_t size_bytes);
+  // Makes reserved addresses readable, all of them zero, or writable; false on
+  // failure.
+  bool (*allow_reads)(void *ptr, size_t size_bytes);
+  bool (*allow_writes)(void *ptr, size_t size_bytes);
+  // The contents are not needed any more; where they are not zero afterwards,
+  // they are as before.
+  void (*discard)(void *ptr, size_t size_bytes);
   // Huge pages, please.
   void (*advise_huge)(void *ptr, size_t size_bytes);
 } slab_kernel_t;
 extern const slab_kernel_t slab_kernel_default;
 extern const slab_kernel_t *slab_kernel;  // Written by tests only.
 
-// ---- table.c ----
+// ---- range.c: the addresses of a cache on the kernel's memory ----
 
-size_t slab_table_bytes(size_t size_log2);
-size_t slab_table_log2(const slab_table_t *table);
-// `table` is all zero and has 2^`size_log2` entries.
-void slab_table_init(slab_table_t *table, size_t size_log2);
-// Returns an entry whose slab covers `address`, NULL if none. Takes no lock.
-slab_entry_t *slab_table_find(slab_table_t *table, uintptr_t address);
-size_t slab_granule_count(const slab_cache_t *cache, const slab_t *slab);
-bool slab_table_has_room(const slab_table_t *table, size_t num_granules);
-// Cache's lock held, for these.
-void slab_table_insert(const slab_cache_t *cache, slab_table_t *table,
-                       slab_t *slab);
-void slab_table_remove(const slab_cache_t *cache, const slab_t *slab);
-// Makes `bigger`, which is empty, the table.
-void slab_table_replace(slab_cache_t *cache, slab_table_t *bigger);
-// Gives pages of tables from the kernel back that say nothing.
-void slab_table_trim(slab_cache_t *cache);
+// Reserves the range. None is no failure.
+void slab_range_create(slab_cache_t *cache, size_t number);
+// Gives the addresses back, and all slabs in them.
+void slab_range_destroy(slab_cache_t *cache);
+// Cache's lock held, for these. Returns a slab without objects of about `bytes`
+// (a multiple of granules), or the lowest that is retired, in no list. NULL:
+// the range is full, or there is no memory.
+slab_t *slab_range_take(slab_cache_t *cache, size_t bytes, bool is_huge);
+// Its states become UNUSED, and it may be taken again.
+void slab_range_retire(slab_cache_t *cache, slab_t *slab);
+// In the child of a fork: slabs that other threads were taking or retiring are
+// retired.
+void slab_range_retire_lost(slab_cache_t *cache);
+// Forgets retired slabs above all others.
+void slab_range_trim(slab_cache_t *cache);
+// Returns the slab around `address`, retired or not, NULL if none.
+slab_t *slab_range_find(const slab_cache_t *cache, uintptr_t address);
+const char *slab_range_check(const slab_cache_t *cache);
+
+// ---- table.c: slabs outside of the range ----
+
+// Returns the slab around `address`, NULL if none. Takes no lock.
+slab_t *slab_table_find(const slab_cache_t *cache, uintptr_t address);
+// Makes sure that a slab more has room. No lock held; false: no memory.
+bool slab_table_make_room(slab_cache_t *cache);
+// Cache's lock held. False: others took the room.
+bool slab_table_insert(slab_cache_t *cache, slab_t *slab);
+void slab_table_destroy(slab_cache_t *cache);
 
 // ---- objects.c: objects in slabs; the cache's lock held but where it says
 // ----
 
+// Returns the slab of the cache around `address`, retired or not, NULL if none;
+// an address between two slabs' objects may count to one of them.
+slab_t *slab_find(const slab_cache_t *cache, uintptr_t address);
+// Returns the state of the object outside of the range that starts at
+// `address`; NULL if none does. Takes no lock.
+uint8_t *slab_state_outside(const slab_cache_t *cache, uintptr_t address);
 // Index of the object at or around `address`.
 size_t slab_index_of(const slab_cache_t *cache, const slab_t *slab,
                      uintptr_t address);
@@ -282,49 +355,70 @@ void *slab_object_at(const slab_cache_t *cache, const slab_t *slab,
 void slab_list_add(slab_cache_t *cache, slab_t *slab);
 void slab_list_drop(slab_cache_t *cache, slab_t *slab);
 // Takes up to `count` objects out of slabs; their states become `state`. Fills
-// `slots`; the last `*out_num_unused` of them are not constructed yet: if the
-// cache has a constructor, their states are RAW until the caller has called it.
-// Returns how many.
-size_t slab_take(slab_cache_t *cache, uint8_t state, slab_slot_t *slots,
+// `out_objects`; the last `*out_num_unused` of them are not constructed yet: if
+// the cache has a constructor, their states are RAW until the caller has called
+// it. Returns how many.
+size_t slab_take(slab_cache_t *cache, uint8_t state, void **out_objects,
                  size_t count, size_t *out_num_unused);
 // Dies if the slab counts more free objects than have the state.
 void slab_verify_count(const slab_cache_t *cache, const slab_t *slab,
                        const char *function);
 // Puts an object whose state is `FREE` already back into its slab.
 void slab_put(slab_cache_t *cache, slab_t *slab, size_t index);
-// Puts objects with the state SHARED into their slabs. No lock held.
-void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count);
-// The same with those of a magazine, the state of all of which is `from`. The
-// states are looked up anew: if an object was freed twice, a slot's may be
-// gone.
-void slab_put_slots(slab_cache_t *cache, const slab_slot_t *slots, size_t count,
-                    uint8_t from);
+// Puts objects whose state is `from` into their slabs. No lock held.
+void slab_put_all(slab_cache_t *cache, void *const *objects, size_t count,
+                  uint8_t from);
 const char *slab_check_layer(slab_cache_t *cache);
+
+// Returns the state of the object that starts at `address`; NULL if none does.
+// Takes no lock.
+static inline uint8_t *slab_state_at(const slab_cache_t *cache,
+                                     uintptr_t address) {
+  uint8_t *state;
+  return SLAB_LIKELY(slab_find_state(&cache->fast, address, &state))
+             ? state
+             : slab_state_outside(cache, address);
+}
 
 // ---- growth.c: slabs come and go; no lock held but where it says so ----
 
 // Makes a slab more, or waits for one that another thread makes; false if there
 // is no memory or no room under the limit. True: it is worth a look.
 bool slab_grow(slab_cache_t *cache);
-// Makes the rest of the buffer one slab, of any length. False: no room for an
-// object. While the cache is created.
-bool slab_grow_in_buffer(slab_cache_t *cache);
 // Takes 1 to `count` objects from slabs, making one if need be, and constructs
 // them. 0: no memory.
 size_t slab_take_constructed(slab_cache_t *cache, uint8_t state,
-                             slab_slot_t *slots, size_t count);
+                             void **out_objects, size_t count);
 // Unlinks empty slabs of at least `bytes` altogether into a chain. Cache's lock
 // held.
 slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes);
-// Destroys a chain; returns its bytes.
-size_t slab_destroy_chain(slab_cache_t *cache, slab_t *first);
+// Destructs the objects of a chain, gives its memory back and retires its
+// slabs; returns how many bytes.
+size_t slab_retire_chain(slab_cache_t *cache, slab_t *first);
 // Gives memory of empty slabs back if there is too much.
 void slab_release_excess(slab_cache_t *cache);
+// Forgets what was learned about how many to keep. Cache's lock held.
+void slab_keep_least(slab_cache_t *cache);
+
+// Cache's lock held, for these. A slab of `bytes` is there again.
+void slab_learn_to_keep(slab_cache_t *cache, size_t bytes);
+// Makes an empty slab of up to `count` objects of one without any.
+void slab_start(const slab_cache_t *cache, slab_t *slab, size_t count);
+
+// ---- outside.c: slabs in no range; no lock held but where it says so ----
+
+// As slab_grow.
+bool slab_grow_outside(slab_cache_t *cache);
+// Gives back the memory of a slab whose objects are destructed.
+void slab_retire_outside(slab_cache_t *cache, slab_t *slab);
+// Frees what is left of all slabs outside of the range, which are retired.
+void slab_free_retired(slab_cache_t *cache);
 // In the child of a fork, cache's lock held: slabs that other threads were
 // making will not come, and are nobody's part of the limit any more.
 void slab_forget_planned(slab_cache_t *cache);
-// Forgets what was learned about how many to keep. Cache's lock held.
-void slab_keep_least(slab_cache_t *cache);
+// Makes the rest of the buffer one slab, of any length. False: no room for an
+// object. While the cache is created.
+bool slab_grow_in_buffer(slab_cache_t *cache);
 
 // ---- depot.c: objects with the state SHARED ----
 
@@ -348,22 +442,18 @@ slab_magazine_t *slab_magazine_get(slab_cache_t *cache);
 bool slab_magazine_refill(slab_magazine_t *magazine, size_t want);
 // Makes room for an object more.
 void slab_magazine_make_room(slab_magazine_t *magazine);
-// Forgets the hot object if its state may be stale.
-void slab_magazine_sync(slab_magazine_t *magazine);
 // Gives all up, slots and all, to the slabs; the magazine is all zero then.
 // Process's lock held. Also that of a thread that does not run.
 void slab_magazine_drain(slab_magazine_t *magazine);
 // The same, but leaves its objects where they are, cached by their states only.
 void slab_magazine_abandon(slab_magazine_t *magazine);
-// Has it no tag of its own?
-bool slab_magazine_is_shared(const slab_magazine_t *magazine);
 // The state of objects in it. What its fast paths expect is another one if it
 // has no tag of its own.
 uint8_t slab_magazine_state(const slab_magazine_t *magazine);
-// Changes the state of an object that it holds; dies if that is not what it
-// should be.
-void slab_magazine_change(const slab_magazine_t *magazine,
-                          const slab_slot_t *slot, uint8_t to);
+// Makes an object that it holds LIVE or SHARED, and returns where its state is;
+// dies if that is not what it should be.
+uint8_t *slab_magazine_change(const slab_magazine_t *magazine, void *object,
+                              uint8_t to);
 
 // ---- slow_path.c: `slab_alloc` and `slab_free` in all cases ----
 

@@ -6,14 +6,12 @@
 
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -311,10 +309,7 @@ class SlabHeldUpFreeTest : public testing::Test {
   }
 
   void FreeHeldUp(void *object) {
-    const auto address = reinterpret_cast<uintptr_t>(object);
-    uint8_t *state = nullptr;
-    slab_find_state(&cache_->fast, slab_table_home(cache_->fast.table, address),
-                    address, &state);
+    uint8_t *state = slab_state_at(cache_, reinterpret_cast<uintptr_t>(object));
     if (state == nullptr || slab_state_load(state) != SLAB_STATE_LIVE) {
       _exit(1);
     }
@@ -322,7 +317,7 @@ class SlabHeldUpFreeTest : public testing::Test {
     std::thread([&] { slab_free(cache_, object); }).join();
     slab_magazine_t *magazine = slab_magazine_of(&cache_->fast);
     slab_state_store(state, magazine->traits.free_state);
-    *magazine->top++ = {object, state};
+    *magazine->top++ = object;
   }
 
   slab_cache_t *cache_;
@@ -355,6 +350,75 @@ TEST_F(SlabHeldUpFreeTest, SlabWithAnObjectInAMagazineIsNotGivenBack) {
       },
       testing::KilledBySignal(SIGABRT),
       std::string("^slab: slab_free") + kMiscounted);
+}
+
+// The other's share went back with its slab, and the slab came back, before the
+// one that was held up looks at its own.
+TEST_F(SlabHeldUpFreeTest, SlotThatOutlivesItsSlabIsReported) {
+  for (const bool comes_back : {false, true}) {
+    for (const bool is_flushed : {false, true}) {
+      EXPECT_EXIT(
+          {
+            void *object = slab_alloc(cache_);
+            slab_magazine_t *magazine = slab_magazine_of(&cache_->fast);
+            // The free of this thread got so far: loaded, stored, pushed, and
+            // the other one stored last.
+            std::thread([&] {
+              slab_free(cache_, object);
+              slab_reap(cache_);
+            }).join();
+            slab_reap(cache_);
+            if (*slab_state_at(cache_, reinterpret_cast<uintptr_t>(object)) !=
+                SLAB_STATE_UNUSED) {
+              _exit(1);
+            }
+            if (comes_back) {
+              std::thread([&] {
+                if (slab_alloc(cache_) != object) {
+                  _exit(2);
+                }
+              }).join();
+            }
+            void *other = slab_alloc(cache_);
+            *magazine->top++ = object;
+            if (is_flushed) {
+              slab_reap(cache_);
+            }
+            _exit(slab_alloc(cache_) == other ? 3 : 0);
+          },
+          testing::KilledBySignal(SIGABRT),
+          "^slab: slab_free: double free \\(by two threads at once\\)");
+    }
+  }
+}
+
+// The slab went back before the one that was held up stored: when the slab
+// comes back, its object is not what it should be.
+TEST_F(SlabHeldUpFreeTest, StoreThatOutlivesItsSlabIsReported) {
+  for (const bool is_used : {false, true}) {
+    EXPECT_EXIT(
+        {
+          void *object = slab_alloc(cache_);
+          std::thread([&] {
+            slab_free(cache_, object);
+            slab_reap(cache_);
+          }).join();
+          slab_reap(cache_);
+          uint8_t *state =
+              slab_state_at(cache_, reinterpret_cast<uintptr_t>(object));
+          void *other = slab_alloc(cache_);
+          if (*state == SLAB_STATE_UNUSED || other != object) {
+            _exit(1);
+          }
+          slab_free(cache_, other);
+          slab_reap(cache_);
+          // As slab_free_any ends, of a thread with a tag.
+          *state = is_used ? SLAB_STATE_LIVE : SLAB_STATE_CACHED + 1;
+          std::thread([&] { _exit(slab_alloc(cache_) == nullptr); }).join();
+        },
+        testing::KilledBySignal(SIGABRT),
+        "^slab: slab_alloc: double free \\(by two threads at once\\)");
+  }
 }
 
 TEST_F(SlabHeldUpFreeTest, IsReportedByDestroy) {
@@ -454,112 +518,6 @@ TEST_F(SlabDebugTest, DoubleFreeNamesBothSites) {
       testing::KilledBySignal(SIGABRT),
       "double free: .*, called from 0x[0-9a-f]+, allocated from 0x[0-9a-f]+, "
       "last freed from 0x[0-9a-f]+\n");
-}
-
-// ---- call sites ----
-
-// These functions are in a section of their own, so that it is known where
-// their calls return to. Nothing is called last, since a call that is a jump
-// returns elsewhere.
-#define CALL_SITE __attribute__((noinline, section("slab_call_sites")))
-extern "C" const char __start_slab_call_sites[];
-extern "C" const char __stop_slab_call_sites[];
-
-inline void StayHere() {
-  __asm__ volatile("" ::: "memory");
-}
-
-CALL_SITE void *AllocHere(slab_cache_t *cache) {
-  void *object = slab_alloc(cache);
-  StayHere();
-  return object;
-}
-
-CALL_SITE void *AllocInlineHere(slab_cache_t *cache) {
-  void *object = slab_alloc_inline(cache);
-  StayHere();
-  return object;
-}
-
-CALL_SITE void *AllocZeroedHere(slab_cache_t *cache) {
-  void *object = slab_alloc_zeroed(cache);
-  StayHere();
-  return object;
-}
-
-CALL_SITE void *AllocBulkHere(slab_cache_t *cache) {
-  void *object = nullptr;
-  const int status = slab_alloc_bulk(cache, 1, &object);
-  StayHere();
-  return status == 0 ? object : nullptr;
-}
-
-CALL_SITE void FreeHere(slab_cache_t *cache, void *object) {
-  slab_free(cache, object);
-  StayHere();
-}
-
-CALL_SITE void FreeInlineHere(slab_cache_t *cache, void *object) {
-  slab_free_inline(cache, object);
-  StayHere();
-}
-
-CALL_SITE void FreeBulkHere(slab_cache_t *cache, void *object) {
-  slab_free_bulk(cache, 1, &object);
-  StayHere();
-}
-
-// Returns what a child that runs `run` writes to stderr.
-std::string TextOfChild(const std::function<void()> &run) {
-  int ends[2];
-  EXPECT_EQ(pipe(ends), 0);
-  const pid_t child = fork();
-  if (child == 0) {
-    dup2(ends[1], STDERR_FILENO);
-    run();
-    _exit(0);
-  }
-  close(ends[1]);
-  std::string text;
-  char part[512];
-  for (ssize_t count; (count = read(ends[0], part, sizeof(part))) > 0;) {
-    text.append(part, static_cast<size_t>(count));
-  }
-  close(ends[0]);
-  int status = 0;
-  EXPECT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) << text;
-  return text;
-}
-
-void ExpectCallSite(const std::string &text, const std::string &name) {
-  const size_t at = text.find(name + " 0x");
-  ASSERT_NE(at, std::string::npos) << name << " in: " << text;
-  const auto site = std::stoull(text.substr(at + name.size() + 1), nullptr, 16);
-  EXPECT_GT(site, reinterpret_cast<uintptr_t>(__start_slab_call_sites)) << text;
-  EXPECT_LT(site, reinterpret_cast<uintptr_t>(__stop_slab_call_sites)) << text;
-}
-
-TEST_P(SlabMisuseTest, ReportNamesTheCallerOfEachFunction) {
-  slab_cache_t *cache = Create();
-  for (auto *alloc :
-       {AllocHere, AllocInlineHere, AllocZeroedHere, AllocBulkHere}) {
-    for (auto *free_it : {FreeHere, FreeInlineHere, FreeBulkHere}) {
-      const std::string text = TextOfChild([&] {
-        void *object = alloc(cache);
-        void *other = slab_alloc(cache);
-        free_it(cache, object);
-        slab_free(cache, other);
-        free_it(cache, object);
-      });
-      ExpectCallSite(text, "called from");
-      if (GetParam() == SLAB_DEBUG) {
-        ExpectCallSite(text, "allocated from");
-        ExpectCallSite(text, "last freed from");
-      }
-    }
-  }
-  slab_cache_destroy(cache, 0);
 }
 
 }  // namespace

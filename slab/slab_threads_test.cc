@@ -2,17 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Many threads on one cache: nothing is lost or handed out twice, and what
-// exited threads had comes back. Also fork.
-
-#include <sys/wait.h>
-#include <unistd.h>
+// exited threads had comes back.
 
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
-#include <functional>
 #include <mutex>
 #include <random>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -207,6 +203,49 @@ TEST(SlabThreadsTest, MoreThreadsThanTags) {
   EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
 }
 
+// What another thread frees comes back by way of the depot, and is counted.
+TEST(SlabThreadsTest, DepotPassesObjectsBetweenThreads) {
+  const slab_options_t options = Options();
+  slab_cache_t *cache = slab_cache_create(&options);
+  std::vector<void *> objects(3000);
+  ASSERT_EQ(slab_alloc_bulk(cache, objects.size(), objects.data()), 0);
+  const slab_stats_t before = Stats(cache);
+  EXPECT_EQ(before.num_flushes, 0u);
+  EXPECT_EQ(before.num_depot_exchanges, 0u);
+  std::atomic<int> stage{0};
+  std::thread other([&] {
+    slab_free_bulk(cache, objects.size(), objects.data());
+    stage = 1;
+    while (stage != 2) {
+      std::this_thread::yield();
+    }
+  });
+  while (stage != 1) {
+    std::this_thread::yield();
+  }
+  const slab_stats_t freed = Stats(cache);
+  EXPECT_EQ(freed.num_live, 0u);
+  EXPECT_GT(freed.num_flushes, 0u);
+  EXPECT_GT(freed.num_depot_exchanges, 0u);
+  EXPECT_LE(freed.num_depot_exchanges, freed.num_flushes);
+  const std::set<void *> known(objects.begin(), objects.end());
+  size_t num_known = 0;
+  for (int i = 0; i < 2000; ++i) {
+    void *object = slab_alloc(cache);
+    num_known += known.count(object);
+  }
+  EXPECT_GT(num_known, 1000u);
+  const slab_stats_t after = Stats(cache);
+  EXPECT_GT(after.num_depot_exchanges, freed.num_depot_exchanges);
+  EXPECT_GT(after.num_refills, freed.num_refills);
+  EXPECT_EQ(after.num_allocs, before.num_allocs + 2000);
+  stage = 2;
+  other.join();
+  EXPECT_STREQ(slab_check(cache), nullptr);
+  EXPECT_EQ(slab_cache_destroy(cache, SLAB_DESTROY_LIVE | SLAB_DESTROY_QUIET),
+            0);
+}
+
 TEST(SlabThreadsTest, BufferServesManyThreads) {
   std::vector<char> buffer(200000);
   slab_options_t options = Options();
@@ -339,298 +378,6 @@ TEST(SlabThreadsTest, ReapReachesOtherThreadsWhenTheyOverflow) {
   other.join();
   slab_reap(cache);
   EXPECT_EQ(Stats(cache).num_slabs, 0u);
-  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
-}
-
-// ---- fork ----
-
-void ExpectChildSucceeds(pid_t child) {
-  int status = -1;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
-}
-
-// Forks `num_children` times while `num_threads` run `work` again and again,
-// once at least.
-// Children exit with what `child` returns; 0 is success.
-void ForkWhile(int num_threads, int num_children,
-               const std::function<void()> &work,
-               const std::function<int()> &child) {
-  std::atomic<bool> end{false};
-  std::vector<std::thread> threads;
-  for (int i = 0; i < num_threads; ++i) {
-    threads.emplace_back([&] {
-      do {
-        work();
-      } while (!end);
-    });
-  }
-  for (int i = 0; i < num_children; ++i) {
-    const pid_t pid = fork();
-    ASSERT_GE(pid, 0);
-    if (pid == 0) {
-      _exit(child());
-    }
-    ExpectChildSucceeds(pid);
-  }
-  end = true;
-  for (std::thread &thread : threads) {
-    thread.join();
-  }
-}
-
-// Forks while another thread, which runs `work`, is between Enter and the end
-// of it.
-class Gate {
- public:
-  // By the other thread: waits here, the first time, until the fork is over.
-  void Enter() {
-    int expected = kClosed;
-    if (stage_.compare_exchange_strong(expected, kEntered)) {
-      while (stage_ != kOpen) {
-        std::this_thread::yield();
-      }
-    }
-  }
-  void Fork(const std::function<void()> &work,
-            const std::function<int()> &child) {
-    std::thread other(work);
-    while (stage_ != kEntered) {
-      std::this_thread::yield();
-    }
-    const pid_t pid = fork();
-    if (pid == 0) {
-      _exit(child());
-    }
-    stage_ = kOpen;
-    other.join();
-    ASSERT_GE(pid, 0);
-    ExpectChildSucceeds(pid);
-  }
-
- private:
-  enum Stage {
-    kClosed,
-    kEntered,
-    kOpen
-  };
-  std::atomic<int> stage_{kClosed};
-};
-
-// Magazines of other threads are flushed and popped in bulk all the time: there
-// the states of objects change long before the top moves.
-TEST(SlabThreadsTest, ForkInTheMidstOfFlushesLeavesTheChildWhole) {
-  const slab_options_t options = Options();
-  slab_cache_t *cache = slab_cache_create(&options);
-  void *kept = slab_alloc(cache);
-  ForkWhile(
-      2, 100,
-      [&] {
-        std::vector<void *> objects(6000);
-        if (slab_alloc_bulk(cache, objects.size(), objects.data()) == 0) {
-          slab_free_bulk(cache, objects.size(), objects.data());
-        }
-      },
-      [&] {
-        slab_free(cache, kept);
-        return slab_check(cache) == nullptr ? 0 : 1;
-      });
-  slab_free(cache, kept);
-  EXPECT_STREQ(slab_check(cache), nullptr);
-  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
-}
-
-// One thread without any magazine is about to put an object into its slab.
-TEST(SlabThreadsTest, ForkLosesNoObjectThatIsFreedWithoutAMagazine) {
-  const slab_options_t options = Options(SLAB_NO_MAGAZINES);
-  slab_cache_t *cache = slab_cache_create(&options);
-  ForkWhile(
-      2, 100, [&] { slab_free(cache, slab_alloc(cache)); },
-      [&] {
-        const bool is_good =
-            slab_check(cache) == nullptr && Stats(cache).num_cached == 0;
-        return is_good ? 0 : 1;
-      });
-  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
-}
-
-// A source that forks inside of its first `alloc`, or of a later one.
-struct ForkingSource {
-  int calls_until_fork = 0;
-  pid_t child = -1;
-
-  static void *Alloc(void *context, size_t size_bytes, size_t align_bytes) {
-    ForkingSource *source = static_cast<ForkingSource *>(context);
-    if (--source->calls_until_fork == 0) {
-      source->child = fork();
-    }
-    return std::aligned_alloc(align_bytes, (size_bytes + align_bytes - 1) /
-                                               align_bytes * align_bytes);
-  }
-  static void Free(void *, void *ptr, size_t) {
-    std::free(ptr);
-  }
-};
-
-// The thread that forks goes on in the child with the slab that it was making.
-TEST(SlabThreadsTest, ForkInsideTheSourceLeavesTheChildWhole) {
-  constexpr size_t kLimit = 3000;
-  for (int call = 1; call <= 3; ++call) {
-    ForkingSource source;
-    slab_options_t options = Options(SLAB_NO_MAGAZINES);
-    options.max_objects = kLimit;
-    options.source = {ForkingSource::Alloc, ForkingSource::Free, &source};
-    slab_cache_t *cache = slab_cache_create(&options);
-    ASSERT_NE(cache, nullptr);
-    source.calls_until_fork = call;
-    std::vector<void *> objects;
-    for (void *object; (object = slab_alloc(cache)) != nullptr;) {
-      objects.push_back(object);
-    }
-    const bool is_whole =
-        slab_check(cache) == nullptr && objects.size() == kLimit;
-    for (void *object : objects) {
-      slab_free(cache, object);
-    }
-    const bool is_good = is_whole && slab_cache_destroy(cache, 0) == 0;
-    if (source.child == 0) {
-      _exit(is_good ? 0 : 1);
-    }
-    EXPECT_TRUE(is_good);
-    ASSERT_GT(source.child, 0);
-    ExpectChildSucceeds(source.child);
-  }
-}
-
-// Objects are constructed if they have `kMagic`; only those may be handed out
-// or destructed.
-constexpr uint64_t kMagic = 0x600d0b7ec7;
-
-struct Constructed {
-  Gate gate;
-  std::atomic<int> num_bad{0};
-  std::atomic<int> num_destructed{0};
-
-  static void Construct(void *object, void *context) {
-    static_cast<Constructed *>(context)->gate.Enter();
-    static_cast<Object *>(object)->owner = kMagic;
-  }
-  static void Destruct(void *object, void *context) {
-    auto *self = static_cast<Constructed *>(context);
-    self->num_bad += static_cast<Object *>(object)->owner != kMagic;
-    ++self->num_destructed;
-  }
-};
-
-TEST(SlabThreadsTest, ForkDuringAConstructorLeavesItsObjectAlone) {
-  for (unsigned flags :
-       {0u, unsigned{SLAB_NO_MAGAZINES}, unsigned{SLAB_DEBUG}}) {
-    Constructed constructed;
-    slab_options_t options = Options(flags);
-    options.construct = Constructed::Construct;
-    options.destruct = Constructed::Destruct;
-    options.context = &constructed;
-    slab_cache_t *cache = slab_cache_create(&options);
-    constructed.gate.Fork(
-        [&] { slab_free(cache, slab_alloc(cache)); },
-        [&] {
-          std::vector<void *> objects(3000);
-          for (void *&object : objects) {
-            object = slab_alloc(cache);
-            if (static_cast<Object *>(object)->owner != kMagic) {
-              return 1;
-            }
-          }
-          if (slab_check(cache) != nullptr) {
-            return 2;
-          }
-          slab_free_bulk(cache, objects.size(), objects.data());
-          // What was never handed out does not keep the cache alive.
-          if (slab_cache_destroy(cache, SLAB_DESTROY_LIVE) != 0 ||
-              constructed.num_bad != 0 || constructed.num_destructed < 3000) {
-            return 3;
-          }
-          return 0;
-        });
-    EXPECT_STREQ(slab_check(cache), nullptr);
-    EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
-    EXPECT_EQ(constructed.num_bad, 0);
-  }
-}
-
-void *GatedAlloc(void *context, size_t size_bytes, size_t align_bytes) {
-  if (size_bytes >= 1 << 16) {
-    static_cast<Gate *>(context)->Enter();
-  }
-  return std::aligned_alloc(
-      align_bytes, (size_bytes + align_bytes - 1) / align_bytes * align_bytes);
-}
-
-void PlainFree(void *, void *ptr, size_t) {
-  std::free(ptr);
-}
-
-TEST(SlabThreadsTest, ForkDuringTheSourcesWorkLosesNothingOfTheLimit) {
-  constexpr size_t kLimit = 100;
-  Gate gate;
-  slab_options_t options = Options(SLAB_NO_MAGAZINES);
-  options.max_objects = kLimit;
-  options.source = {GatedAlloc, PlainFree, &gate};
-  slab_cache_t *cache = slab_cache_create(&options);
-  gate.Fork([&] { slab_free(cache, slab_alloc(cache)); },
-            [&] {
-              if (slab_check(cache) != nullptr) {
-                return 1;
-              }
-              for (size_t i = 0; i < kLimit; ++i) {
-                if (slab_alloc(cache) == nullptr) {
-                  return 2;
-                }
-              }
-              return slab_alloc(cache) == nullptr ? 0 : 3;
-            });
-  EXPECT_STREQ(slab_check(cache), nullptr);
-  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
-}
-
-TEST(SlabThreadsTest, ChildOfForkFindsEverythingWhole) {
-  const slab_options_t options = Options();
-  slab_cache_t *cache = slab_cache_create(&options);
-  void *kept = slab_alloc(cache);
-  // More than a magazine takes, so that all of them are flushed, refilled and
-  // given up to a reap.
-  std::atomic<unsigned> num_rounds{0};
-  ForkWhile(
-      3, 30,
-      [&] {
-        std::vector<void *> objects(2000);
-        for (void *&object : objects) {
-          object = slab_alloc(cache);
-        }
-        for (void *object : objects) {
-          slab_free(cache, object);
-        }
-        if (++num_rounds % 3 == 0) {
-          slab_reap(cache);
-        }
-      },
-      [&] {
-        bool is_good = slab_check(cache) == nullptr;
-        slab_free(cache, kept);
-        for (int j = 0; j < 3000; ++j) {
-          void *object = slab_alloc(cache);
-          is_good = is_good && object != nullptr;
-          if (j % 3 != 0) {
-            slab_free(cache, object);
-          }
-        }
-        is_good = is_good && slab_check(cache) == nullptr;
-        return is_good ? 0 : 1;
-      });
-  EXPECT_GE(num_rounds, 3u);
-  slab_free(cache, kept);
-  EXPECT_STREQ(slab_check(cache), nullptr);
-  EXPECT_EQ(Stats(cache).num_live, 0u);
   EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
 }
 

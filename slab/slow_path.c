@@ -1,19 +1,58 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Alloc and free in all cases that the inline paths leave: magazines that are
-// empty, full or not there yet, the debug variant, calls without a magazine,
-// and pointers that are wrong. Here nothing is assumed of a pointer, and states
-// change by compare and swap.
+// Alloc and free in all cases that the inline paths leave: objects outside of
+// the cache's range, for which the same is done once more with the table, and
+// then magazines that are empty, full or not there yet, the debug variant,
+// calls without a magazine, and pointers that are wrong. There nothing is
+// assumed of a pointer, and states change by compare and swap.
 
 #include "slab/slab_internal.h"
 
 #include <errno.h>
 
+// Does what slab_alloc_any does for an object outside of the range. NULL: it is
+// none.
+static void *alloc_outside(slab_cache_t *cache) {
+  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
+  void **top = slab_top_load(magazine);
+  if (top == magazine->bottom || magazine->hot_free_state != NULL) {
+    return NULL;
+  }
+  uint8_t *state = slab_state_outside(cache, (uintptr_t)top[-1]);
+  if (state == NULL || slab_state_load(state) != magazine->traits.free_state) {
+    return NULL;
+  }
+  slab_top_store(magazine, top - 1);
+  slab_state_store(state, SLAB_STATE_LIVE);
+  magazine->hot = top[-1];
+  magazine->hot_state = state;
+  slab_count(&magazine->num_allocs, 1);
+  return top[-1];
+}
+
+// Does what slab_free_any does for an object outside of the range. False: it is
+// none.
+static bool free_outside(slab_cache_t *cache, void *object) {
+  slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
+  void **top = slab_top_load(magazine);
+  if (top >= magazine->limit || magazine->hot == object) {
+    return false;
+  }
+  uint8_t *state = slab_state_outside(cache, (uintptr_t)object);
+  if (state == NULL || slab_state_load(state) != SLAB_STATE_LIVE) {
+    return false;
+  }
+  slab_state_store(state, magazine->traits.free_state);
+  *top = object;
+  slab_top_store(magazine, top + 1);
+  return true;
+}
+
 // Allocates without a magazine.
 static void *alloc_directly(slab_cache_t *cache) {
-  slab_slot_t slot;
-  if (slab_take_constructed(cache, SLAB_STATE_LIVE, &slot, 1) == 0) {
+  void *object;
+  if (slab_take_constructed(cache, SLAB_STATE_LIVE, &object, 1) == 0) {
     errno = ENOMEM;
     return NULL;
   }
@@ -21,10 +60,14 @@ static void *alloc_directly(slab_cache_t *cache) {
   ++cache->num_allocs_before;
   ++cache->num_refills_before;
   pthread_mutex_unlock(&cache->lock);
-  return slot.object;
+  return object;
 }
 
 void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
+  void *outside = alloc_outside(cache);
+  if (outside != NULL) {
+    return outside;
+  }
   if ((cache->flags & SLAB_DEBUG) != 0) {
     return slab_debug_alloc(cache, caller);
   }
@@ -32,23 +75,25 @@ void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
   if (magazine == NULL) {
     return alloc_directly(cache);
   }
-  slab_slot_t *slot = &magazine->hot;
+  void *object = magazine->hot;
   if (magazine->hot_free_state == NULL) {
     if (slab_top_load(magazine) == magazine->bottom &&
         !slab_magazine_refill(magazine, want)) {
       errno = ENOMEM;
       return NULL;
     }
-    slot = slab_top_load(magazine) - 1;
-    slab_top_store(magazine, slot);
+    void **top = slab_top_load(magazine) - 1;
+    object = *top;
+    slab_top_store(magazine, top);
   }
   magazine->hot_free_state = NULL;
-  slab_magazine_change(magazine, slot, SLAB_STATE_LIVE);
+  uint8_t *state = slab_magazine_change(magazine, object, SLAB_STATE_LIVE);
   slab_count(&magazine->num_allocs, 1);
-  if (!slab_magazine_is_shared(magazine)) {
-    magazine->hot = *slot;
+  if (!magazine->traits.is_shared) {
+    magazine->hot = object;
+    magazine->hot_state = state;
   }
-  return slot->object;
+  return object;
 }
 
 // ---- freeing ----
@@ -56,12 +101,8 @@ void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
 // Returns the state of the live object at `ptr`; dies if there is none.
 static uint8_t *find_live(slab_cache_t *cache, void *ptr, const char *function,
                           const void *caller) {
-  slab_entry_t *entry =
-      slab_table_find(slab_table_of(&cache->fast), (uintptr_t)ptr);
-  uint8_t *state;
-  if (entry == NULL ||
-      !slab_find_state(&cache->fast, entry, (uintptr_t)ptr, &state) ||
-      slab_state_load(state) != SLAB_STATE_LIVE) {
+  uint8_t *state = slab_state_at(cache, (uintptr_t)ptr);
+  if (state == NULL || slab_state_load(state) != SLAB_STATE_LIVE) {
     slab_report_free(cache, ptr, function, caller);
   }
   return state;
@@ -81,13 +122,13 @@ static void free_directly(slab_cache_t *cache, void *object,
                           const char *function, const void *caller) {
   uint8_t *state = find_live(cache, object, function, caller);
   end_life(cache, object, state, SLAB_STATE_SHARED, function, caller);
-  slab_put_all(cache, &object, 1);
+  slab_put_all(cache, &object, 1, SLAB_STATE_SHARED);
   slab_release_excess(cache);
 }
 
 void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
                        const void *caller) {
-  if (object == NULL) {
+  if (object == NULL || free_outside(cache, object)) {
     return;
   }
   int saved_errno = errno;
@@ -98,15 +139,13 @@ void slab_free_checked(slab_cache_t *cache, void *object, const char *function,
     free_directly(cache, object, function, caller);
   } else {
     uint8_t *state = find_live(cache, object, function, caller);
-    slab_magazine_sync(magazine);  // Or the next hot one comes here as well.
-    if (slab_top_load(magazine) == magazine->limit) {
+    if (slab_top_load(magazine) == magazine->end) {
       slab_magazine_make_room(magazine);
     }
     end_life(cache, object, state, slab_magazine_state(magazine), function,
              caller);
-    slab_slot_t *top = slab_top_load(magazine);
-    top->object = object;
-    top->state = state;
+    void **top = slab_top_load(magazine);
+    *top = object;
     slab_top_store(magazine, top + 1);
   }
   errno = saved_errno;

@@ -221,7 +221,7 @@ static void abandon_region(region_t *region) {
 // Puts into the slabs what other threads had. Process's lock held.
 static void collect_orphans(slab_cache_t *cache) {
   slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
-  if (magazine->cache != NULL && slab_magazine_is_shared(magazine)) {
+  if (magazine->cache != NULL && magazine->traits.is_shared) {
     slab_magazine_drain(magazine);
   }
   slab_depot_drain(cache);
@@ -276,8 +276,8 @@ void slab_register(slab_cache_t *cache) {
   }
   cache->magazine_id = cache->max_slots == 0 ? 0 : take_id();
   cache->fast.magazine_offset_bytes =
-      (uint32_t)(offsetof(region_t, magazines) +
-                 cache->magazine_id * sizeof(slab_magazine_t));
+      offsetof(region_t, magazines) +
+      cache->magazine_id * sizeof(slab_magazine_t);
   cache->prev = NULL;
   cache->next = caches;
   if (caches != NULL) {

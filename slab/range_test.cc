@@ -1,0 +1,576 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Where the objects of a cache lie: in its range, and outside of it when that
+// is full, was refused, or the memory is the caller's.
+
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "slab/slab.h"
+#include "slab/slab_internal.h"
+#include "slab/slab_testing.h"
+
+namespace {
+
+using slab_testing::CacheModel;
+using slab_testing::FakeSource;
+
+// The kernel with less to give: of so much, a range gets some MiB.
+constexpr size_t kScarce = 80 << 20;
+size_t reserve_bytes_max = SIZE_MAX;
+size_t num_refused = 0;
+size_t refused_bytes_least = SIZE_MAX;
+
+void *ScarceReserve(size_t size_bytes) {
+  if (size_bytes > reserve_bytes_max) {
+    ++num_refused;
+    refused_bytes_least = std::min(refused_bytes_least, size_bytes);
+    return nullptr;
+  }
+  return slab_kernel_default.reserve(size_bytes);
+}
+
+slab_options_t Options(size_t object_bytes) {
+  slab_options_t options = {};
+  options.name = "range";
+  options.object_bytes = object_bytes;
+  return options;
+}
+
+slab_stats_t Stats(slab_cache_t *cache) {
+  slab_stats_t stats;
+  slab_stats(cache, &stats);
+  return stats;
+}
+
+uintptr_t Address(const void *ptr) {
+  return reinterpret_cast<uintptr_t>(ptr);
+}
+
+class SlabRangeTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    scarce_ = slab_kernel_default;
+    scarce_.reserve = ScarceReserve;
+    num_refused = 0;
+    refused_bytes_least = SIZE_MAX;
+  }
+  void TearDown() override {
+    slab_kernel = &slab_kernel_default;
+    if (cache_ != nullptr) {
+      EXPECT_STREQ(slab_check(cache_), nullptr);
+      EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
+    }
+  }
+
+  void Create(const slab_options_t &options) {
+    cache_ = slab_cache_create(&options);
+    ASSERT_NE(cache_, nullptr);
+  }
+  // From now on no more than `bytes` can be reserved at once.
+  void Limit(size_t bytes) {
+    reserve_bytes_max = bytes;
+    slab_kernel = &scarce_;
+  }
+  std::vector<void *> AllocMany(size_t count) {
+    std::vector<void *> objects(count);
+    EXPECT_EQ(slab_alloc_bulk(cache_, count, objects.data()), 0);
+    return objects;
+  }
+  void FreeAll(const std::vector<void *> &objects) {
+    slab_free_bulk(cache_, objects.size(), objects.data());
+  }
+  bool IsInRange(const void *object) const {
+    return Address(object) - cache_->fast.base < cache_->fast.limit_bytes;
+  }
+
+  slab_kernel_t scarce_;
+  slab_cache_t *cache_ = nullptr;
+};
+
+TEST_F(SlabRangeTest, ObjectsAreAStrideApart) {
+  for (size_t size : {1, 3, 24, 64, 1000, 70000, 1 << 20}) {
+    Create(Options(size));
+    const size_t stride = Stats(cache_).stride_bytes;
+    std::vector<void *> objects = AllocMany(size > 10000 ? 50 : 20000);
+    for (void *object : objects) {
+      ASSERT_TRUE(IsInRange(object));
+      ASSERT_EQ((Address(object) - cache_->fast.base) % stride, 0u);
+    }
+    FreeAll(objects);
+    EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
+    cache_ = nullptr;
+  }
+}
+
+TEST_F(SlabRangeTest, LargeStridesAreALineLonger) {
+  for (size_t size : {2048, 4096, 8192, 1 << 20}) {
+    Create(Options(size));
+    EXPECT_EQ(Stats(cache_).stride_bytes, size + 64);
+    EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
+  }
+  // Not if that is too much, the alignment forbids it, or nobody asked for it.
+  slab_options_t aligned = Options(4096);
+  aligned.align_bytes = 4096;
+  for (const slab_options_t &options :
+       {Options(1024), Options(2056), Options(4097), aligned}) {
+    Create(options);
+    EXPECT_EQ(Stats(cache_).stride_bytes, options.object_bytes);
+    EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
+  }
+  cache_ = nullptr;
+}
+
+TEST_F(SlabRangeTest, CachesStartAtDifferentLines) {
+  std::vector<uintptr_t> objects;
+  std::vector<uintptr_t> states;
+  for (int i = 0; i < 8; ++i) {
+    Create(Options(64));
+    objects.push_back(cache_->fast.base % 4096);
+    states.push_back(Address(cache_->fast.states) % 4096);
+    EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
+  }
+  cache_ = nullptr;
+  for (std::vector<uintptr_t> *lines : {&objects, &states}) {
+    std::sort(lines->begin(), lines->end());
+    EXPECT_EQ(std::unique(lines->begin(), lines->end()), lines->end());
+  }
+}
+
+TEST_F(SlabRangeTest, AddressesOfSlabsThatWentBackAreUsedAgainLowestFirst) {
+  Create(Options(1000));
+  std::vector<void *> objects = AllocMany(10000);
+  const size_t next_bytes = cache_->range.next_bytes;
+  void *lowest = *std::min_element(objects.begin(), objects.end());
+  for (int round = 0; round < 3; ++round) {
+    FreeAll(objects);
+    slab_reap(cache_);
+    EXPECT_EQ(Stats(cache_).slab_bytes, 0u);
+    EXPECT_EQ(cache_->range.next_bytes, 0u);
+    EXPECT_STREQ(slab_check(cache_), nullptr);
+    objects = AllocMany(10000);
+    EXPECT_STREQ(slab_check(cache_), nullptr);
+    EXPECT_EQ(cache_->range.next_bytes, next_bytes);
+    EXPECT_EQ(*std::min_element(objects.begin(), objects.end()), lowest);
+  }
+  FreeAll(objects);
+}
+
+TEST_F(SlabRangeTest, HolesAreFilledBeforeTheRangeIsUsedFurther) {
+  Create(Options(1000));
+  std::vector<void *> objects = AllocMany(10000);
+  std::sort(objects.begin(), objects.end());
+  const size_t next_bytes = cache_->range.next_bytes;
+  // All but the first and the last one.
+  const std::vector<void *> inner(objects.begin() + 1, objects.end() - 1);
+  FreeAll(inner);
+  EXPECT_GT(slab_reap(cache_), 0u);
+  EXPECT_EQ(cache_->range.next_bytes, next_bytes);
+  EXPECT_GT(cache_->range.num_retired, 2u);
+  EXPECT_STREQ(slab_check(cache_), nullptr);
+  const std::vector<void *> again = AllocMany(inner.size());
+  EXPECT_EQ(cache_->range.next_bytes, next_bytes);
+  EXPECT_LE(cache_->range.num_retired, 1u);
+  FreeAll(again);
+  FreeAll({objects.front(), objects.back()});
+}
+
+TEST_F(SlabRangeTest, StatesOfSlabsThatWentBackAreOfNoObject) {
+  // Odd, so that slabs share words and pages of states.
+  Create(Options(3));
+  std::vector<void *> objects = AllocMany(500000);
+  std::sort(objects.begin(), objects.end());
+  // Every other slab goes.
+  std::vector<void *> kept;
+  std::vector<void *> gone;
+  for (void *object : objects) {
+    const slab_t *slab = slab_range_find(cache_, Address(object));
+    const bool is_kept = slab->memory_bytes == 65536 &&
+                         (Address(slab_memory_of(slab)) >> 16) % 2 == 0;
+    (is_kept ? kept : gone).push_back(object);
+  }
+  ASSERT_FALSE(kept.empty());
+  ASSERT_FALSE(gone.empty());
+  FreeAll(gone);
+  EXPECT_GT(slab_reap(cache_), 0u);
+  EXPECT_STREQ(slab_check(cache_), nullptr);
+  for (void *object : kept) {
+    ASSERT_EQ(*slab_state_at(cache_, Address(object)), SLAB_STATE_LIVE);
+  }
+  for (void *object : gone) {
+    const slab_t *slab = slab_range_find(cache_, Address(object));
+    if (slab == nullptr || slab->list == SLAB_LIST_RETIRED) {
+      ASSERT_EQ(*slab_state_at(cache_, Address(object)), SLAB_STATE_UNUSED);
+    }
+  }
+  FreeAll(kept);
+}
+
+TEST_F(SlabRangeTest, StatesArePagesThatGoBack) {
+  Create(Options(2));
+  std::vector<void *> objects = AllocMany(3000000);
+  const uint8_t *states = cache_->fast.states;
+  FreeAll(objects);
+  slab_reap(cache_);
+  // Whatever page of states is resident would be counted here.
+  FILE *file = std::fopen("/proc/self/smaps", "r");
+  ASSERT_NE(file, nullptr);
+  char line[512];
+  size_t resident_kib = SIZE_MAX;
+  bool is_there = false;
+  while (std::fgets(line, sizeof(line), file) != nullptr) {
+    unsigned long from = 0;
+    unsigned long to = 0;
+    if (std::sscanf(line, "%lx-%lx ", &from, &to) == 2) {
+      is_there = from <= Address(states) && Address(states) < to;
+    }
+    unsigned long kib = 0;
+    if (is_there && std::sscanf(line, "Private_Dirty: %lu kB", &kib) == 1) {
+      resident_kib = kib;
+    }
+  }
+  std::fclose(file);
+  EXPECT_LE(resident_kib, 8u);
+}
+
+// ---- outside of the range ----
+
+TEST_F(SlabRangeTest, RefusedRangeIsAPartOfWhatIsGranted) {
+  Limit(100 << 20);
+  Create(Options(64));
+  EXPECT_GT(num_refused, 0u);
+  EXPECT_LT(refused_bytes_least, size_t{210} << 20);
+  EXPECT_GT(cache_->range.length_bytes, size_t{2} << 20);
+  EXPECT_LT(cache_->range.length_bytes, size_t{8} << 20);
+}
+
+TEST_F(SlabRangeTest, ObjectsThatTheRangeHasNoRoomForAreOutside) {
+  Limit(kScarce);
+  Create(Options(1000));
+  std::vector<void *> objects = AllocMany(20000);
+  const auto num_in_range =
+      std::count_if(objects.begin(), objects.end(),
+                    [&](void *object) { return IsInRange(object); });
+  EXPECT_GT(num_in_range, 1000);
+  EXPECT_LT(num_in_range, 10000);
+  EXPECT_STREQ(slab_check(cache_), nullptr);
+  std::shuffle(objects.begin(), objects.end(), std::mt19937(1));
+  for (void *object : objects) {
+    slab_free(cache_, object);
+  }
+  EXPECT_STREQ(slab_check(cache_), nullptr);
+  slab_reap(cache_);
+  EXPECT_EQ(Stats(cache_).num_slabs, 0u);
+}
+
+TEST_F(SlabRangeTest, ModelInAndOutsideOfTheRange) {
+  const uint64_t seed = slab_testing::Seed();
+  for (size_t range_bytes : {size_t{0}, kScarce}) {
+    Limit(range_bytes);
+    for (size_t size : {40, 3000}) {
+      CacheModel model(Options(size));
+      std::mt19937_64 random(seed);
+      for (int i = 0; i < 4000; ++i) {
+        const bool grows = i / 1000 % 2 == 0;
+        if (random() % 100 < (grows ? 80u : 20u)) {
+          model.AllocBulk(random() % 10);
+        } else {
+          model.FreeBulk(random(), random() % 10);
+        }
+        model.Free(random());
+        model.Alloc();
+        if (i % 400 == 0) {
+          model.Reap();
+          model.Check();
+        }
+      }
+    }
+  }
+}
+
+TEST_F(SlabRangeTest, MisuseOutsideOfTheRangeDies) {
+  Limit(0);
+  Create(Options(48));
+  EXPECT_EQ(cache_->fast.limit_bytes, 0u);
+  auto *object = static_cast<char *>(slab_alloc(cache_));
+  auto free_twice = [&](ptrdiff_t offset) {
+    slab_free(cache_, object);
+    slab_free(cache_, object + offset);
+  };
+  EXPECT_EXIT(free_twice(0), testing::KilledBySignal(SIGABRT),
+              "^slab: slab_free: double free");
+  EXPECT_EXIT(free_twice(1), testing::KilledBySignal(SIGABRT),
+              "not the start of its object");
+  EXPECT_EXIT(free_twice(4800), testing::KilledBySignal(SIGABRT),
+              "never allocated");
+  EXPECT_EXIT(free_twice(1 << 24), testing::KilledBySignal(SIGABRT),
+              "no object of any cache");
+  slab_free(cache_, object);
+}
+
+// Limits are of the process: each of these is a child.
+void InChild(const std::function<int()> &body) {
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    _exit(body());
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+size_t AddressSpaceBytes() {
+  unsigned long pages = 0;
+  FILE *file = std::fopen("/proc/self/statm", "r");
+  if (file == nullptr || std::fscanf(file, "%lu", &pages) != 1) {
+    std::abort();
+  }
+  std::fclose(file);
+  return pages * 4096;
+}
+
+// As with `ulimit -v`: caches work, and leave most of it to others.
+TEST_F(SlabRangeTest, LimitOfTheAddressSpaceIsShared) {
+  if (AddressSpaceBytes() > size_t{1} << 40) {
+    GTEST_SKIP() << "A sanitizer has most of it.";
+  }
+  InChild([] {
+    const size_t before = AddressSpaceBytes();
+    const size_t limit = size_t{256} << 20;
+    const rlimit limits = {before + limit, before + limit};
+    if (setrlimit(RLIMIT_AS, &limits) != 0) {
+      return 1;
+    }
+    std::vector<slab_cache_t *> caches;
+    for (int i = 0; i < 100; ++i) {
+      const slab_options_t options = Options(64);
+      caches.push_back(slab_cache_create(&options));
+      if (caches.back() == nullptr || slab_alloc(caches.back()) == nullptr) {
+        return 2;
+      }
+    }
+    if (AddressSpaceBytes() - before > limit * 3 / 4) {
+      return 3;
+    }
+    // More than the range of the first has room for.
+    for (int i = 0; i < 1000000; ++i) {
+      if (slab_alloc(caches[0]) == nullptr) {
+        return 4;
+      }
+    }
+    for (slab_cache_t *cache : caches) {
+      if (slab_check(cache) != nullptr ||
+          slab_cache_destroy(cache, SLAB_DESTROY_LIVE | SLAB_DESTROY_QUIET) !=
+              0) {
+        return 5;
+      }
+    }
+    return 0;
+  });
+}
+
+TEST_F(SlabRangeTest, AllOfTheAddressSpaceIsNoCrash) {
+  InChild([] {
+    const size_t limit = AddressSpaceBytes() + (size_t{64} << 20);
+    const rlimit limits = {limit, limit};
+    if (setrlimit(RLIMIT_AS, &limits) != 0) {
+      return 1;
+    }
+    const slab_options_t options = Options(1000);
+    slab_cache_t *cache = slab_cache_create(&options);
+    size_t count = 0;
+    while (cache != nullptr && slab_alloc(cache) != nullptr) {
+      ++count;
+    }
+    if (count < 16 << 10 || slab_check(cache) != nullptr) {
+      return 2;
+    }
+    return slab_cache_destroy(cache, SLAB_DESTROY_LIVE | SLAB_DESTROY_QUIET);
+  });
+}
+
+// What may be written is limited, not addresses.
+TEST_F(SlabRangeTest, LimitOfDataIsNoMemory) {
+  if (AddressSpaceBytes() > size_t{1} << 40) {
+    GTEST_SKIP() << "A sanitizer has most of it.";
+  }
+  InChild([] {
+    const rlimit limits = {size_t{64} << 20, size_t{64} << 20};
+    if (setrlimit(RLIMIT_DATA, &limits) != 0) {
+      return 1;
+    }
+    const slab_options_t options = Options(1000);
+    slab_cache_t *cache = slab_cache_create(&options);
+    for (int round = 0; round < 2; ++round) {
+      static void *objects[1 << 17];
+      size_t count = 0;
+      while ((objects[count] = slab_alloc(cache)) != nullptr) {
+        ++count;
+      }
+      if (errno != ENOMEM || count < 8 << 10 || count > 64 << 10) {
+        return 2;
+      }
+      slab_free_bulk(cache, count, objects);
+      slab_reap(cache);
+      if (slab_check(cache) != nullptr) {
+        return 3;
+      }
+    }
+    return slab_cache_destroy(cache, 0);
+  });
+}
+
+TEST_F(SlabRangeTest, ThousandsOfCachesShareTheAddresses) {
+  if (AddressSpaceBytes() > size_t{1} << 40) {
+    GTEST_SKIP() << "A sanitizer has most of it.";
+  }
+  const size_t before = AddressSpaceBytes();
+  std::vector<slab_cache_t *> caches;
+  for (int i = 0; i < 4000; ++i) {
+    const slab_options_t options = Options(64);
+    caches.push_back(slab_cache_create(&options));
+    ASSERT_NE(caches.back(), nullptr);
+  }
+  EXPECT_GT(caches[0]->range.length_bytes, size_t{60} << 30);
+  EXPECT_GT(caches[999]->range.length_bytes, size_t{8} << 30);
+  EXPECT_GT(caches[3999]->range.length_bytes, size_t{16} << 20);
+  EXPECT_LT(AddressSpaceBytes() - before, size_t{33} << 40);
+  for (slab_cache_t *cache : caches) {
+    EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+  }
+  EXPECT_LT(AddressSpaceBytes(), before + (size_t{1} << 30));
+}
+
+// ---- a source of the caller's ----
+
+TEST_F(SlabRangeTest, SourceThatReturnsMemoryAgainHasTheSameSlab) {
+  static void *block;
+  block = nullptr;
+  slab_options_t options = Options(64);
+  options.source.alloc = [](void *, size_t size_bytes, size_t align_bytes) {
+    void *ptr = nullptr;
+    if (size_bytes == 65536 && block != nullptr) {
+      std::swap(ptr, block);
+      return ptr;
+    }
+    return posix_memalign(&ptr, align_bytes, size_bytes) == 0 ? ptr : nullptr;
+  };
+  options.source.free = [](void *, void *ptr, size_t size_bytes) {
+    if (size_bytes == 65536) {
+      std::swap(ptr, block);
+    }
+    std::free(ptr);
+  };
+  Create(options);
+  void *object = slab_alloc(cache_);
+  const slab_t *slab = slab_table_find(cache_, Address(object));
+  for (int round = 0; round < 3; ++round) {
+    slab_free(cache_, object);
+    EXPECT_EQ(slab_reap(cache_), 65536u);
+    EXPECT_EQ(*slab_state_at(cache_, Address(object)), SLAB_STATE_UNUSED);
+    ASSERT_EQ(slab_alloc(cache_), object);
+    EXPECT_EQ(slab_table_find(cache_, Address(object)), slab);
+    EXPECT_STREQ(slab_check(cache_), nullptr);
+  }
+  slab_free(cache_, object);
+  slab_reap(cache_);
+  EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
+  cache_ = nullptr;
+  std::free(block);
+}
+
+TEST_F(SlabRangeTest, SourceWhoseMemoryIsNotAlignedDies) {
+  slab_options_t options = Options(64);
+  static FakeSource source;
+  options.source = source.Get();
+  static slab_source_t real;
+  real = options.source;
+  options.source.alloc = [](void *context, size_t size_bytes,
+                            size_t align_bytes) -> void * {
+    if (size_bytes < 65536) {
+      return real.alloc(context, size_bytes, align_bytes);
+    }
+    return static_cast<char *>(
+               real.alloc(context, size_bytes + align_bytes, align_bytes)) +
+           64;
+  };
+  Create(options);
+  EXPECT_EXIT(slab_free(cache_, slab_alloc(cache_)),
+              testing::KilledBySignal(SIGABRT),
+              "^slab: slab_alloc: the source's memory is not aligned as asked");
+}
+
+TEST_F(SlabRangeTest, SourceThatReturnsMemoryInUseDies) {
+  static void *block;
+  block = nullptr;
+  slab_options_t options = Options(64);
+  options.source.alloc = [](void *, size_t size_bytes, size_t align_bytes) {
+    void *ptr = nullptr;
+    if (size_bytes == 65536 && block != nullptr) {
+      return block;
+    }
+    ptr = posix_memalign(&ptr, align_bytes, size_bytes) == 0 ? ptr : nullptr;
+    block = size_bytes == 65536 ? ptr : block;
+    return ptr;
+  };
+  options.source.free = [](void *, void *ptr, size_t) {
+    std::free(ptr);
+  };
+  Create(options);
+  EXPECT_EXIT(
+      for (int i = 0; i < 2000; ++i) {
+        static_cast<void>(*static_cast<volatile char *>(slab_alloc(cache_)));
+      },
+      testing::KilledBySignal(SIGABRT),
+      "^slab: slab_alloc: the source returned memory that is in use");
+}
+
+// One thread frees and allocates objects that it has had from the beginning
+// while another one makes the table grow: never a report, never a fault.
+TEST_F(SlabRangeTest, FreesGoOnWhileTheTableIsReplaced) {
+  for (int round = 0; round < 10; ++round) {
+    Limit(0);
+    Create(Options(1 << 14));
+    std::vector<void *> mine = AllocMany(64);
+    std::atomic<bool> end{false};
+    std::thread other([&] {
+      while (!end) {
+        for (void *&object : mine) {
+          slab_free(cache_, object);
+          object = slab_alloc(cache_);
+        }
+        std::this_thread::yield();
+      }
+      FreeAll(mine);
+    });
+    std::vector<void *> objects;
+    while (cache_->num_outside < 200) {
+      objects.push_back(slab_alloc(cache_));
+    }
+    end = true;
+    other.join();
+    FreeAll(objects);
+    TearDown();
+    cache_ = nullptr;
+  }
+}
+
+}  // namespace
