@@ -17,7 +17,7 @@
 #include "shmipc/shmipc.h"
 
 // No wait is longer: whoever was to wake us may have been killed before it did.
-#define SHMIPC_SLICE_NS ((int64_t)4000000)
+#define SHMIPC_SLICE_NS ((int64_t)2000000)
 // Looks at a word before going to sleep.
 #define SHMIPC_SPINS 100
 

@@ -23,7 +23,7 @@
 // dies, execs or closes the region, leaves it to the next with -EOWNERDEAD. A
 // stopped process is alive: nobody takes a lock from it.
 //
-// A waiter sees the death of an owner after at most 4 ms. Without contention
+// A waiter sees the death of an owner after about 2 ms. Without contention
 // neither call enters the kernel.
 //
 // The mutex lies in the region's data, aligned to 4 bytes; the pointer may

@@ -169,13 +169,13 @@ int shmipc_region_build(shmipc_region_t *region, const char *name,
       return status;
     }
   }
-  int status = shmipc_slot_take(region);
-  if (status < 0) {
-    return status;
-  }
-  // Release: whoever sees it sees all of the above.
-  __atomic_store_n(&header->ready, SHMIPC_READY, __ATOMIC_RELEASE);
-  return 0;
+  return shmipc_slot_take(region);
+}
+
+void shmipc_region_set_ready(shmipc_region_t *region) {
+  // Release: whoever sees it sees all that was done before.
+  __atomic_store_n(&shmipc_header_of(region)->ready, SHMIPC_READY,
+                   __ATOMIC_RELEASE);
 }
 
 void *shmipc_region_data(const shmipc_region_t *region) {

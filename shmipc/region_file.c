@@ -177,7 +177,13 @@ static int fill_file(shmipc_region_t *region, const char *name,
   region->data_offset = plan->data_offset;
   region->layout_tag = options->layout_tag;
   status = shmipc_region_map(region, plan->total_bytes);
-  return status < 0 ? status : shmipc_region_build(region, name, options, plan);
+  if (status == 0) {
+    status = shmipc_region_build(region, name, options, plan);
+  }
+  if (status == 0) {
+    shmipc_region_set_ready(region);
+  }
+  return status;
 }
 
 int shmipc_file_create(const char *name, const shmipc_region_options_t *options,

@@ -124,7 +124,10 @@ int shmipc_region_map(shmipc_region_t *region, uint64_t actual_bytes);
 shmipc_region_t *shmipc_region_new(const shmipc_region_options_t *options);
 // Undoes a partly built one.
 void shmipc_region_discard(shmipc_region_t *region);
-// What a creator does between mapping and publishing.
+// Says that everything is there; the last thing that a creator does before the
+// name, and on System V the last one.
+void shmipc_region_set_ready(shmipc_region_t *region);
+// What a creator does between mapping and that.
 int shmipc_region_build(shmipc_region_t *region, const char *name,
                         const shmipc_region_options_t *options,
                         const shmipc_plan_t *plan);

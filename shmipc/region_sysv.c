@@ -200,6 +200,10 @@ static int fill_segment(shmipc_region_t *region, const char *name,
                              SHMIPC_SYSV_MARK) < 0)) {
     status = -errno;
   }
+  // Last: a segment that is ready has a set that is marked.
+  if (status == 0) {
+    shmipc_region_set_ready(region);
+  }
   return status;
 }
 

@@ -19,8 +19,8 @@
 // changed nothing, but is reported all the same.)
 //
 // A waiting writer keeps new readers out. A thread that reads may take the lock
-// for reading again, never for writing. Deaths are seen within 4 ms; stopped
-// processes are alive.
+// for reading again, never for writing. Deaths are seen within about 2 ms;
+// stopped processes are alive.
 
 #ifndef MY_ALLOC_SHMIPC_RWLOCK_H_
 #define MY_ALLOC_SHMIPC_RWLOCK_H_

@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <utility>
 
 namespace shmipc_testing {
 
@@ -69,6 +70,11 @@ Process::Process(const std::function<int()> &work) : pid_(fork()) {
 
 Process::Process(Process &&other) noexcept : pid_(other.pid_) {
   other.pid_ = -1;
+}
+
+Process &Process::operator=(Process &&other) noexcept {
+  std::swap(pid_, other.pid_);
+  return *this;
 }
 
 Process::~Process() {

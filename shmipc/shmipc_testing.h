@@ -41,7 +41,7 @@ class Process {
  public:
   explicit Process(const std::function<int()> &work);
   Process(Process &&other) noexcept;
-  Process &operator=(Process &&) = delete;
+  Process &operator=(Process &&other) noexcept;
   ~Process();
 
   pid_t pid() const {
