@@ -27,9 +27,12 @@ static inline int64_t shmipc_now_ns(void) {
   return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-// A point in time; SHMIPC_FOREVER stays so.
+// A point in time; SHMIPC_FOREVER stays so, and 0 is long ago.
 static inline int64_t shmipc_deadline(int64_t timeout_ns) {
   int64_t deadline;
+  if (timeout_ns == 0) {
+    return 0;
+  }
   if (timeout_ns < 0 ||
       __builtin_add_overflow(shmipc_now_ns(), timeout_ns, &deadline)) {
     return SHMIPC_FOREVER;

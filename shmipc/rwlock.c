@@ -154,7 +154,9 @@ static int wait_for_reader(shmipc_region_t *region, shmipc_rwlock_t *lock,
 }
 
 static int wait_for_readers(shmipc_region_t *region, shmipc_rwlock_t *lock,
-                            uint64_t note, int64_t deadline) {
+                            uint64_t note, int64_t timeout_ns) {
+  int64_t deadline = SHMIPC_FOREVER;
+  bool has_waited = false;
   uint32_t used = shmipc_records_used(region);
   for (uint32_t i = 0; i < used; i++) {
     shmipc_record_t *record = shmipc_record_of(region, i);
@@ -163,6 +165,9 @@ static int wait_for_readers(shmipc_region_t *region, shmipc_rwlock_t *lock,
       if (__atomic_load_n(&record->holds[j], __ATOMIC_SEQ_CST) != note) {
         continue;
       }
+      // The clock is not asked before there is something to wait for.
+      deadline = has_waited ? deadline : shmipc_deadline(timeout_ns);
+      has_waited = true;
       int status = wait_for_reader(region, lock, record, &record->holds[j],
                                    note, deadline);
       if (status < 0) {
@@ -184,6 +189,14 @@ static void back_out(const shmipc_self_t *self, shmipc_rwlock_t *lock) {
   shmipc_futex_wake(&lock->word, INT_MAX);
 }
 
+static int64_t left_until(int64_t deadline) {
+  if (deadline < 0) {
+    return SHMIPC_FOREVER;
+  }
+  int64_t left = deadline - shmipc_now_ns();
+  return left > 0 ? left : 0;
+}
+
 int shmipc_rwlock_write_lock(shmipc_region_t *region, shmipc_rwlock_t *lock,
                              int64_t timeout_ns) {
   shmipc_self_t *self;
@@ -200,15 +213,16 @@ int shmipc_rwlock_write_lock(shmipc_region_t *region, shmipc_rwlock_t *lock,
   if (index == SHMIPC_NO_HOLD) {
     return -ENOLCK;
   }
-  int64_t deadline = shmipc_deadline(timeout_ns);
   uint32_t expected = 0;
   // Sequentially consistent: (1).
   if (!__atomic_compare_exchange_n(&lock->word, &expected, self->id, false,
                                    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+    int64_t deadline = shmipc_deadline(timeout_ns);
     status = shmipc_word_lock_slow(region, self, &lock->word, deadline);
+    timeout_ns = left_until(deadline);
   }
   if (status == 0 || status == -EOWNERDEAD) {
-    int waited = wait_for_readers(region, lock, note, deadline);
+    int waited = wait_for_readers(region, lock, note, timeout_ns);
     if (waited == 0) {
       return status;
     }
