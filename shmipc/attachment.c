@@ -14,6 +14,7 @@
 // Locks: the list's; inside of it nothing but presence locks and the shared
 // memory. fork takes it, so that the child finds the list whole.
 
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -70,6 +71,7 @@ void shmipc_fork_unblock(void) {
 }
 
 void shmipc_attachment_add(shmipc_region_t *region) {
+  assert(region->serial == 0);
   pthread_mutex_lock(&lock);
   region->serial = ++last_serial;
   region->next = first;

@@ -30,6 +30,7 @@
 
 #include "shmipc/lock_word.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <limits.h>
 
@@ -53,6 +54,7 @@ static inline uint32_t index_of(uint32_t word) {
 // Tries once to take a word without an owner. 1 if it was not possible.
 static int try_take(const shmipc_self_t *self, uint32_t *word, uint32_t seen,
                     uint32_t waiters) {
+  assert(index_of(seen) == 0);
   uint32_t kept = seen & (SHMIPC_WORD_DIED | SHMIPC_WORD_WAITERS);
   if (!change(word, seen, self->id | kept | waiters)) {
     return 1;

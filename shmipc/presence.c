@@ -15,6 +15,7 @@
 //
 // Asking costs one system call, about a microsecond.
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -77,6 +78,7 @@ static int set_lock(const shmipc_region_t *region, uint32_t index) {
 }
 
 int shmipc_presence_try_lock(const shmipc_region_t *region, uint32_t index) {
+  assert(index < region->num_slots || index >= SHMIPC_LOCK_GATE);
   if (region->backend == SHMIPC_SYSV) {
     return set_lock(region, index);
   }

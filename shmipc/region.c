@@ -17,6 +17,7 @@
 
 #include "shmipc/region.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -119,6 +120,7 @@ static unsigned char *reserve(size_t size_bytes, size_t page_bytes) {
 }
 
 int shmipc_region_map(shmipc_region_t *region, uint64_t actual_bytes) {
+  assert(region->base == NULL && actual_bytes <= region->capacity_bytes);
   if (region->backend == SHMIPC_SYSV) {
     int flags = region->read_only ? SHM_RDONLY : 0;
     void *memory = shmat(region->shm_id, NULL, flags);

@@ -15,6 +15,7 @@
 // holds it too; so an opener that then finds its file without a name starts
 // again, and one that finds a name is seen by the remover.
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -41,6 +42,7 @@ int shmipc_file_path(const char *name, char *path, size_t size_bytes) {
 }
 
 int shmipc_file_allocate(int fd, uint64_t from_bytes, uint64_t to_bytes) {
+  assert(from_bytes < to_bytes);
   struct rlimit limit;
   // The kernel would send SIGXFSZ.
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&

@@ -9,6 +9,7 @@
 // A forger can make the hash right, so no check relies on it. The size is not
 // in the header: the kernel is asked.
 
+#include <assert.h>
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
@@ -112,6 +113,7 @@ int shmipc_plan_make(const shmipc_region_options_t *options,
 void shmipc_header_fill(shmipc_header_t *header, const char *name,
                         const shmipc_region_options_t *options,
                         const shmipc_plan_t *plan) {
+  assert(plan->total_bytes <= plan->capacity_bytes);
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
   memset(header, 0, sizeof(*header));

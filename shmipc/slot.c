@@ -25,6 +25,7 @@
 // The alive are never harmed by what the region says: only the kernel's answer
 // about a presence lock makes a slot dead.
 
+#include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <time.h>
@@ -84,6 +85,7 @@ static void release_word(shmipc_region_t *region, uint64_t offset,
 }
 
 void shmipc_record_release(shmipc_region_t *region, uint32_t index) {
+  assert(index < region->num_records);
   shmipc_record_t *record = shmipc_record_of(region, index);
   uint32_t generation = __atomic_load_n(&record->generation, __ATOMIC_RELAXED);
   uint32_t id = SHMIPC_WORD_OF(index, generation);
@@ -157,6 +159,7 @@ static int take(shmipc_region_t *region, uint32_t index) {
 }
 
 int shmipc_slot_take(shmipc_region_t *region) {
+  assert(region->slot == UINT32_MAX && !region->read_only);
   shmipc_slot_recover_dead(region);
   for (uint32_t i = 0; i < region->num_slots; i++) {
     int status = take(region, i);

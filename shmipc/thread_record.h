@@ -6,6 +6,7 @@
 #ifndef MY_ALLOC_SHMIPC_THREAD_RECORD_H_
 #define MY_ALLOC_SHMIPC_THREAD_RECORD_H_
 
+#include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -95,6 +96,7 @@ static inline uint32_t shmipc_hold_find(const shmipc_self_t *self,
 // Takes a note out, after the word was changed. The others stay where they are:
 // a writer may be looking through them (rwlock.c).
 static inline void shmipc_drop(shmipc_self_t *self, uint32_t index) {
+  assert(index < SHMIPC_HOLDS_MAX);
   const uint64_t *holds = self->record->holds;
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   __atomic_store_n(&self->record->holds[index], 0, __ATOMIC_RELEASE);
