@@ -8,10 +8,12 @@
 // notification after the key was read either changes the word before the kernel
 // compares it, or finds the sleeper.
 //
-// Waking one leaves the bit: others may sleep. Once there was nobody to wake,
-// the bit is cleared, together with another addition, and all are woken that
-// may have gone to sleep since: a cleared bit never has a sleeper. A waiter
-// that dies leaves a bit too many, which costs the next notifier a system call.
+// Whoever notifies clears the bit with the addition, and wakes. To wake one,
+// two are woken: if there were not two, nobody else sleeps, and the bit may
+// stay cleared; if there were, others may, and the bit is put back. A
+// notification that came in between saw no bit; then all are woken. So a bit
+// without a sleeper costs one system call at most, also one that a dead waiter
+// left.
 //
 // The count has 31 bits: a waiter that is held up between its key and its sleep
 // for exactly 2^31 notifications misses them.
@@ -75,16 +77,15 @@ int shmipc_event_wait(shmipc_region_t *region, shmipc_event_t *event,
   return wait_until(event, key & ~WAITERS, shmipc_deadline(timeout_ns));
 }
 
-// Release: pairs with the loads of those that wait.
-static void clear_and_wake_all(shmipc_event_t *event) {
+// Returns the word before, and in `out_next` the one after.
+static uint32_t add_and_clear(shmipc_event_t *event, uint32_t *out_next) {
   uint32_t seen = __atomic_load_n(&event->word, __ATOMIC_RELAXED);
-  while (!__atomic_compare_exchange_n(&event->word, &seen,
-                                      (seen + 2) & ~WAITERS, false,
-                                      __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
-  }
-  if ((seen & WAITERS) != 0) {
-    shmipc_futex_wake(&event->word, INT_MAX);
-  }
+  do {
+    *out_next = (seen + 2) & ~WAITERS;
+    // Release: pairs with the loads of those that wait.
+  } while (!__atomic_compare_exchange_n(&event->word, &seen, *out_next, false,
+                                        __ATOMIC_RELEASE, __ATOMIC_RELAXED));
+  return seen;
 }
 
 int shmipc_event_notify_one(shmipc_region_t *region, shmipc_event_t *event) {
@@ -92,10 +93,15 @@ int shmipc_event_notify_one(shmipc_region_t *region, shmipc_event_t *event) {
   if (status < 0) {
     return status;
   }
-  // Release: pairs with the loads of those that wait.
-  uint32_t seen = __atomic_fetch_add(&event->word, 2, __ATOMIC_RELEASE);
-  if ((seen & WAITERS) != 0 && shmipc_futex_wake(&event->word, 1) == 0) {
-    clear_and_wake_all(event);
+  uint32_t next;
+  uint32_t seen = add_and_clear(event, &next);
+  if ((seen & WAITERS) == 0 || shmipc_futex_wake(&event->word, 2) < 2) {
+    return 0;
+  }
+  uint32_t now =
+      __atomic_fetch_or(&event->word, WAITERS, __ATOMIC_RELAXED) & ~WAITERS;
+  if (now != next) {
+    shmipc_futex_wake(&event->word, INT_MAX);
   }
   return 0;
 }
@@ -105,7 +111,10 @@ int shmipc_event_notify_all(shmipc_region_t *region, shmipc_event_t *event) {
   if (status < 0) {
     return status;
   }
-  clear_and_wake_all(event);
+  uint32_t next;
+  if ((add_and_clear(event, &next) & WAITERS) != 0) {
+    shmipc_futex_wake(&event->word, INT_MAX);
+  }
   return 0;
 }
 

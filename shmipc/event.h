@@ -51,7 +51,7 @@ SHMIPC_API SHMIPC_MUST_USE int shmipc_event_wait(shmipc_region_t *region,
                                                  uint32_t key,
                                                  int64_t timeout_ns);
 
-// Wakes at least one of those waiting. -EROFS, -ECHILD, -EINVAL.
+// Wakes at least one of those waiting, maybe more. -EROFS, -ECHILD, -EINVAL.
 SHMIPC_API int shmipc_event_notify_one(shmipc_region_t *region,
                                        shmipc_event_t *event);
 

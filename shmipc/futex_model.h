@@ -18,7 +18,7 @@
 
 namespace futex_model {
 
-constexpr size_t kMax = 3;
+constexpr size_t kMax = 5;
 
 // The words; what they mean depends on the protocol.
 struct Thread {

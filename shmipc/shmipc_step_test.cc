@@ -7,8 +7,8 @@
 // a hang and, in the end, find nothing left.
 //
 // Of all but the mutex only some of the instructions, spread over all, another
-// set each time, unless SHMIPC_EVERY_STEP=1 (an hour). Skipped where ptrace is
-// not permitted.
+// set each time; SHMIPC_STRIDE=1 for all (an hour), or every so many. Skipped
+// where ptrace is not permitted.
 
 #include <signal.h>
 #include <sys/ptrace.h>
@@ -169,7 +169,7 @@ class StepTest : public testing::TestWithParam<shmipc_backend_t> {
   }
 
   static uint64_t Stride(uint64_t otherwise) {
-    return Count("SHMIPC_EVERY_STEP", 0) != 0 ? 1 : otherwise;
+    return std::max<uint64_t>(1, Count("SHMIPC_STRIDE", otherwise));
   }
 
   void TakeAndRepair(shmipc_region_t *region, Board *board,
@@ -193,7 +193,7 @@ class StepTest : public testing::TestWithParam<shmipc_backend_t> {
   std::function<void(TestRegion *own)> prepare_;
   int64_t worst_stall_ns_ = 0;  // By one thread at a time.
   Watchdog watchdog_{static_cast<unsigned int>(
-      Count("SHMIPC_EVERY_STEP", 0) != 0 ? 3600 : 240)};
+      Count("SHMIPC_STRIDE", 1000) < 300 ? 7200 : 240)};
 };
 
 INSTANTIATE_TEST_SUITE_P(All, StepTest, testing::ValuesIn(Backends()),
