@@ -1,0 +1,114 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The attachments of this process: a list, and what fork does to them.
+//
+// A child has the parent's descriptors, that is, the same open files, whose
+// locks are what others take for the parent's life. So the child closes them
+// before it does anything else, and holds nothing and is nobody until it opens
+// the region anew. Its handles stay allocated for `close`.
+//
+// So between open(2) and the store of the descriptor in a handle that is in the
+// list, no fork may happen (`shmipc_fork_block`).
+//
+// Locks: the list's; inside of it nothing but presence locks and the shared
+// memory. fork takes it, so that the child finds the list whole.
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include "shmipc/region_internal.h"
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static shmipc_region_t *first;  // Guarded by lock.
+static uint64_t last_serial;    // Guarded by lock.
+static int install_status;      // Written once, by `once`.
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void before_fork(void) {
+  pthread_mutex_lock(&lock);
+}
+
+static void after_fork_in_parent(void) {
+  pthread_mutex_unlock(&lock);
+}
+
+static void after_fork_in_child(void) {
+  while (first != NULL) {
+    shmipc_region_t *region = first;
+    first = region->next;
+    region->next = NULL;
+    region->previous = NULL;
+    if (region->fd >= 0) {
+      close(region->fd);
+      region->fd = -1;
+    }
+    region->slot = UINT32_MAX;
+    region->status = -ECHILD;
+    region->serial = 0;
+  }
+  pthread_mutex_unlock(&lock);
+}
+
+static void install(void) {
+  install_status =
+      -pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+int shmipc_attachment_prepare(void) {
+  pthread_once(&once, install);
+  return install_status;
+}
+
+void shmipc_fork_block(void) {
+  pthread_mutex_lock(&lock);
+}
+
+void shmipc_fork_unblock(void) {
+  pthread_mutex_unlock(&lock);
+}
+
+void shmipc_attachment_add(shmipc_region_t *region) {
+  assert(region->serial == 0);
+  pthread_mutex_lock(&lock);
+  region->serial = ++last_serial;
+  region->next = first;
+  region->previous = NULL;
+  if (first != NULL) {
+    first->previous = region;
+  }
+  first = region;
+  pthread_mutex_unlock(&lock);
+}
+
+void shmipc_attachment_remove(shmipc_region_t *region) {
+  pthread_mutex_lock(&lock);
+  if (region->serial != 0) {
+    if (region->previous != NULL) {
+      region->previous->next = region->next;
+    } else {
+      first = region->next;
+    }
+    if (region->next != NULL) {
+      region->next->previous = region->previous;
+    }
+    region->serial = 0;
+  }
+  pthread_mutex_unlock(&lock);
+}
+
+void shmipc_attachment_with(uint64_t serial,
+                            void (*work)(shmipc_region_t *region,
+                                         uint32_t argument),
+                            uint32_t argument) {
+  pthread_mutex_lock(&lock);
+  for (shmipc_region_t *region = first; region != NULL; region = region->next) {
+    if (region->serial == serial) {
+      work(region, argument);
+      break;
+    }
+  }
+  pthread_mutex_unlock(&lock);
+}

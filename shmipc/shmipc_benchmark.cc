@@ -1,0 +1,488 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What do the locks of shmipc cost, beside those that a C library and
+// Boost.Interprocess offer between processes?
+//
+//   bazel run //shmipc:benchmark              [-- --rounds=9 --smoke]
+//
+// All contenders run in turn, round after round, so that slow and fast states
+// of the machine hit all of them; medians, the range, and ratios of medians.
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#if __has_include(<boost/interprocess/sync/interprocess_mutex.hpp>)
+#include <boost/interprocess/sync/interprocess_mutex.hpp>
+#define HAS_BOOST_INTERPROCESS 1
+#else
+#define HAS_BOOST_INTERPROCESS 0
+#endif
+
+#include "shmipc/event.h"
+#include "shmipc/mutex.h"
+#include "shmipc/rwlock.h"
+#include "shmipc/semaphore.h"
+
+namespace {
+
+struct Flags {
+  int rounds = 9;
+  int64_t pairs = 2000000;
+  int64_t contended = 200000;
+  int64_t hand_offs = 20000;
+};
+
+Flags flags;
+
+// All that the contenders use, in one region. Own cache lines.
+struct Board {
+  alignas(64) shmipc_mutex_t mutex;
+  alignas(64) shmipc_rwlock_t rwlock;
+  alignas(64) shmipc_semaphore_t semaphore;
+  alignas(64) shmipc_event_t events[2];
+  alignas(64) shmipc_semaphore_t turns[2];
+  alignas(64) pthread_mutex_t plain;
+  alignas(64) pthread_mutex_t robust;
+  alignas(64) pthread_rwlock_t pthread_rwlock;
+  alignas(64) sem_t sem;
+  alignas(64) sem_t sem_turns[2];
+  alignas(64) std::atomic<uint32_t> owner;
+  alignas(64) std::atomic<uint32_t> raw[2];
+  alignas(64) std::atomic<uint32_t> start;
+  alignas(64) std::atomic<uint32_t> turn;
+  alignas(64) uint64_t counter;
+#if HAS_BOOST_INTERPROCESS
+  alignas(64) char boost[sizeof(boost::interprocess::interprocess_mutex)];
+#endif
+};
+
+shmipc_region_t *region;
+Board *board;
+int share_fd;
+
+[[noreturn]] void Die(const char *what) {
+  perror(what);
+  exit(1);
+}
+
+void Check(int status) {
+  if (status < 0) {
+    fprintf(stderr, "%s\n", shmipc_strerror(status));
+    exit(1);
+  }
+}
+
+#if HAS_BOOST_INTERPROCESS
+boost::interprocess::interprocess_mutex *Boost() {
+  return reinterpret_cast<boost::interprocess::interprocess_mutex *>(
+      board->boost);
+}
+#endif
+
+double NowNs() {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) * 1e9 +
+         static_cast<double>(now.tv_nsec);
+}
+
+struct Contender {
+  const char *name;
+  std::function<double()> run;  // Returns nanoseconds for one.
+  std::vector<double> results = {};
+
+  double Median() {
+    std::sort(results.begin(), results.end());
+    return results[results.size() / 2];
+  }
+};
+
+// `bars`: contender by index, against which one, at most how many times.
+struct Bar {
+  size_t of;
+  size_t against;
+  double at_most;
+};
+
+void Compare(const char *title, std::vector<Contender> contenders,
+             const std::vector<Bar> &bars) {
+  for (int i = 0; i < flags.rounds; i++) {
+    for (Contender &contender : contenders) {
+      contender.results.push_back(contender.run());
+    }
+  }
+  printf("\n%s, ns\n", title);
+  for (Contender &contender : contenders) {
+    double median = contender.Median();
+    printf("  %-44s %10.1f   (%.1f to %.1f)\n", contender.name, median,
+           contender.results.front(), contender.results.back());
+  }
+  for (const Bar &bar : bars) {
+    double ratio =
+        contenders[bar.of].Median() / contenders[bar.against].Median();
+    printf("  %-4s %s / %s: %.2f (bar %.2f)\n",
+           ratio <= bar.at_most ? "ok" : "HIGH", contenders[bar.of].name,
+           contenders[bar.against].name, ratio, bar.at_most);
+  }
+  fflush(stdout);
+}
+
+template <typename Work>
+double TimePairs(const Work &work) {
+  double start = NowNs();
+  for (int64_t i = 0; i < flags.pairs; i++) {
+    work();
+  }
+  return (NowNs() - start) / static_cast<double>(flags.pairs);
+}
+
+void LockOwnerWord() {
+  uint32_t expected = 0;
+  while (!board->owner.compare_exchange_weak(expected, 1,
+                                             std::memory_order_acquire)) {
+    expected = 0;
+  }
+}
+
+void Uncontended() {
+  std::vector<Contender> contenders = {
+    {"shmipc mutex",
+     [] {
+       return TimePairs([] {
+         Check(shmipc_mutex_lock(region, &board->mutex, SHMIPC_FOREVER));
+         Check(shmipc_mutex_unlock(region, &board->mutex));
+       });
+     }},
+    {"pthread robust mutex",
+     [] {
+       return TimePairs([] {
+         pthread_mutex_lock(&board->robust);
+         pthread_mutex_unlock(&board->robust);
+       });
+     }},
+    {"pthread plain mutex, process-shared",
+     [] {
+       return TimePairs([] {
+         pthread_mutex_lock(&board->plain);
+         pthread_mutex_unlock(&board->plain);
+       });
+     }},
+    {"owner word, compare-and-swap and store",
+     [] {
+       return TimePairs([] {
+         LockOwnerWord();
+         board->owner.store(0, std::memory_order_release);
+       });
+     }},
+    {"owner word, two compare-and-swaps",
+     [] {
+       return TimePairs([] {
+         LockOwnerWord();
+         uint32_t expected = 1;
+         board->owner.compare_exchange_strong(expected, 0,
+                                              std::memory_order_release);
+       });
+     }},
+#if HAS_BOOST_INTERPROCESS
+    {"Boost.Interprocess mutex",
+     [] {
+       return TimePairs([] {
+         Boost()->lock();
+         Boost()->unlock();
+       });
+     }},
+#endif
+  };
+  Compare("Uncontended lock and unlock", contenders,
+          {{0, 1, 0.25}, {0, 2, 1.0}});
+  Compare("Uncontended reading, writing",
+          {{"shmipc rwlock, read",
+            [] {
+              return TimePairs([] {
+                Check(shmipc_rwlock_read_lock(region, &board->rwlock,
+                                              SHMIPC_FOREVER));
+                Check(shmipc_rwlock_unlock(region, &board->rwlock));
+              });
+            }},
+           {"shmipc rwlock, write",
+            [] {
+              return TimePairs([] {
+                Check(shmipc_rwlock_write_lock(region, &board->rwlock,
+                                               SHMIPC_FOREVER));
+                Check(shmipc_rwlock_unlock(region, &board->rwlock));
+              });
+            }},
+           {"pthread rwlock, read",
+            [] {
+              return TimePairs([] {
+                pthread_rwlock_rdlock(&board->pthread_rwlock);
+                pthread_rwlock_unlock(&board->pthread_rwlock);
+              });
+            }},
+           {"pthread rwlock, write",
+            [] {
+              return TimePairs([] {
+                pthread_rwlock_wrlock(&board->pthread_rwlock);
+                pthread_rwlock_unlock(&board->pthread_rwlock);
+              });
+            }}},
+          {});
+  Compare("Uncontended post and wait, notify",
+          {{"shmipc semaphore",
+            [] {
+              return TimePairs([] {
+                Check(shmipc_semaphore_post(region, &board->semaphore));
+                Check(shmipc_semaphore_wait(region, &board->semaphore,
+                                            SHMIPC_FOREVER));
+              });
+            }},
+           {"sem_t",
+            [] {
+              return TimePairs([] {
+                sem_post(&board->sem);
+                sem_wait(&board->sem);
+              });
+            }},
+           {"shmipc event, notify with nobody waiting",
+            [] {
+              return TimePairs([] {
+                Check(shmipc_event_notify_one(region, &board->events[0]));
+              });
+            }}},
+          {});
+}
+
+// -- Two processes.
+
+// Runs `work(who)` in this process and a child at the same time; returns the
+// time until both are done, for each of `count`.
+double TwoProcesses(int64_t count, const std::function<void(int who)> &work) {
+  board->start = 0;
+  pid_t child = fork();
+  if (child < 0) {
+    Die("fork");
+  }
+  if (child == 0) {
+    shmipc_region_close(region);
+    Check(shmipc_region_open_fd(share_fd, nullptr, &region));
+    board = static_cast<Board *>(shmipc_region_data(region));
+    board->start++;
+    while (board->start < 2) {
+      sched_yield();
+    }
+    work(1);
+    shmipc_region_close(region);
+    _exit(0);
+  }
+  while (board->start < 1) {
+    sched_yield();
+  }
+  double start = NowNs();
+  board->start++;
+  work(0);
+  int status;
+  waitpid(child, &status, 0);
+  if (status != 0) {
+    fprintf(stderr, "the other process failed: %d\n", status);
+    exit(1);
+  }
+  return (NowNs() - start) / static_cast<double>(count);
+}
+
+template <typename Lock, typename Unlock>
+std::function<double()> Contended(const Lock &lock, const Unlock &unlock) {
+  return [lock, unlock] {
+    return TwoProcesses(2 * flags.contended, [&](int) {
+      for (int64_t i = 0; i < flags.contended; i++) {
+        lock();
+        board->counter = board->counter + 1;
+        unlock();
+      }
+    });
+  };
+}
+
+void ContendedLocks() {
+  std::vector<Contender> contenders = {
+    {"shmipc mutex",
+     Contended(
+         [] {
+           Check(shmipc_mutex_lock(region, &board->mutex, SHMIPC_FOREVER));
+         },
+         [] { Check(shmipc_mutex_unlock(region, &board->mutex)); })},
+    {"pthread robust mutex",
+     Contended([] { pthread_mutex_lock(&board->robust); },
+               [] { pthread_mutex_unlock(&board->robust); })},
+    {"pthread plain mutex, process-shared",
+     Contended([] { pthread_mutex_lock(&board->plain); },
+               [] { pthread_mutex_unlock(&board->plain); })},
+#if HAS_BOOST_INTERPROCESS
+    {"Boost.Interprocess mutex",
+     Contended([] { Boost()->lock(); }, [] { Boost()->unlock(); })},
+#endif
+  };
+  Compare("Two processes that do nothing but lock and unlock, a pair",
+          contenders, {});
+  Compare("Two processes that read, a pair",
+          {{"shmipc rwlock, read",
+            Contended(
+                [] {
+                  Check(shmipc_rwlock_read_lock(region, &board->rwlock,
+                                                SHMIPC_FOREVER));
+                },
+                [] { Check(shmipc_rwlock_unlock(region, &board->rwlock)); })},
+           {"pthread rwlock, read",
+            Contended([] { pthread_rwlock_rdlock(&board->pthread_rwlock); },
+                      [] { pthread_rwlock_unlock(&board->pthread_rwlock); })}},
+          {});
+}
+
+void FutexWait(std::atomic<uint32_t> *word, uint32_t expected) {
+  syscall(SYS_futex, word, FUTEX_WAIT, expected, nullptr, nullptr, 0);
+}
+
+void FutexWake(std::atomic<uint32_t> *word) {
+  syscall(SYS_futex, word, FUTEX_WAKE, 1, nullptr, nullptr, 0);
+}
+
+// Turns that are handed over, each by a sleep and a wake-up.
+void HandOffs() {
+  auto raw = [](int who) {
+    for (int64_t i = 0; i < flags.hand_offs; i++) {
+      if (who == 0) {
+        board->raw[0] = 1;
+        FutexWake(&board->raw[0]);
+      }
+      std::atomic<uint32_t> *mine = &board->raw[who == 0 ? 1 : 0];
+      while (*mine == 0) {
+        FutexWait(mine, 0);
+      }
+      *mine = 0;
+      if (who == 1) {
+        board->raw[1] = 1;
+        FutexWake(&board->raw[1]);
+      }
+    }
+  };
+  auto semaphores = [](int who) {
+    for (int64_t i = 0; i < flags.hand_offs; i++) {
+      if (who == 0) {
+        Check(shmipc_semaphore_post(region, &board->turns[0]));
+        Check(shmipc_semaphore_wait(region, &board->turns[1], SHMIPC_FOREVER));
+      } else {
+        Check(shmipc_semaphore_wait(region, &board->turns[0], SHMIPC_FOREVER));
+        Check(shmipc_semaphore_post(region, &board->turns[1]));
+      }
+    }
+  };
+  auto posix = [](int who) {
+    for (int64_t i = 0; i < flags.hand_offs; i++) {
+      if (who == 0) {
+        sem_post(&board->sem_turns[0]);
+        sem_wait(&board->sem_turns[1]);
+      } else {
+        sem_wait(&board->sem_turns[0]);
+        sem_post(&board->sem_turns[1]);
+      }
+    }
+  };
+  auto events = [](int who) {
+    for (int64_t i = 0; i < flags.hand_offs; i++) {
+      uint32_t mine = static_cast<uint32_t>(who);
+      for (;;) {
+        uint32_t key = shmipc_event_key(&board->events[who]);
+        if (board->turn % 2 == mine) {
+          break;
+        }
+        Check(shmipc_event_wait(region, &board->events[who], key,
+                                SHMIPC_FOREVER));
+      }
+      board->turn++;
+      Check(shmipc_event_notify_one(region, &board->events[1 - who]));
+    }
+  };
+  auto contender = [](const char *name, const std::function<void(int)> &work) {
+    return Contender{name, [work] {
+                       return TwoProcesses(flags.hand_offs, work);
+                     }};
+  };
+  Compare("Round trip between two processes that sleep or spin",
+          {contender("shmipc semaphore", semaphores),
+           contender("shmipc event", events), contender("sem_t", posix),
+           contender("bare futex", raw)},
+          {{0, 3, 1.1}, {1, 3, 1.1}});
+}
+
+int InitialiseBoard(void *, void *data, size_t) {
+  auto *all = static_cast<Board *>(data);
+  pthread_mutexattr_t attributes;
+  pthread_mutexattr_init(&attributes);
+  pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+  pthread_mutex_init(&all->plain, &attributes);
+  pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+  pthread_mutex_init(&all->robust, &attributes);
+  pthread_rwlockattr_t rwlock_attributes;
+  pthread_rwlockattr_init(&rwlock_attributes);
+  pthread_rwlockattr_setpshared(&rwlock_attributes, PTHREAD_PROCESS_SHARED);
+  pthread_rwlock_init(&all->pthread_rwlock, &rwlock_attributes);
+  sem_init(&all->sem, 1, 0);
+  sem_init(&all->sem_turns[0], 1, 0);
+  sem_init(&all->sem_turns[1], 1, 0);
+#if HAS_BOOST_INTERPROCESS
+  new (all->boost) boost::interprocess::interprocess_mutex;
+#endif
+  return 0;
+}
+
+void ReadFlags(int argc, char **argv) {
+  for (int i = 1; i < argc; i++) {
+    if (strncmp(argv[i], "--rounds=", 9) == 0) {
+      flags.rounds = std::max(1, atoi(argv[i] + 9));
+    } else if (strcmp(argv[i], "--smoke") == 0) {
+      flags = {1, 1000, 1000, 100};
+    } else {
+      fprintf(stderr, "usage: benchmark [--rounds=N] [--smoke]\n");
+      exit(2);
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  ReadFlags(argc, argv);
+  shmipc_region_options_t options = {};
+  options.backend = SHMIPC_MEMFD;
+  options.size_bytes = sizeof(Board);
+  options.initialize = InitialiseBoard;
+  Check(shmipc_region_create(nullptr, &options, &region));
+  board = static_cast<Board *>(shmipc_region_data(region));
+  share_fd = shmipc_region_share_fd(region);
+  Check(share_fd);
+  if (!HAS_BOOST_INTERPROCESS) {
+    printf("without Boost.Interprocess: libboost-dev is not installed\n");
+  }
+  Uncontended();
+  ContendedLocks();
+  HandOffs();
+  shmipc_region_close(region);
+  return 0;
+}

@@ -1,0 +1,208 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include "shmipc/shmipc_testing.h"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cinttypes>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <utility>
+
+namespace shmipc_testing {
+
+uint64_t Count(const char *variable, uint64_t otherwise) {
+  const char *text = getenv(variable);
+  return text != nullptr ? strtoull(text, nullptr, 10) : otherwise;
+}
+
+uint64_t Seed() {
+  static const uint64_t seed = [] {
+    uint64_t value = Count("SHMIPC_TEST_SEED", std::random_device()());
+    printf("SHMIPC_TEST_SEED=%" PRIu64 "\n", value);
+    fflush(stdout);
+    return value;
+  }();
+  return seed;
+}
+
+std::string Name(const char *what) {
+  // Tests have pid namespaces of their own, but one /dev/shm.
+  static const std::string *prefix = new std::string(
+      "/shmipc_test." + std::to_string(std::random_device()()) + ".");
+  static int counter;
+  return *prefix + std::to_string(counter++) + "." + what;
+}
+
+Watchdog::Watchdog(unsigned int seconds) {
+  alarm(seconds);
+}
+
+Watchdog::~Watchdog() {
+  alarm(0);
+}
+
+int64_t NowNs() {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<int64_t>(now.tv_sec) * 1000000000 + now.tv_nsec;
+}
+
+Process::Process(const std::function<int()> &work) : pid_(fork()) {
+  if (pid_ < 0) {
+    perror("fork");
+    abort();
+  }
+  if (pid_ == 0) {
+    // Alarms are not inherited, and a test that dies leaves nobody behind.
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    _exit(work());
+  }
+}
+
+Process::Process(Process &&other) noexcept : pid_(other.pid_) {
+  other.pid_ = -1;
+}
+
+Process &Process::operator=(Process &&other) noexcept {
+  std::swap(pid_, other.pid_);
+  return *this;
+}
+
+Process::~Process() {
+  if (pid_ > 0) {
+    Kill();
+  }
+}
+
+void Process::Signal(int signal) {
+  if (pid_ > 0) {
+    kill(pid_, signal);
+  }
+}
+
+int Process::Wait() {
+  int status = 0;
+  while (waitpid(pid_, &status, 0) < 0) {
+    if (errno != EINTR) {
+      return -1000;
+    }
+  }
+  pid_ = -1;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+int Process::Kill() {
+  Signal(SIGKILL);
+  return Wait();
+}
+
+void *SharedMemory(size_t bytes) {
+  void *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) {
+    perror("mmap");
+    abort();
+  }
+  return memory;
+}
+
+void FreeSharedMemory(void *memory, size_t bytes) {
+  munmap(memory, bytes);
+}
+
+const char *NameOf(shmipc_backend_t backend) {
+  switch (backend) {
+    case SHMIPC_POSIX:
+      return "posix";
+    case SHMIPC_SYSV:
+      return "sysv";
+    default:
+      return "memfd";
+  }
+}
+
+const std::vector<shmipc_backend_t> &Backends() {
+  static const std::vector<shmipc_backend_t> *all =
+      new std::vector<shmipc_backend_t>{SHMIPC_POSIX, SHMIPC_SYSV,
+                                        SHMIPC_MEMFD};
+  return *all;
+}
+
+TestRegion::TestRegion(
+    shmipc_backend_t backend, size_t size_bytes,
+    const std::function<void(shmipc_region_options_t *)> &change)
+    : name_(Name(NameOf(backend))) {
+  options_.backend = backend;
+  options_.size_bytes = size_bytes;
+  if (change) {
+    change(&options_);
+  }
+  bool has_name = backend != SHMIPC_MEMFD;
+  int status = shmipc_region_create(has_name ? name_.c_str() : nullptr,
+                                    &options_, &region_);
+  if (status == 0 && !has_name) {
+    fd_ = shmipc_region_share_fd(region_);
+    status = fd_ < 0 ? fd_ : 0;
+  }
+  if (status < 0) {
+    fprintf(stderr, "%s region: %s\n", NameOf(backend),
+            shmipc_strerror(status));
+    abort();
+  }
+}
+
+TestRegion::~TestRegion() {
+  if (fd_ >= 0) {
+    close(fd_);
+  } else {
+    (void)!shmipc_region_unlink(name_.c_str(), options_.backend);
+  }
+  shmipc_region_close(region_);
+}
+
+void TestRegion::CloseOwn() {
+  shmipc_region_close(region_);
+  region_ = nullptr;
+}
+
+shmipc_region_t *TestRegion::Attach(int *out_status) const {
+  shmipc_region_t *region = nullptr;
+  int status = fd_ >= 0 ? shmipc_region_open_fd(fd_, &options_, &region)
+                        : shmipc_region_open(name_.c_str(), &options_, &region);
+  if (out_status != nullptr) {
+    *out_status = status;
+  } else if (status < 0) {
+    fprintf(stderr, "attach: %s\n", shmipc_strerror(status));
+  }
+  return region;
+}
+
+shmipc_region_t *TestRegion::AttachInChild() {
+  CloseOwn();
+  region_ = Attach();
+  return region_;
+}
+
+std::string Problems(shmipc_region_t *region) {
+  std::string text;
+  int count = shmipc_region_verify(
+      region,
+      [](void *context, const char *what, uint64_t offset, uint64_t value) {
+        *static_cast<std::string *>(context) += std::string(what) + " at " +
+                                                std::to_string(offset) + ": " +
+                                                std::to_string(value) + "\n";
+      },
+      &text);
+  return count < 0 ? shmipc_strerror(count) : text;
+}
+
+}  // namespace shmipc_testing
