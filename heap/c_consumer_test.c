@@ -94,6 +94,13 @@ static void fail_as_documented(void) {
   CHECK(heap_aligned_alloc(no_alignment, 1) == NULL && errno == EINVAL);
 }
 
+static void give_memory(void) {
+  static unsigned char memory[1 << 18];
+  CHECK(heap_add_memory(memory, sizeof(memory), true) >= 1 << 17);
+  errno = 0;
+  CHECK(heap_add_memory(memory, sizeof(memory), true) == 0 && errno == EINVAL);
+}
+
 static bool find(void *context, void *ptr, size_t usable_bytes) {
   // Returns false, which ends the walk, at the block that is looked for.
   return usable_bytes == 0 || ptr != *(void **)context;
@@ -126,6 +133,7 @@ static void look_inside(void) {
 int main(void) {
   use_blocks();
   fail_as_documented();
+  give_memory();
   look_inside();
   CHECK(num_allocs == num_frees);
   // A realloc is a resize in place, or a block and the end of another.

@@ -4,6 +4,7 @@
 // What a program that defines heap_initial_hooks is told, in which order.
 
 #include <cerrno>
+#include <climits>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -14,16 +15,19 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "heap/fake_kernel.h"
 #include "heap/heap.h"
 #include "heap/heap_testing.h"
 #include "heap/kernel.h"
 
 namespace {
 
+using heap_testing::fake;
 using heap_testing::Fill;
 using heap_testing::IsFilled;
 using heap_testing::Random;
 using heap_testing::RunInChild;
+using heap_testing::UseFakeKernel;
 
 struct Event {
   std::string kind;
@@ -339,6 +343,58 @@ TEST_F(HeapHooksTest, BooksKeptByHooksAgreeWithTheHeap) {
       EXPECT_EQ(heap_usable_size(ptr), usable_bytes);
     }
   });
+}
+
+// What was told of mappings adds up to what the heap has, whatever the kernel
+// does, and whosever memory it is.
+TEST_F(HeapHooksTest, EachMappingIsToldOnce) {
+  static unsigned char own_memory[1 << 20];
+  RunInChild([] {
+    UseFakeKernel();
+    const auto expect_sum = [] {
+      heap_stats_t stats;
+      heap_stats_get(&stats);
+      EXPECT_EQ(stats.mapped_bytes, mapped_bytes);
+    };
+    EXPECT_GT(heap_add_memory(own_memory, sizeof(own_memory), false), 0u);
+    expect_sum();
+    const size_t before = mapped_bytes;
+    fake.refuse_break = true;
+    for (bool refuse_unmap : {true, false}) {
+      fake.refuse_unmap = refuse_unmap;
+      std::vector<void *> blocks;
+      for (int i = 0; i < 200; ++i) {
+        blocks.push_back(heap_alloc(1 << 20));
+        memset(blocks.back(), 1, 1 << 20);
+      }
+      expect_sum();
+      for (void *ptr : blocks) {
+        heap_free(ptr);
+      }
+      heap_trim(0);
+      expect_sum();
+    }
+    EXPECT_LE(mapped_bytes, before);
+  });
+}
+
+TEST_F(HeapHooksTest, BlockThatShrinksInNeedIsTold) {
+  for (size_t size : {size_t{30000}, size_t{200000}, size_t{40} << 20}) {
+    RunInChild([=] {
+      UseFakeKernel();
+      void *ptr = heap_alloc(size);
+      fake.fail_from = fake.calls + 1;
+      fake.fail_count = INT_MAX;
+      for (size_t other = size_t{32} << 20; other >= 16; other /= 2) {
+        while (heap_alloc(other) != nullptr) {
+        }
+      }
+      TakeEvents();
+      ASSERT_EQ(heap_realloc(ptr, 100), ptr);
+      EXPECT_EQ(TakeBlockEvents(),
+                (Events{{"resize", ptr, 100, heap_usable_size(ptr)}}));
+    });
+  }
 }
 
 // Hooks that allocate.

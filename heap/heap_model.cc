@@ -226,6 +226,9 @@ void RunHeapModel(uint64_t seed, unsigned max_log2, int steps) {
       default:
         model.Alloc(size);
     }
+    if (random.OneIn(100)) {
+      heap_trim(random.OneIn(2) ? 0 : random.Below(8 << 20));
+    }
     if (step % 50 == 0) {
       model.Check();
     }

@@ -26,6 +26,7 @@ namespace {
 
 using heap_testing::Fill;
 using heap_testing::IsFilled;
+using heap_testing::IsZero;
 using heap_testing::Random;
 
 // What every block begins with.
@@ -335,30 +336,27 @@ TEST_F(HeapThreadsTest, OrphanedSpansAreAdopted) {
 
 // Blocks freed after their thread's exit become memory of any size again.
 TEST_F(HeapThreadsTest, EmptiedOrphansGoBack) {
-  std::vector<void *> blocks;
-  const size_t before = LiveBytes();
-  std::thread([&] {
-    for (int i = 0; i < 100000; ++i) {
-      blocks.push_back(heap_alloc(100));
+  heap_testing::RunInChild([] {
+    std::vector<void *> blocks;
+    std::thread([&] {
+      for (int i = 0; i < 100000; ++i) {
+        blocks.push_back(heap_alloc(100));
+      }
+    }).join();
+    EXPECT_GT(LiveBytes(), size_t{9} << 20);
+    for (void *ptr : blocks) {
+      heap_free(ptr);
     }
-  }).join();
-  EXPECT_GT(LiveBytes(), before + (9 << 20));
-  for (void *ptr : blocks) {
-    heap_free(ptr);
-  }
-  // Found when somebody needs memory: spans of other classes.
-  std::vector<void *> others;
-  for (int i = 0; i < 60; ++i) {
-    others.push_back(heap_alloc(500 + static_cast<size_t>(i) * 500));
-  }
-  for (int i = 0; i < 5000; ++i) {
-    others.push_back(heap_alloc(8000));
-  }
-  EXPECT_LT(LiveBytes(), before + (48 << 20) + (2 << 20))
-      << "the orphans' 10 MiB are used";
-  for (void *ptr : others) {
-    heap_free(ptr);
-  }
+    // Found when somebody needs memory: spans of other classes.
+    for (int i = 0; i < 60; ++i) {
+      EXPECT_NE(heap_alloc(500 + static_cast<size_t>(i) * 500), nullptr);
+    }
+    for (int i = 0; i < 5000; ++i) {
+      EXPECT_NE(heap_alloc(8000), nullptr);
+    }
+    EXPECT_LT(LiveBytes(), (size_t{48} << 20) + (2 << 20))
+        << "the orphans' 10 MiB are used";
+  });
 }
 
 // What others freed of a thread's full spans serves its next allocations.
@@ -396,7 +394,11 @@ TEST_F(HeapThreadsTest, OwnerTrimsWhileOthersFree) {
     if (i == 0) {
       Random random(seed);
       for (int n = 0; n < kBlocks; ++n) {
-        queue.Push(NewBlock(random.SkewedSize(9)));
+        const size_t size = random.SkewedSize(9) + sizeof(Header);
+        void *ptr = heap_calloc(1, size);
+        EXPECT_TRUE(IsZero(ptr, size));
+        Label(ptr, size);
+        queue.Push(ptr);
         if (random.OneIn(100)) {
           heap_trim(0);
         }

@@ -133,7 +133,7 @@ __attribute__((constructor)) static void print_help(void) {
 }
 
 __attribute__((destructor)) static void print_stats_at_exit(void) {
-  if (is_set_to("HEAP_STATS", "1") || is_set_to("HEAP_STATS", "text")) {
+  if (is_set_to("HEAP_STATS", "1")) {
     print_stats(HEAP_STATS_TEXT);
   } else if (is_set_to("HEAP_STATS", "json")) {
     print_stats(HEAP_STATS_JSON);

@@ -148,7 +148,7 @@ TEST(MallocProcessTest, RunsWhenStartedThroughTheLoader) {
 
 TEST(MallocProcessTest, RunsWithStandardErrorClosed) {
   ExpectSuccess(Start({kLinked, "10"}, [] {
-    Set("HEAP_STATS", "text");
+    Set("HEAP_STATS", "1");
     close(STDERR_FILENO);
   }));
 }
@@ -157,7 +157,7 @@ TEST(MallocProcessTest, EnvironmentAsksForStatisticsAndHelp) {
   Result result = Start({kLinked, "10"}, [] { Set("HEAP_STATS", "json"); });
   ExpectSuccess(result);
   EXPECT_EQ(result.errors.rfind("{\"live_bytes\":", 0), 0u) << result.errors;
-  result = Start({kLinked, "10"}, [] { Set("HEAP_STATS", "text"); });
+  result = Start({kLinked, "10"}, [] { Set("HEAP_STATS", "1"); });
   EXPECT_NE(result.errors.find("live_bytes: in live blocks\n"),
             std::string::npos);
   result = Start({kLinked, "10"}, [] { Set("HEAP_HELP", "1"); });
