@@ -56,7 +56,9 @@ int64_t NowNs() {
   return static_cast<int64_t>(now.tv_sec) * 1000000000 + now.tv_nsec;
 }
 
-Process::Process(const std::function<int()> &work) : pid_(fork()) {
+Process::Process(const std::function<int()> &work) {
+  pid_t parent = getpid();
+  pid_ = fork();
   if (pid_ < 0) {
     perror("fork");
     abort();
@@ -64,6 +66,10 @@ Process::Process(const std::function<int()> &work) : pid_(fork()) {
   if (pid_ == 0) {
     // Alarms are not inherited, and a test that dies leaves nobody behind.
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    // It died before that; 0 is a parent in another pid namespace.
+    if (getppid() != parent && getppid() != 0) {
+      _exit(1);
+    }
     _exit(work());
   }
 }

@@ -30,6 +30,7 @@ namespace {
 
 using slab_testing::CacheModel;
 using slab_testing::FakeSource;
+using slab_testing::Stats;
 
 // The kernel with less to give: of so much, a range gets some MiB.
 constexpr size_t kScarce = 80 << 20;
@@ -51,12 +52,6 @@ slab_options_t Options(size_t object_bytes) {
   options.name = "range";
   options.object_bytes = object_bytes;
   return options;
-}
-
-slab_stats_t Stats(slab_cache_t *cache) {
-  slab_stats_t stats;
-  slab_stats(cache, &stats);
-  return stats;
 }
 
 uintptr_t Address(const void *ptr) {

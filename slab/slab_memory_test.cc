@@ -16,33 +16,13 @@
 
 namespace {
 
+using slab_testing::AllocMany;
 using slab_testing::CacheModel;
 using slab_testing::FakeSource;
+using slab_testing::Options;
+using slab_testing::Stats;
 
 constexpr size_t kObjectBytes = 64;
-
-slab_options_t Options(size_t object_bytes = kObjectBytes,
-                       size_t align_bytes = 0) {
-  slab_options_t options = {};
-  options.name = "test";
-  options.object_bytes = object_bytes;
-  options.align_bytes = align_bytes;
-  return options;
-}
-
-slab_stats_t Stats(slab_cache_t *cache) {
-  slab_stats_t stats;
-  slab_stats(cache, &stats);
-  return stats;
-}
-
-std::vector<void *> AllocMany(slab_cache_t *cache, size_t count) {
-  std::vector<void *> objects(count);
-  for (void *&object : objects) {
-    object = slab_alloc(cache);
-  }
-  return objects;
-}
 
 class SlabMemoryTest : public testing::Test {
  protected:

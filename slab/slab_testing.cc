@@ -55,6 +55,28 @@ uint64_t Seed() {
   return seed;
 }
 
+slab_options_t Options(size_t object_bytes, size_t align_bytes) {
+  slab_options_t options = {};
+  options.name = "test";
+  options.object_bytes = object_bytes;
+  options.align_bytes = align_bytes;
+  return options;
+}
+
+slab_stats_t Stats(slab_cache_t *cache) {
+  slab_stats_t stats;
+  slab_stats(cache, &stats);
+  return stats;
+}
+
+std::vector<void *> AllocMany(slab_cache_t *cache, size_t count) {
+  std::vector<void *> objects(count);
+  for (void *&object : objects) {
+    object = slab_alloc(cache);
+  }
+  return objects;
+}
+
 slab_source_t FakeSource::Get() {
   return {Alloc, Free, this};
 }

@@ -19,6 +19,13 @@ namespace slab_testing {
 // Returns the seed of this run, SLAB_TEST_SEED or a constant, and prints it.
 uint64_t Seed();
 
+// Options of a cache of such objects, and no others.
+slab_options_t Options(size_t object_bytes = 64, size_t align_bytes = 0);
+
+slab_stats_t Stats(slab_cache_t *cache);
+
+std::vector<void *> AllocMany(slab_cache_t *cache, size_t count);
+
 // Hands out memory of the C library, filled with rubbish, and counts.
 class FakeSource {
  public:

@@ -19,6 +19,8 @@
 
 namespace {
 
+using slab_testing::Stats;
+
 struct Object {
   uint64_t owner;  // Who has it; written without a lock.
   uint64_t check;
@@ -30,12 +32,6 @@ slab_options_t Options(unsigned flags = 0) {
   options.object_bytes = sizeof(Object);
   options.flags = flags;
   return options;
-}
-
-slab_stats_t Stats(slab_cache_t *cache) {
-  slab_stats_t stats;
-  slab_stats(cache, &stats);
-  return stats;
 }
 
 void Own(Object *object, uint64_t id) {
