@@ -155,6 +155,7 @@ static bool has_no_notes(int status) {
 static void write_header(bufio_journal_t *journal, const struct stat *target,
                          uint64_t birth, uint64_t offset) {
   bufio_journal_header_t *header = journal->header;
+  assert(header != NULL);
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
   header->version = BUFIO_JOURNAL_VERSION;
@@ -208,9 +209,10 @@ int bufio_journal_create(const char *path, int target, uint64_t offset,
   journal->descriptor = side.descriptor;
   status = bufio_io_allocate(journal->descriptor, 0,
                              BUFIO_JOURNAL_HEADER_BYTES + ring_bytes);
-  if (status == 0) {
-    status = map_all(journal);
+  if (status < 0) {
+    goto fail_map;
   }
+  status = map_all(journal);
   if (status < 0) {
     goto fail_map;
   }
