@@ -40,9 +40,10 @@ typedef struct heap_fit {
   // must be told to it anew.
   bool (*insert)(heap_t *heap, uint32_t start, uint32_t length);
   bool (*remove)(heap_t *heap, uint32_t start, uint32_t length);
-  // Returns a free piece of at least `length` granules, of which one that can
-  // start a block of `length` is a multiple of `align_bytes`; or NONE, BROKEN.
-  uint32_t (*find)(heap_t *heap, uint32_t length, size_t align_bytes);
+  // Returns a free piece in which a block of `length` granules can start at a
+  // multiple of `align_bytes`, and its length; or NONE, BROKEN.
+  uint32_t (*find)(heap_t *heap, uint32_t length, size_t align_bytes,
+                   uint32_t *out_piece_length);
   // Returns the length that a free piece must have to be found surely, 0 when
   // there can be none.
   uint64_t (*sure_length)(const heap_t *heap, uint32_t length,
@@ -66,8 +67,10 @@ struct heap {
   uint32_t count;     // Granules that there are now.
   uint32_t capacity;  // At most.
   bool is_buddy;
+  bool has_lists;  // TLSF and buddy.
   // Pieces tile [0, count): `starts` has the first granule of each, and
-  // `count`; `frees` has those of the free ones.
+  // `count`; `frees` has the first and the last of each free one. Only those
+  // who search `frees` have it with summaries.
   heap_bit_tree_t starts;
   heap_bit_tree_t frees;
   uint32_t live_length;
@@ -77,6 +80,7 @@ struct heap {
   uint64_t max_steps;  // Of one call.
   uint32_t broken_at;  // A piece whose links were found broken, or NONE.
   size_t base_align_bytes;
+  size_t page_bytes;  // The kernel's; with a reservation only.
   void *reservation;  // NULL: a buffer.
   size_t reservation_bytes;
   size_t metadata_bytes;
@@ -95,19 +99,36 @@ typedef struct heap_fit_links {
   uint32_t second;
 } heap_fit_links_t;
 
-static inline heap_fit_links_t *heap_fit_links(const heap_t *heap,
-                                               uint32_t start) {
+static inline heap_fit_links_t *heap_fit_links_of(const heap_t *heap,
+                                                  uint32_t start) {
   return (heap_fit_links_t *)(heap->base +
                               ((uintptr_t)start << heap->granule_shift));
 }
 
 // Tells whether a link, which is not 0, leads to a free piece.
 static inline bool heap_fit_is_free(const heap_t *heap, uint32_t link) {
-  return link - 1 < heap->count && heap_bit_tree_has(&heap->frees, link - 1);
+  return link - 1 < heap->count && heap_bit_tree_has(&heap->starts, link - 1) &&
+         heap_bit_tree_has(&heap->frees, link - 1);
 }
 
 static inline uint32_t heap_fit_length(const heap_t *heap, uint32_t start) {
+  ++*heap->starts.steps;
   return heap_bit_tree_next(&heap->starts, start + 1) - start;
+}
+
+// Returns the first free piece from the piece `start` on, or NONE.
+static inline uint32_t heap_fit_next_free(const heap_t *heap, uint32_t start) {
+  while (start < heap->count && !heap_bit_tree_has(&heap->frees, start)) {
+    start += heap_fit_length(heap, start);
+  }
+  return start < heap->count ? start : HEAP_FIT_NONE;
+}
+
+// A piece whose links were found broken, to be reported when the lock is free.
+static inline void heap_fit_note_broken(heap_t *heap, uint32_t start) {
+  if (heap->broken_at == HEAP_FIT_NONE) {
+    heap->broken_at = start;
+  }
 }
 
 // Returns the first granule from `start` on that is a multiple of
@@ -117,23 +138,6 @@ static inline uint64_t heap_fit_align(const heap_t *heap, uint32_t start,
   uintptr_t address = heap->base + ((uintptr_t)start << heap->granule_shift);
   uintptr_t aligned = (address + align_bytes - 1) & ~(align_bytes - 1);
   return start + ((uint64_t)(aligned - address) >> heap->granule_shift);
-}
-
-// The lists of free pieces, doubly linked; which are not empty is in list_bits.
-// Both return false when the links are broken.
-bool heap_fit_list_push(heap_t *heap, uint32_t list, uint32_t start);
-bool heap_fit_list_remove(heap_t *heap, uint32_t list, uint32_t start);
-void heap_fit_lists_reset(heap_t *heap);
-// Returns the lowest list from `list` on that is not empty, or NONE.
-uint32_t heap_fit_list_find(heap_t *heap, uint32_t list);
-// Every free piece must be in the list that `list_of` names, once.
-const char *heap_fit_lists_check(heap_t *heap,
-                                 uint32_t (*list_of)(const heap_t *heap,
-                                                     uint32_t length));
-
-// For fit_buddy.c.
-static inline uint32_t heap_fit_order(uint32_t length) {
-  return length <= 1 ? 0 : 32 - (uint32_t)__builtin_clz(length - 1);
 }
 
 #ifdef __cplusplus

@@ -3,21 +3,16 @@
 
 // Binary buddies (Knowlton 1965, "A fast storage allocator"): pieces are powers
 // of two long and lie at multiples of their length, with a list for each order.
-// Private_heap.c splits and joins them.
+// piece.c splits and joins them.
 
-#include "heap/fit.h"
-
-static uint32_t list_of(const heap_t *heap, uint32_t length) {
-  (void)heap;
-  return heap_fit_order(length);
-}
+#include "heap/fit_list.h"
 
 static bool insert(heap_t *heap, uint32_t start, uint32_t length) {
-  return heap_fit_list_push(heap, list_of(heap, length), start);
+  return heap_fit_list_push(heap, heap_fit_list_of(heap, length), start);
 }
 
 static bool remove_piece(heap_t *heap, uint32_t start, uint32_t length) {
-  return heap_fit_list_remove(heap, list_of(heap, length), start);
+  return heap_fit_list_remove(heap, heap_fit_list_of(heap, length), start);
 }
 
 static uint64_t sure_length(const heap_t *heap, uint32_t length,
@@ -30,13 +25,14 @@ static uint64_t sure_length(const heap_t *heap, uint32_t length,
   return wanted > align_length ? wanted : align_length;
 }
 
-static uint32_t find(heap_t *heap, uint32_t length, size_t align_bytes) {
+static uint32_t find(heap_t *heap, uint32_t length, size_t align_bytes,
+                     uint32_t *out_piece_length) {
   uint64_t wanted = sure_length(heap, length, align_bytes);
   if (wanted == 0 || wanted > heap->count) {
     return HEAP_FIT_NONE;
   }
-  uint32_t list = heap_fit_list_find(heap, list_of(heap, (uint32_t)wanted));
-  return list == HEAP_FIT_NONE ? HEAP_FIT_NONE : heap->lists[list] - 1;
+  return heap_fit_list_find(heap, heap_fit_list_of(heap, (uint32_t)wanted),
+                            (uint32_t)wanted, out_piece_length);
 }
 
 static const char *check(heap_t *heap) {
@@ -53,7 +49,7 @@ static const char *check(heap_t *heap) {
     }
     start += length;
   }
-  return heap_fit_lists_check(heap, list_of);
+  return heap_fit_lists_check(heap);
 }
 
 const heap_fit_t heap_fit_buddy = {

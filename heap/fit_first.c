@@ -18,14 +18,21 @@ static bool insert(heap_t *heap, uint32_t start, uint32_t length) {
   return true;
 }
 
-// Returns the first piece in [from, end) that fits.
+// Returns the first piece that starts in [from, end) and fits.
 static uint32_t search(heap_t *heap, uint32_t from, uint32_t end,
-                       uint32_t length, size_t align_bytes) {
+                       uint32_t length, size_t align_bytes,
+                       uint32_t *out_piece_length) {
   uint32_t start = heap_bit_tree_next(&heap->frees, from);
-  while (start != HEAP_BIT_NONE && start < end) {
-    ++heap->steps;
-    uint32_t piece_end = start + heap_fit_length(heap, start);
+  if (start < end && !heap_bit_tree_has(&heap->starts, start)) {
+    // The last granule of a piece that starts before.
+    start = heap_bit_tree_next(&heap->frees, start + 1);
+  }
+  while (start < end) {  // HEAP_BIT_NONE is not.
+    heap->steps += 2;
+    uint32_t piece_length = heap_fit_length(heap, start);
+    uint32_t piece_end = start + piece_length;
     if (heap_fit_align(heap, start, align_bytes) + length <= piece_end) {
+      *out_piece_length = piece_length;
       return start;
     }
     start = heap_bit_tree_next(&heap->frees, piece_end);
@@ -33,18 +40,18 @@ static uint32_t search(heap_t *heap, uint32_t from, uint32_t end,
   return HEAP_FIT_NONE;
 }
 
-static uint32_t find_first(heap_t *heap, uint32_t length, size_t align_bytes) {
-  return search(heap, 0, heap->count, length, align_bytes);
+static uint32_t find_first(heap_t *heap, uint32_t length, size_t align_bytes,
+                           uint32_t *out_piece_length) {
+  return search(heap, 0, heap->count, length, align_bytes, out_piece_length);
 }
 
-static uint32_t find_next(heap_t *heap, uint32_t length, size_t align_bytes) {
+static uint32_t find_next(heap_t *heap, uint32_t length, size_t align_bytes,
+                          uint32_t *out_piece_length) {
   uint32_t rover = heap->rover < heap->count ? heap->rover : 0;
-  uint32_t start = search(heap, rover, heap->count, length, align_bytes);
+  uint32_t start =
+      search(heap, rover, heap->count, length, align_bytes, out_piece_length);
   if (start == HEAP_FIT_NONE) {
-    start = search(heap, 0, rover, length, align_bytes);
-  }
-  if (start != HEAP_FIT_NONE) {
-    heap->rover = start;
+    start = search(heap, 0, rover, length, align_bytes, out_piece_length);
   }
   return start;
 }

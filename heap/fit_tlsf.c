@@ -8,25 +8,14 @@
 // any piece it finds is long enough: no list is walked. What is between the
 // two, at most 1/2^n of the length, may be missed.
 
-#include "heap/fit.h"
-
-static uint32_t list_of(const heap_t *heap, uint32_t length) {
-  uint32_t log2_lists = heap->options.tlsf_lists_log2;
-  if (length >> log2_lists == 0) {
-    return length;
-  }
-  uint32_t log2_length = 31 - (uint32_t)__builtin_clz(length);
-  uint32_t shift = log2_length - log2_lists;
-  return ((shift + 1) << log2_lists) +
-         ((length >> shift) & ((UINT32_C(1) << log2_lists) - 1));
-}
+#include "heap/fit_list.h"
 
 static bool insert(heap_t *heap, uint32_t start, uint32_t length) {
-  return heap_fit_list_push(heap, list_of(heap, length), start);
+  return heap_fit_list_push(heap, heap_fit_list_of(heap, length), start);
 }
 
 static bool remove_piece(heap_t *heap, uint32_t start, uint32_t length) {
-  return heap_fit_list_remove(heap, list_of(heap, length), start);
+  return heap_fit_list_remove(heap, heap_fit_list_of(heap, length), start);
 }
 
 static uint64_t sure_length(const heap_t *heap, uint32_t length,
@@ -42,17 +31,18 @@ static uint64_t sure_length(const heap_t *heap, uint32_t length,
   return wanted;
 }
 
-static uint32_t find(heap_t *heap, uint32_t length, size_t align_bytes) {
+static uint32_t find(heap_t *heap, uint32_t length, size_t align_bytes,
+                     uint32_t *out_piece_length) {
   uint64_t wanted = sure_length(heap, length, align_bytes);
   if (wanted > heap->count) {
     return HEAP_FIT_NONE;
   }
-  uint32_t list = heap_fit_list_find(heap, list_of(heap, (uint32_t)wanted));
-  return list == HEAP_FIT_NONE ? HEAP_FIT_NONE : heap->lists[list] - 1;
+  return heap_fit_list_find(heap, heap_fit_list_of(heap, (uint32_t)wanted),
+                            (uint32_t)wanted, out_piece_length);
 }
 
 static const char *check(heap_t *heap) {
-  return heap_fit_lists_check(heap, list_of);
+  return heap_fit_lists_check(heap);
 }
 
 const heap_fit_t heap_fit_tlsf = {

@@ -11,43 +11,64 @@
 // anew, and the call goes on. It reports the piece when the lock is free.
 //
 // Invariants:
-//  1. `starts` has 0, every piece's first granule and `count`; `frees` is a
-//  part
-//     of it.
-//  2. No two free pieces are neighbours; in a buddy heap, no two buddies.
-//  3. live_length and live_count are those of the live pieces.
-//  4. The strategy knows exactly the free pieces.
+//  1. `starts` has 0, every piece's first granule, `count`, and nothing else.
+//  2. `frees` has the first and the last granule of each free piece, and
+//     nothing else: whether the piece before another one is free is one bit.
+//  3. No two free pieces are neighbours; in a buddy heap, no two buddies.
+//  4. live_length and live_count are those of the live pieces.
+//  5. The strategy knows exactly the free pieces.
+//
+// Steps of one call at most, for TLSF and buddy. A search S in `starts` reads
+// 11 words; a change of `starts` counts 1 and up to 4 levels above, together 5;
+// one of `frees`, which has no summaries for them, 1. A list takes 2 to insert,
+// 3 to remove, 2 + S to find. So a free piece costs 2 + 2 = 4 to make, 2 + 3 =
+// 5 to unmake, and 5 more when its start goes from `starts` or comes there.
+//
+//   TLSF   take     find 13, unmake 5, make what is before an aligned block and
+//                   what is behind it 2 * (4 + 5)                          = 36
+//          free     own length S (in private_heap.c), both neighbours
+//                   2 * (S + 5 + 5), make 4                                = 57
+//          realloc  that moves: length behind S, take, free               = 104
+//   buddy  take     find 13, unmake 5, 31 halves 1 + 4 + 5                = 328
+//          free     S, 31 buddies 1 + S + 5 + 5, make 4                   = 697
+//          realloc  that moves: 31 buddies behind S, take, free          = 1366
+//
+// A pointer that is none costs one S more, and nothing is done then. Memory
+// added in between is not counted: the kernel promises no time for it.
 
 #include "heap/piece.h"
 
+#include <assert.h>
+
 #include "heap/fatal.h"
+#include "heap/fit_list.h"
 
 enum {
   // Told anew so often, and broken again: some thread goes on writing.
   REBUILDS_MAX = 8,
 };
 
-static void note_broken(heap_t *heap, uint32_t start) {
-  if (heap->broken_at == HEAP_FIT_NONE) {
-    heap->broken_at = start;
-  }
-}
+static_assert(HEAP_BIT_TREE_SEARCH_STEPS == 11 && HEAP_BIT_TREE_LEVELS == 6,
+              "the steps above");
+static_assert(36 + 57 + 11 <= HEAP_TLSF_STEPS_MAX, "the steps above");
+static_assert(328 + 697 + 31 * 11 <= HEAP_BUDDY_STEPS_MAX, "the steps above");
 
 static bool tell_all(heap_t *heap) {
   heap->fit->reset(heap);
-  for (uint32_t start = heap_bit_tree_next(&heap->frees, 0);
-       start != HEAP_BIT_NONE;
-       start = heap_bit_tree_next(&heap->frees, start + 1)) {
-    if (!heap->fit->insert(heap, start, heap_fit_length(heap, start))) {
+  uint32_t start = heap_fit_next_free(heap, 0);
+  while (start != HEAP_FIT_NONE) {
+    uint32_t length = heap_fit_length(heap, start);
+    if (!heap->fit->insert(heap, start, length)) {
       return false;
     }
+    start = heap_fit_next_free(heap, start + length);
   }
   return true;
 }
 
 // Tells the strategy all pieces anew, since one near `start` was overwritten.
 static void rebuild(heap_t *heap, uint32_t start) {
-  note_broken(heap, start);
+  heap_fit_note_broken(heap, start);
   for (int tries = 0; tries < REBUILDS_MAX; ++tries) {
     if (tell_all(heap)) {
       return;
@@ -56,33 +77,68 @@ static void rebuild(heap_t *heap, uint32_t start) {
   HEAP_DIE("private heap: free blocks are written to all the time");
 }
 
-// The granules [start, start + length) become a free piece.
-static void add_free(heap_t *heap, uint32_t start, uint32_t length) {
-  heap_bit_tree_add(&heap->starts, start);
+// Both know the lists, so that these are inlined: that is a fifth of the time.
+static inline bool insert(heap_t *heap, uint32_t start, uint32_t length) {
+  return heap->has_lists
+             ? heap_fit_list_push(heap, heap_fit_list_of(heap, length), start)
+             : heap->fit->insert(heap, start, length);
+}
+
+static inline bool remove_from_fit(heap_t *heap, uint32_t start,
+                                   uint32_t length) {
+  return heap->has_lists
+             ? heap_fit_list_remove(heap, heap_fit_list_of(heap, length), start)
+             : heap->fit->remove(heap, start, length);
+}
+
+// A piece, whose start is in `starts`, becomes free.
+static inline void make_free(heap_t *heap, uint32_t start, uint32_t length) {
+  heap->steps += 4;
   heap_bit_tree_add(&heap->frees, start);
-  if (!heap->fit->insert(heap, start, length)) {
+  heap_bit_tree_add(&heap->frees, start + length - 1);
+  if (!insert(heap, start, length)) {
     rebuild(heap, start);
   }
 }
 
+// The same for granules that are no piece yet.
+static inline void add_free(heap_t *heap, uint32_t start, uint32_t length) {
+  ++heap->steps;
+  heap_bit_tree_add(&heap->starts, start);
+  make_free(heap, start, length);
+}
+
 // The free piece is none any more; its start stays in `starts`.
-static void remove_free(heap_t *heap, uint32_t start, uint32_t length) {
-  for (int tries = 0; !heap->fit->remove(heap, start, length); ++tries) {
+static inline void unmake_free(heap_t *heap, uint32_t start, uint32_t length) {
+  heap->steps += 5;
+  for (int tries = 0; !remove_from_fit(heap, start, length); ++tries) {
     if (tries == REBUILDS_MAX) {
       HEAP_DIE("private heap: free blocks are written to all the time");
     }
     rebuild(heap, start);
   }
   heap_bit_tree_remove(&heap->frees, start);
+  heap_bit_tree_remove(&heap->frees, start + length - 1);
 }
 
-static uint32_t find(heap_t *heap, uint32_t length, size_t align_bytes) {
-  uint32_t start = heap->fit->find(heap, length, align_bytes);
-  if (start == HEAP_FIT_BROKEN) {
+// The same, and its start goes, too.
+static inline void remove_free(heap_t *heap, uint32_t start, uint32_t length) {
+  ++heap->steps;
+  unmake_free(heap, start, length);
+  heap_bit_tree_remove(&heap->starts, start);
+}
+
+static uint32_t find(heap_t *heap, uint32_t length, size_t align_bytes,
+                     uint32_t *out_piece_length) {
+  uint32_t start = heap->fit->find(heap, length, align_bytes, out_piece_length);
+  for (int tries = 0; start == HEAP_FIT_BROKEN; ++tries) {
+    if (tries == REBUILDS_MAX) {
+      HEAP_DIE("private heap: free blocks are written to all the time");
+    }
     rebuild(heap, HEAP_FIT_NONE - 1);
-    start = heap->fit->find(heap, length, align_bytes);
+    start = heap->fit->find(heap, length, align_bytes, out_piece_length);
   }
-  return start == HEAP_FIT_BROKEN ? HEAP_FIT_NONE : start;
+  return start;
 }
 
 static void note_live(heap_t *heap, uint32_t length) {
@@ -106,32 +162,32 @@ static uint32_t buddy_cut(heap_t *heap, uint32_t start, uint32_t piece_length,
   return piece_length;
 }
 
-// Makes a piece free, joined with its buddy, and that one's, as far as it goes.
+// Tells whether the piece at `buddy` is free and `length` long.
+static bool is_free_buddy(const heap_t *heap, uint32_t buddy, uint32_t length) {
+  return buddy < heap->count && length <= heap->count - buddy &&
+         heap_bit_tree_has(&heap->starts, buddy) &&
+         heap_bit_tree_has(&heap->frees, buddy) &&
+         heap_fit_length(heap, buddy) == length;
+}
+
+// Makes a piece, whose start is in `starts`, free, joined with its buddy, and
+// that one's, as far as it goes.
 static void buddy_free(heap_t *heap, uint32_t start, uint32_t length) {
-  for (;;) {
-    uint32_t buddy = start ^ length;
-    if (buddy >= heap->count || length > heap->count - buddy ||
-        !heap_bit_tree_has(&heap->frees, buddy) ||
-        heap_fit_length(heap, buddy) != length) {
-      break;
-    }
-    ++heap->steps;
-    remove_free(heap, buddy, length);
+  while (is_free_buddy(heap, start ^ length, length)) {
+    heap->steps += 2;
+    unmake_free(heap, start ^ length, length);
     heap_bit_tree_remove(&heap->starts, start | length);
     start &= ~length;
     length *= 2;
   }
-  add_free(heap, start, length);
+  make_free(heap, start, length);
 }
 
 // Tells whether a piece can become `wanted` long by taking in buddies.
-static bool buddy_can_grow(heap_t *heap, uint32_t start, uint32_t length,
+static bool buddy_can_grow(const heap_t *heap, uint32_t start, uint32_t length,
                            uint32_t wanted) {
   for (; length < wanted; length *= 2) {
-    uint32_t buddy = start + length;
-    if ((start & length) != 0 || buddy >= heap->count ||
-        !heap_bit_tree_has(&heap->frees, buddy) ||
-        heap_fit_length(heap, buddy) != length) {
+    if ((start & length) != 0 || !is_free_buddy(heap, start + length, length)) {
       return false;
     }
   }
@@ -140,15 +196,15 @@ static bool buddy_can_grow(heap_t *heap, uint32_t start, uint32_t length,
 
 static bool buddy_resize(heap_t *heap, uint32_t start, uint32_t length,
                          uint32_t wanted) {
-  wanted = UINT32_C(1) << heap_fit_order(wanted);
-  if (!buddy_can_grow(heap, start, length, wanted)) {
+  uint32_t order = heap_fit_order(wanted);
+  if (order == 32 ||
+      !buddy_can_grow(heap, start, length, UINT32_C(1) << order)) {
     return false;
   }
   heap->live_length -= length;
   for (; length < wanted; length *= 2) {
     ++heap->steps;
     remove_free(heap, start + length, length);
-    heap_bit_tree_remove(&heap->starts, start + length);
   }
   note_live(heap, buddy_cut(heap, start, length, wanted));
   return true;
@@ -167,66 +223,59 @@ static uint32_t cut(heap_t *heap, uint32_t start, uint32_t piece_length,
   return length;
 }
 
-// Makes a piece free, joined with its free neighbours.
+// Returns the length of the piece at `end`, which may be the heap's end; 0: it
+// is not free.
+static uint32_t free_length(const heap_t *heap, uint32_t end) {
+  return heap_bit_tree_has(&heap->frees, end) ? heap_fit_length(heap, end) : 0;
+}
+
+// Makes a piece, whose start is in `starts`, free, joined with its free
+// neighbours.
 static void join_free(heap_t *heap, uint32_t start, uint32_t length) {
-  uint32_t end = start + length;
-  if (end < heap->count && heap_bit_tree_has(&heap->frees, end)) {
-    uint32_t next_length = heap_fit_length(heap, end);
-    remove_free(heap, end, next_length);
-    heap_bit_tree_remove(&heap->starts, end);
-    length += next_length;
+  uint32_t behind = free_length(heap, start + length);
+  if (behind != 0) {
+    remove_free(heap, start + length, behind);
+    length += behind;
   }
-  if (start > 0) {
-    uint32_t prev = heap_bit_tree_prev(&heap->starts, start - 1);
-    if (heap_bit_tree_has(&heap->frees, prev)) {
-      remove_free(heap, prev, start - prev);
-      heap_bit_tree_remove(&heap->starts, start);
-      length += start - prev;
-      start = prev;
-    }
+  if (start > 0 && heap_bit_tree_has(&heap->frees, start - 1)) {
+    heap->steps += 2;
+    uint32_t before = heap_bit_tree_prev(&heap->starts, start - 1);
+    unmake_free(heap, before, start - before);
+    heap_bit_tree_remove(&heap->starts, start);
+    length += start - before;
+    start = before;
   }
-  add_free(heap, start, length);
+  make_free(heap, start, length);
 }
 
 static bool join_resize(heap_t *heap, uint32_t start, uint32_t length,
                         uint32_t wanted) {
-  uint32_t old_length = length;
-  uint32_t end = start + length;
-  bool is_free_behind =
-      end < heap->count && heap_bit_tree_has(&heap->frees, end);
-  uint32_t behind = is_free_behind ? heap_fit_length(heap, end) : 0;
-  if (wanted > length && wanted - length > behind) {
+  uint32_t behind = free_length(heap, start + length);
+  uint32_t both = length + behind;
+  if (wanted > both) {
     return false;
   }
-  if (wanted == length) {
+  // A block never takes what it did not ask for from a free one, unless that is
+  // too short to be split off.
+  if (wanted == length ||
+      (wanted < length && both - wanted < heap->split_length)) {
     return true;
   }
-  if (is_free_behind) {
-    remove_free(heap, end, behind);
-    heap_bit_tree_remove(&heap->starts, end);
-    length += behind;
+  if (behind != 0) {
+    remove_free(heap, start + length, behind);
   }
-  // What was free goes back even if it is shorter than what is split off.
-  uint32_t now = wanted < old_length ? wanted : length;
-  if (wanted >= old_length) {
-    now = cut(heap, start, length, wanted);
-  } else if (length - wanted >= heap->split_length) {
-    add_free(heap, start + wanted, length - wanted);
-  } else {
-    now = length;
-  }
-  heap->live_length -= old_length;
-  note_live(heap, now);
+  heap->live_length -= length;
+  note_live(heap, cut(heap, start, both, wanted));
   return true;
 }
 
 uint32_t heap_piece_take(heap_t *heap, uint32_t length, size_t align_bytes) {
-  uint32_t piece = find(heap, length, align_bytes);
+  uint32_t piece_length = 0;
+  uint32_t piece = find(heap, length, align_bytes, &piece_length);
   if (piece == HEAP_FIT_NONE) {
     return HEAP_FIT_NONE;
   }
-  uint32_t piece_length = heap_fit_length(heap, piece);
-  remove_free(heap, piece, piece_length);
+  unmake_free(heap, piece, piece_length);
   uint32_t start = piece;
   if (heap->is_buddy) {
     uint32_t align_length = (uint32_t)(align_bytes >> heap->granule_shift);
@@ -235,30 +284,32 @@ uint32_t heap_piece_take(heap_t *heap, uint32_t length, size_t align_bytes) {
   } else {
     start = (uint32_t)heap_fit_align(heap, piece, align_bytes);
     if (start > piece) {
-      add_free(heap, piece, start - piece);
+      ++heap->steps;
+      make_free(heap, piece, start - piece);
       heap_bit_tree_add(&heap->starts, start);
     }
     piece_length = cut(heap, start, piece_length - (start - piece), length);
   }
   ++heap->live_count;
   note_live(heap, piece_length);
-  if (heap->fit == &heap_fit_next) {
-    heap->rover = start + piece_length;
-  }
+  heap->rover = start + piece_length;
   return start;
 }
 
-void heap_piece_free(heap_t *heap, uint32_t start) {
-  uint32_t length = heap_fit_length(heap, start);
+void heap_piece_free(heap_t *heap, uint32_t start, uint32_t length) {
   --heap->live_count;
   heap->live_length -= length;
-  (heap->is_buddy ? buddy_free : join_free)(heap, start, length);
+  if (heap->is_buddy) {
+    buddy_free(heap, start, length);
+  } else {
+    join_free(heap, start, length);
+  }
 }
 
-bool heap_piece_resize(heap_t *heap, uint32_t start, uint32_t length) {
-  uint32_t old_length = heap_fit_length(heap, start);
-  return (heap->is_buddy ? buddy_resize : join_resize)(heap, start, old_length,
-                                                       length);
+bool heap_piece_resize(heap_t *heap, uint32_t start, uint32_t length,
+                       uint32_t wanted) {
+  return heap->is_buddy ? buddy_resize(heap, start, length, wanted)
+                        : join_resize(heap, start, length, wanted);
 }
 
 // The largest buddies that tile `length` granules from `start` on.
@@ -295,6 +346,7 @@ void heap_piece_free_all(heap_t *heap) {
   heap->fit->reset(heap);
   heap->live_length = 0;
   heap->live_count = 0;
+  heap->rover = 0;
   heap->count = 0;
   heap_bit_tree_add(&heap->starts, 0);
   if (count > 0) {
@@ -302,9 +354,18 @@ void heap_piece_free_all(heap_t *heap) {
   }
 }
 
+static uint32_t count_bits(const heap_bit_tree_t *tree, uint32_t end) {
+  uint32_t bits = 0;
+  for (uint32_t word = 0; word <= (end - 1) / 64; ++word) {
+    bits += (uint32_t)__builtin_popcountll(tree->levels[0][word]);
+  }
+  return bits;
+}
+
 static const char *check_pieces(heap_t *heap) {
   uint32_t live_length = 0;
   uint32_t live_count = 0;
+  uint32_t free_bits = 0;
   bool was_free = false;
   if (!heap_bit_tree_has(&heap->starts, 0) ||
       !heap_bit_tree_has(&heap->starts, heap->count)) {
@@ -316,17 +377,17 @@ static const char *check_pieces(heap_t *heap) {
     if (is_free && was_free && !heap->is_buddy) {
       return "private heap: two free neighbours";
     }
+    if (is_free && !heap_bit_tree_has(&heap->frees, start + length - 1)) {
+      return "private heap: a free piece without its end";
+    }
+    free_bits += is_free ? 1 + (length > 1) : 0;
     live_length += is_free ? 0 : length;
     live_count += !is_free;
     was_free = is_free;
     start += length;
   }
-  for (uint32_t start = heap_bit_tree_next(&heap->frees, 0);
-       start != HEAP_BIT_NONE;
-       start = heap_bit_tree_next(&heap->frees, start + 1)) {
-    if (!heap_bit_tree_has(&heap->starts, start)) {
-      return "private heap: a free piece that is none";
-    }
+  if (free_bits != count_bits(&heap->frees, heap->count + 1)) {
+    return "private heap: a free piece that is none";
   }
   return live_length == heap->live_length && live_count == heap->live_count
              ? NULL
@@ -339,5 +400,7 @@ const char *heap_piece_check(heap_t *heap) {
     return "private heap: a bitmap whose summary is wrong";
   }
   const char *broken = check_pieces(heap);
-  return broken != NULL ? broken : heap->fit->check(heap);
+  broken = broken != NULL ? broken : heap->fit->check(heap);
+  heap->broken_at = HEAP_FIT_NONE;  // What is returned is the report.
+  return broken;
 }

@@ -23,14 +23,16 @@ extern "C" {
 // `align_bytes`, or HEAP_FIT_NONE.
 uint32_t heap_piece_take(heap_t *heap, uint32_t length, size_t align_bytes);
 
-// Frees the live piece at `start`.
-void heap_piece_free(heap_t *heap, uint32_t start);
+// Frees a live piece.
+void heap_piece_free(heap_t *heap, uint32_t start, uint32_t length);
 
-// Changes the length of the live piece at `start` to at least `length`; false
-// when what is behind it is not free. To make it shorter never fails.
-bool heap_piece_resize(heap_t *heap, uint32_t start, uint32_t length);
+// Changes the length of a live piece to at least `wanted`; false when what is
+// behind it is not free. To make it shorter never fails.
+bool heap_piece_resize(heap_t *heap, uint32_t start, uint32_t length,
+                       uint32_t wanted);
 
-// `length` more granules follow the last one; they are free.
+// `length` more granules follow the last one; they are free. In a buddy heap
+// they may be several pieces.
 void heap_piece_append(heap_t *heap, uint32_t length);
 
 // Makes all that there is one free piece, or as few as there can be.

@@ -33,7 +33,6 @@ enum {
   // Ranges of the kernel's memory are multiples of this.
   GROWTH_MIN_BYTES = 65536,
   GROWTH_SHARE = 8,  // Of what there is.
-  KERNEL_PAGE_BYTES = 4096,
 };
 
 #define DEFAULT_LIMIT_BYTES ((size_t)4 << 30)
@@ -92,6 +91,12 @@ static size_t base_align_in_buffer(const heap_options_t *options) {
   return align_bytes;
 }
 
+// Returns the most that blocks of a buddy heap can be aligned to.
+static size_t base_align(const heap_options_t *options, uintptr_t base) {
+  // A reservation may be better aligned, but not always.
+  return options->buffer != NULL ? base & (~base + 1) : GROWTH_MIN_BYTES;
+}
+
 // Starts a heap without granules in zeroed memory of tables_bytes(capacity).
 static heap_t *start(void *tables, const heap_options_t *options,
                      uintptr_t base, uint32_t capacity) {
@@ -103,17 +108,21 @@ static heap_t *start(void *tables, const heap_options_t *options,
   heap->base = base;
   heap->granule_shift = (uint32_t)__builtin_ctzll(options->granule_bytes);
   heap->is_buddy = options->strategy == HEAP_BUDDY;
+  heap->has_lists = heap->is_buddy || options->strategy == HEAP_TLSF;
   heap->capacity = capacity;
   heap->broken_at = HEAP_FIT_NONE;
-  heap->base_align_bytes = base & (~base + 1);
-  size_t split_length = (options->split_bytes + options->granule_bytes - 1) >>
-                        heap->granule_shift;
+  heap->base_align_bytes = base_align(options, base);
+  size_t split_length = options->split_bytes / options->granule_bytes +
+                        (options->split_bytes % options->granule_bytes != 0);
   heap->split_length =
       split_length < UINT32_MAX ? (uint32_t)split_length : UINT32_MAX;
   heap->metadata_bytes = tables_bytes(capacity);
   heap_bit_tree_init(&heap->starts, trees, capacity + 1, &heap->steps);
-  heap_bit_tree_init(&heap->frees, trees + heap_bit_tree_bytes(capacity + 1),
-                     capacity + 1, &heap->steps);
+  bool is_searched =
+      heap->fit == &heap_fit_first || heap->fit == &heap_fit_next;
+  (is_searched ? heap_bit_tree_init : heap_bit_tree_init_flat)(
+      &heap->frees, trees + heap_bit_tree_bytes(capacity + 1), capacity + 1,
+      &heap->steps);
   pthread_mutex_init(&heap->lock, NULL);
   heap_piece_free_all(heap);
   return heap;
@@ -147,7 +156,7 @@ static heap_t *create_in_buffer(const heap_options_t *options) {
   uintptr_t base = 0;
   if (__builtin_add_overflow((uintptr_t)options->buffer, options->buffer_bytes,
                              &end) ||
-      tables > end) {
+      tables < (uintptr_t)options->buffer || tables > end) {
     errno = EINVAL;
     return NULL;
   }
@@ -162,19 +171,11 @@ static heap_t *create_in_buffer(const heap_options_t *options) {
   return heap;
 }
 
-// Maps addresses for the blocks; NULL with `errno`.
-static void *reserve(const heap_options_t *options, size_t limit_bytes,
-                     size_t *out_bytes) {
-  // The first block starts at a multiple of the growth.
-  *out_bytes = limit_bytes + GROWTH_MIN_BYTES;
-  if (!options->use_file) {
-    void *ptr = heap_kernel->map(*out_bytes, true);
-    errno = ptr == NULL ? ENOMEM : errno;
-    return ptr;
-  }
-  void *ptr = mmap(NULL, *out_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
-                   options->file, 0);
-  return ptr == MAP_FAILED ? NULL : ptr;
+// Maps the file over addresses that are reserved; false with `errno`.
+static bool map_file(const heap_options_t *options, void *base,
+                     size_t limit_bytes) {
+  return mmap(base, limit_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+              options->file, 0) != MAP_FAILED;
 }
 
 // Makes a heap of at most `limit_bytes`; NULL with `errno`.
@@ -186,27 +187,34 @@ static heap_t *create_limited(const heap_options_t *options,
     granules = (UINT32_MAX - 2) & ~(size_t)(GROWTH_MIN_BYTES - 1);
     limit_bytes = granules * options->granule_bytes;
   }
-  size_t reservation_bytes;
-  void *reservation = reserve(options, limit_bytes, &reservation_bytes);
+  // The first block starts at a multiple of the growth.
+  size_t reservation_bytes = limit_bytes + GROWTH_MIN_BYTES;
+  void *reservation = heap_kernel->map(reservation_bytes, true);
   if (reservation == NULL) {
-    return NULL;
-  }
-  size_t metadata_bytes =
-      round_up(tables_bytes((uint32_t)granules), KERNEL_PAGE_BYTES);
-  void *tables = heap_kernel->map(metadata_bytes, false);
-  if (tables == NULL) {
-    heap_kernel->unmap(reservation, reservation_bytes);
     errno = ENOMEM;
     return NULL;
   }
-  heap_t *heap = start(tables, options,
-                       options->use_file
-                           ? (uintptr_t)reservation
-                           : round_up((uintptr_t)reservation, GROWTH_MIN_BYTES),
-                       (uint32_t)granules);
+  uintptr_t base = round_up((uintptr_t)reservation, GROWTH_MIN_BYTES);
+  size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+  size_t metadata_bytes =
+      round_up(tables_bytes((uint32_t)granules), page_bytes);
+  void *tables = NULL;
+  int error = ENOMEM;
+  if (options->use_file && !map_file(options, (void *)base, limit_bytes)) {
+    error = errno;
+  } else {
+    tables = heap_kernel->map(metadata_bytes, false);
+  }
+  if (tables == NULL) {
+    heap_kernel->unmap(reservation, reservation_bytes);
+    errno = error;
+    return NULL;
+  }
+  heap_t *heap = start(tables, options, base, (uint32_t)granules);
   heap->reservation = reservation;
   heap->reservation_bytes = reservation_bytes;
   heap->metadata_bytes = metadata_bytes;
+  heap->page_bytes = page_bytes;
   return heap;
 }
 
@@ -253,6 +261,7 @@ void heap_destroy(heap_t *heap) {
   if (heap == NULL) {
     return;
   }
+  int saved_errno = errno;
   pthread_mutex_destroy(&heap->lock);
   if (heap->options.use_file) {
     close(heap->options.file);
@@ -261,9 +270,10 @@ void heap_destroy(heap_t *heap) {
     heap_kernel->unmap(heap->reservation, heap->reservation_bytes);
     heap_kernel->unmap(heap, heap->metadata_bytes);
   }
+  errno = saved_errno;
 }
 
-static uint64_t enter(heap_t *heap) {
+static inline uint64_t enter(heap_t *heap) {
   if (!heap->options.single_threaded) {
     pthread_mutex_lock(&heap->lock);
   }
@@ -271,7 +281,8 @@ static uint64_t enter(heap_t *heap) {
 }
 
 // Ends a call that began with `steps`, and reports what it met.
-static void leave(heap_t *heap, uint64_t steps, const heap_call_t *call) {
+static inline void leave(heap_t *heap, uint64_t steps,
+                         const heap_call_t *call) {
   if (heap->steps - steps > heap->max_steps) {
     heap->max_steps = heap->steps - steps;
   }
@@ -289,33 +300,44 @@ static void leave(heap_t *heap, uint64_t steps, const heap_call_t *call) {
   }
 }
 
-// What a call that takes a block found instead of one.
+// What a call that takes a block found.
 typedef struct finding {
   bool is_live;
-  heap_misuse_t misuse;
-  uint32_t start;   // Of the piece concerned.
-  uint32_t length;  // 0: none.
+  heap_misuse_t misuse;  // Unless it is.
+  uint32_t start;        // Of the piece concerned.
+  uint32_t length;       // 0: none.
 } finding_t;
 
-// Lock held.
-static finding_t locate(const heap_t *heap, const void *ptr) {
-  uintptr_t offset = (uintptr_t)ptr - heap->base;
+// What is at a pointer that is not the start of a live block.
+static finding_t locate_wrong(const heap_t *heap, uintptr_t offset) {
   finding_t finding = {.misuse = HEAP_MISUSE_FOREIGN};
   if (offset >> heap->granule_shift >= heap->count) {
     return finding;
   }
-  uint32_t granule = (uint32_t)(offset >> heap->granule_shift);
-  bool is_start = (offset & (heap->options.granule_bytes - 1)) == 0 &&
-                  heap_bit_tree_has(&heap->starts, granule);
-  finding.start =
-      is_start ? granule : heap_bit_tree_prev(&heap->starts, granule);
-  bool is_free = heap_bit_tree_has(&heap->frees, finding.start);
-  finding.is_live = is_start && !is_free;
-  if (!is_free) {
+  ++*heap->starts.steps;
+  finding.start = heap_bit_tree_prev(&heap->starts,
+                                     (uint32_t)(offset >> heap->granule_shift));
+  finding.misuse = HEAP_MISUSE_FREED;
+  if (!heap_bit_tree_has(&heap->frees, finding.start)) {
+    finding.misuse = HEAP_MISUSE_INTERIOR;
     finding.length = heap_fit_length(heap, finding.start);
   }
-  finding.misuse = is_free ? HEAP_MISUSE_FREED : HEAP_MISUSE_INTERIOR;
   return finding;
+}
+
+// Lock held.
+static inline finding_t locate(const heap_t *heap, const void *ptr) {
+  uintptr_t offset = (uintptr_t)ptr - heap->base;
+  uint32_t granule = (uint32_t)(offset >> heap->granule_shift);
+  if (offset >> heap->granule_shift < heap->count &&
+      (offset & (heap->options.granule_bytes - 1)) == 0 &&
+      heap_bit_tree_has(&heap->starts, granule) &&
+      !heap_bit_tree_has(&heap->frees, granule)) {
+    return (finding_t){.is_live = true,
+                       .start = granule,
+                       .length = heap_fit_length(heap, granule)};
+  }
+  return locate_wrong(heap, offset);
 }
 
 static void *address_of(const heap_t *heap, uint32_t granule) {
@@ -333,31 +355,25 @@ static void report(const heap_t *heap, const void *ptr,
 static bool commit(heap_t *heap, size_t size_bytes) {
   size_t used_bytes = (size_t)heap->count << heap->granule_shift;
   if (heap->options.use_file) {
-    return posix_fallocate(heap->options.file, (off_t)used_bytes,
-                           (off_t)size_bytes) == 0;
+    // A hole in the file would be a SIGBUS when the disk is full.
+    int error;
+    do {
+      error = posix_fallocate(heap->options.file, (off_t)used_bytes,
+                              (off_t)size_bytes);
+    } while (error == EINTR);
+    return error == 0;
   }
   return heap_kernel->commit(address_of(heap, heap->count), size_bytes);
 }
 
-// Adds memory so that a free piece of `wanted` granules is at the end.
-static bool grow(heap_t *heap, uint64_t wanted) {
+// Adds `missing` granules at least, more if there is no need to save.
+static bool extend(heap_t *heap, size_t missing) {
   size_t room = (size_t)(heap->capacity - heap->count) << heap->granule_shift;
-  uint32_t last =
-      heap->count == 0 ? 0 : heap_bit_tree_prev(&heap->starts, heap->count - 1);
-  uint32_t have = heap->count != 0 && heap_bit_tree_has(&heap->frees, last)
-                      ? heap->count - last
-                      : 0;
-  if (heap->is_buddy) {
-    // What is new must have a whole piece, at a multiple of its length.
-    have = 0;
-    wanted += ((heap->count + wanted - 1) / wanted) * wanted - heap->count;
-  }
-  uint64_t missing = wanted > have ? wanted - have : 1;
-  if (heap->reservation == NULL || missing > room >> heap->granule_shift) {
+  if (missing > room >> heap->granule_shift) {
     return false;
   }
   size_t missing_bytes =
-      round_up((size_t)missing << heap->granule_shift, GROWTH_MIN_BYTES);
+      round_up(missing << heap->granule_shift, GROWTH_MIN_BYTES);
   size_t step_bytes =
       round_up(((size_t)heap->count << heap->granule_shift) / GROWTH_SHARE,
                GROWTH_MIN_BYTES);
@@ -365,7 +381,7 @@ static bool grow(heap_t *heap, uint64_t wanted) {
   step_bytes = step_bytes < room ? step_bytes : room;
   if (!commit(heap, step_bytes)) {
     step_bytes = missing_bytes;
-    if (step_bytes > room || !commit(heap, step_bytes)) {
+    if (!commit(heap, step_bytes)) {
       return false;
     }
   }
@@ -373,8 +389,33 @@ static bool grow(heap_t *heap, uint64_t wanted) {
   return true;
 }
 
+// Returns where the granules that are free up to the end start.
+static uint32_t free_end(const heap_t *heap) {
+  uint32_t end = heap->count;
+  while (end > 0 && heap_bit_tree_has(&heap->frees, end - 1)) {
+    end = heap_bit_tree_prev(&heap->starts, end - 1);
+  }
+  return end;
+}
+
+// Adds memory so that a free piece of `wanted` granules is at the end.
+static bool grow(heap_t *heap, uint64_t wanted) {
+  uint64_t start = free_end(heap);
+  if (heap->is_buddy) {
+    // At a multiple of its length.
+    start = (start + wanted - 1) / wanted * wanted;
+  }
+  uint64_t end = start + wanted;
+  uint64_t steps = heap->steps;
+  // It may be there but in a list that was not looked at: one granule more.
+  bool has_grown = heap->reservation != NULL &&
+                   extend(heap, end > heap->count ? end - heap->count : 1);
+  heap->steps = steps;  // See piece.c.
+  return has_grown;
+}
+
 // Returns the granules of a block, or 0: more than there can be.
-static uint32_t length_of(const heap_t *heap, size_t size_bytes) {
+static inline uint32_t length_of(const heap_t *heap, size_t size_bytes) {
   if (size_bytes > (size_t)heap->capacity << heap->granule_shift) {
     return 0;
   }
@@ -449,7 +490,7 @@ void heap_free_in(heap_t *heap, void *ptr) {
   uint64_t steps = enter(heap);
   finding_t finding = locate(heap, ptr);
   if (finding.is_live) {
-    heap_piece_free(heap, finding.start);
+    heap_piece_free(heap, finding.start, finding.length);
   }
   leave(heap, steps, &call);
   if (!finding.is_live) {
@@ -465,7 +506,7 @@ static void *move(heap_t *heap, const finding_t *old, size_t size_bytes) {
   if (copy != NULL) {
     memcpy(copy, address_of(heap, old->start),
            size_bytes < old_bytes ? size_bytes : old_bytes);
-    heap_piece_free(heap, old->start);
+    heap_piece_free(heap, old->start, old->length);
   }
   return copy;
 }
@@ -480,7 +521,8 @@ void *heap_realloc_in(heap_t *heap, void *ptr, size_t size_bytes) {
   void *result = NULL;
   if (finding.is_live) {
     uint32_t length = length_of(heap, size_bytes);
-    if (length != 0 && heap_piece_resize(heap, finding.start, length)) {
+    if (length != 0 &&
+        heap_piece_resize(heap, finding.start, finding.length, length)) {
       result = ptr;
     } else if (length != 0) {
       result = move(heap, &finding, size_bytes);
@@ -519,23 +561,28 @@ void heap_reset(heap_t *heap) {
   leave(heap, steps, &call);
 }
 
+// Gives back the pages of a free piece that hold nothing.
+static size_t trim(const heap_t *heap, uint32_t start, uint32_t length) {
+  uintptr_t first = (uintptr_t)address_of(heap, start);
+  uintptr_t end = first + ((uintptr_t)length << heap->granule_shift);
+  // The kernel would round up to its pages, into the next block.
+  first = round_up(first + sizeof(heap_fit_links_t), heap->page_bytes);
+  end &= ~(uintptr_t)(heap->page_bytes - 1);
+  bool is_trimmed =
+      first < end && heap_kernel->discard((void *)first, end - first);
+  return is_trimmed ? end - first : 0;
+}
+
 size_t heap_trim_in(heap_t *heap) {
   const heap_call_t call = {"trim", __builtin_return_address(0)};
   size_t trimmed_bytes = 0;
   uint64_t steps = enter(heap);
   bool is_kernels = heap->reservation != NULL && !heap->options.use_file;
-  uint32_t start =
-      is_kernels ? heap_bit_tree_next(&heap->frees, 0) : HEAP_BIT_NONE;
-  for (; start != HEAP_BIT_NONE;
-       start = heap_bit_tree_next(&heap->frees, start + 1)) {
-    uintptr_t first = (uintptr_t)address_of(heap, start);
-    uintptr_t end = first + ((uintptr_t)heap_fit_length(heap, start)
-                             << heap->granule_shift);
-    first = round_up(first + sizeof(heap_fit_links_t), KERNEL_PAGE_BYTES);
-    end &= ~(uintptr_t)(KERNEL_PAGE_BYTES - 1);
-    if (first < end && heap_kernel->discard((void *)first, end - first)) {
-      trimmed_bytes += end - first;
-    }
+  uint32_t start = is_kernels ? heap_fit_next_free(heap, 0) : HEAP_FIT_NONE;
+  while (start != HEAP_FIT_NONE) {
+    uint32_t length = heap_fit_length(heap, start);
+    trimmed_bytes += trim(heap, start, length);
+    start = heap_fit_next_free(heap, start + length);
   }
   heap->steps = steps;
   leave(heap, steps, &call);
@@ -574,12 +621,12 @@ void heap_stats_get_in(heap_t *heap, heap_private_stats_t *out_stats) {
   enter(heap);
   out_stats->num_steps = heap->steps;
   out_stats->max_steps = heap->max_steps;
-  for (uint32_t start = heap_bit_tree_next(&heap->frees, 0);
-       start != HEAP_BIT_NONE;
-       start = heap_bit_tree_next(&heap->frees, start + 1)) {
+  uint32_t start = heap_fit_next_free(heap, 0);
+  while (start != HEAP_FIT_NONE) {
     uint32_t length = heap_fit_length(heap, start);
     largest = length > largest ? length : largest;
     ++out_stats->num_free;
+    start = heap_fit_next_free(heap, start + length);
   }
   heap->steps = out_stats->num_steps;
   out_stats->mapped_bytes = (size_t)heap->count << heap->granule_shift;

@@ -64,9 +64,9 @@ typedef enum heap_strategy {
 // All zero is a good choice: first fit, thread-safe, memory from the kernel.
 typedef struct heap_options {
   heap_strategy_t strategy;
-  // Memory for blocks at most, rounded down to 64 KiB, up to 2^32 granules;
-  // only addresses are taken at once. 0: 4 GiB, or less where addresses are
-  // limited. Not heeded with `buffer`.
+  // Memory for blocks at most, rounded down to 64 KiB, and to less than 2^32
+  // granules when it is more; only addresses are taken at once. 0: 4 GiB, or
+  // less where addresses are limited. Not heeded with `buffer`.
   size_t limit_bytes;
   // Memory of the caller's for everything, the heap's own tables included, as
   // long as the heap lives. NULL: the kernel's.
@@ -74,7 +74,9 @@ typedef struct heap_options {
   size_t buffer_bytes;
   // Blocks lie in this file, from its start on, which is opened for reading and
   // writing and grows as needed; it may be closed after heap_create. What is in
-  // it after heap_destroy is of no use. Not with `buffer`.
+  // it after heap_destroy is of no use. That the file cannot grow is ENOMEM; a
+  // limit of file size raises SIGXFSZ, unless that is ignored. Not with
+  // `buffer`.
   bool use_file;
   int file;
   // The unit of sizes and the smallest block, a power of two from 16 to 65536
@@ -104,7 +106,10 @@ HEAP_API void heap_reset(heap_t *heap);
 
 // The same as the functions of heap.h, with blocks of `heap`, which are aligned
 // to its granule. A size of 0 gives a smallest block. NULL with ENOMEM when
-// nothing fits within the limit; the heap is as before then. heap_realloc_in
+// nothing fits within the limit; the heap is as before then. HEAP_TLSF may miss
+// a free piece that is long enough by less than 1/2^tlsf_lists_log2; so may
+// HEAP_TLSF and HEAP_BEST_FIT one in which only the alignment makes the block
+// fit. heap_realloc_in
 // never fails to make a block smaller. heap_aligned_alloc_in: EINVAL when the
 // alignment is no power of two; HEAP_BUDDY has none beyond 64 KiB, in a buffer
 // beyond that of the first block.
@@ -131,9 +136,11 @@ HEAP_API bool heap_walk_in(heap_t *heap, heap_visit_t visit, void *context);
 HEAP_API const char *heap_check_in(heap_t *heap);
 
 // No alloc, free or realloc takes more steps (below), however large the heap
-// and whatever was done before; for a move, the copying comes on top.
-#define HEAP_TLSF_STEPS_MAX 160
-#define HEAP_BUDDY_STEPS_MAX 1024
+// and whatever was done before; piece.c derives the figures. Not counted are
+// the copying of a move, memory asked of the kernel (a buffer has all it will
+// have), and the repair after a write into free blocks.
+#define HEAP_TLSF_STEPS_MAX 104
+#define HEAP_BUDDY_STEPS_MAX 1366
 
 typedef struct heap_private_stats {
   size_t mapped_bytes;  // For blocks, so far.
@@ -144,8 +151,8 @@ typedef struct heap_private_stats {
   size_t largest_free_bytes;
   size_t peak_live_bytes;  // Highest live_bytes since heap_create.
   size_t metadata_bytes;   // Addresses of tables, beside mapped_bytes.
-  // Blocks looked at, list and tree links followed, words of bitmaps read: what
-  // calls took in all, and the longest one.
+  // Blocks looked at, list and tree links followed, words of bitmaps read or
+  // changed: what calls took in all, and the longest one.
   uint64_t num_steps;
   uint64_t max_steps;
 } heap_private_stats_t;

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // One model for all strategies and sources; what each strategy places where;
-// and what a heap says of pointers that are none of its blocks.
+// and what a heap says of pointers that are none of its blocks. Limits of all
+// kinds are in private_heap_limits_test.cc.
 
 #include "heap/private_heap.h"
 
@@ -519,50 +520,45 @@ TEST(PlacementTest, LittleIsNotSplitOff) {
   EXPECT_EQ(heap_usable_size_in(heap.get(), ptr), 1024u);
   EXPECT_EQ(heap_realloc_in(heap.get(), ptr, 1024 - 128), ptr);
   EXPECT_EQ(heap_usable_size_in(heap.get(), ptr), 1024u - 128);
+  // What is free behind it and what it gives up are too little together.
+  void *next = heap_alloc_in(heap.get(), 128);
+  ASSERT_EQ(next, static_cast<char *>(ptr) + 1024 - 128);
+  EXPECT_EQ(heap_realloc_in(heap.get(), ptr, 1024 - 128 - 112), ptr);
+  EXPECT_EQ(heap_usable_size_in(heap.get(), ptr), 1024u - 128);
 }
 
-// Bounded time.
-
-uint64_t LongestCall(heap_strategy_t strategy, int steps) {
-  const Heap heap = Create(Options(strategy));
-  Random random(heap_testing::Seed());
-  std::vector<void *> blocks(20000);
-  for (int i = 0; i < steps; ++i) {
-    void *&ptr = blocks[random.Below(blocks.size())];
-    heap_free_in(heap.get(), ptr);
-    ptr = heap_alloc_in(heap.get(), random.SkewedSize(12));
-  }
+// In place in both directions, whatever the strategy.
+TEST_P(PrivateHeapTest, ReallocIsInPlaceWhereItCanBe) {
+  const Heap heap = Create(Options(GetParam()));
+  auto *ptr = static_cast<char *>(heap_alloc_in(heap.get(), 1024));
+  void *behind = heap_alloc_in(heap.get(), 1024);
+  ASSERT_EQ(behind, ptr + 1024);
+  Fill(ptr, 1024, 1);
+  EXPECT_EQ(heap_realloc_in(heap.get(), ptr, 64), ptr);
+  EXPECT_EQ(heap_usable_size_in(heap.get(), ptr), 64u);
+  EXPECT_EQ(heap_realloc_in(heap.get(), ptr, 1024), ptr);
+  heap_free_in(heap.get(), behind);
+  EXPECT_EQ(heap_realloc_in(heap.get(), ptr, 2048), ptr);
+  EXPECT_EQ(heap_usable_size_in(heap.get(), ptr), 2048u);
+  EXPECT_EQ(heap_realloc_in(heap.get(), ptr, 0), ptr);
+  EXPECT_EQ(heap_usable_size_in(heap.get(), ptr), 16u);
+  EXPECT_TRUE(IsFilled(ptr, 16, 1024, 1));
+  EXPECT_EQ(Stats(heap).live_bytes, 16u);
   EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
-  return Stats(heap).max_steps;
 }
 
-TEST(BoundTest, TlsfAndBuddyTakeFewSteps) {
-  const uint64_t first = LongestCall(HEAP_FIRST_FIT, 100000);
-  EXPECT_LE(LongestCall(HEAP_TLSF, 1000000), HEAP_TLSF_STEPS_MAX);
-  EXPECT_LE(LongestCall(HEAP_BUDDY, 1000000), HEAP_BUDDY_STEPS_MAX);
-  EXPECT_GE(first, 10 * HEAP_TLSF_STEPS_MAX);
-}
-
-// The worst cases by hand: neighbours that are as far as they can be, and
-// buddies that join and split through all orders.
-TEST(BoundTest, WorstCasesAreWithinTheBound) {
-  for (heap_strategy_t strategy : {HEAP_TLSF, HEAP_BUDDY}) {
-    const Heap heap = Create(Options(strategy));
-    void *a = heap_alloc_in(heap.get(), size_t{1} << 30);
-    void *b = heap_alloc_in(heap.get(), 16);
-    void *c = heap_alloc_in(heap.get(), size_t{1} << 30);
-    ASSERT_NE(c, nullptr);
-    heap_free_in(heap.get(), a);
-    heap_free_in(heap.get(), c);
-    heap_free_in(heap.get(), b);
-    for (int i = 0; i < 10; ++i) {
-      void *ptr = heap_alloc_in(heap.get(), 1);
-      heap_free_in(heap.get(), ptr);
-    }
-    EXPECT_LE(Stats(heap).max_steps, strategy == HEAP_TLSF
-                                         ? HEAP_TLSF_STEPS_MAX
-                                         : HEAP_BUDDY_STEPS_MAX);
-  }
+// A moved block leaves its old place free.
+TEST_P(PrivateHeapTest, ReallocMovesWhatCannotGrow) {
+  const Heap heap = Create(Options(GetParam()));
+  void *ptr = heap_alloc_in(heap.get(), 1000);
+  ASSERT_NE(heap_alloc_in(heap.get(), 1000), nullptr);
+  Fill(ptr, 1000, 1);
+  void *moved = heap_realloc_in(heap.get(), ptr, 5000);
+  ASSERT_NE(moved, nullptr);
+  EXPECT_NE(moved, ptr);
+  EXPECT_TRUE(IsFilled(moved, 1000, 1000, 1));
+  EXPECT_EQ(Stats(heap).num_live, 2u);
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
 }
 
 // Threads.
@@ -692,60 +688,6 @@ TEST_P(PrivateHeapTest, WritesAfterFreeAreFoundAndMended) {
     EXPECT_STREQ(heap_check_in(heap.get()), nullptr) << text;
   }
   EXPECT_GT(found, 100);
-}
-
-TEST(PrivateHeapOptionsTest, WrongOnesAreRefused) {
-  unsigned char tiny[64];
-  const auto is_refused = [](heap_options_t options) {
-    errno = 0;
-    return heap_create(&options) == nullptr && errno == EINVAL;
-  };
-  heap_options_t options = {};
-  options.strategy = HEAP_STRATEGY_COUNT;
-  EXPECT_TRUE(is_refused(options));
-  options = {};
-  for (size_t granule :
-       {size_t{1}, size_t{8}, size_t{24}, size_t{131072}, SIZE_MAX}) {
-    options.granule_bytes = granule;
-    EXPECT_TRUE(is_refused(options)) << granule;
-  }
-  options = {};
-  options.tlsf_lists_log2 = 6;
-  EXPECT_TRUE(is_refused(options));
-  options = {};
-  options.limit_bytes = 65535;
-  EXPECT_TRUE(is_refused(options));
-  options = {};
-  options.buffer = tiny;
-  options.buffer_bytes = sizeof(tiny);
-  EXPECT_TRUE(is_refused(options));
-  options.buffer_bytes = SIZE_MAX;
-  EXPECT_TRUE(is_refused(options));
-  options.buffer_bytes = 0;
-  EXPECT_TRUE(is_refused(options));
-  std::vector<unsigned char> memory(100000);
-  options.buffer = memory.data();
-  options.buffer_bytes = memory.size();
-  options.use_file = true;
-  EXPECT_TRUE(is_refused(options));
-  options = {};
-  heap_destroy(nullptr);
-}
-
-// More granules than can be numbered: as many as can be, if there are so many
-// addresses.
-TEST(PrivateHeapOptionsTest, LimitIsAtMostTwoToThe32Granules) {
-  heap_options_t options = {};
-  options.limit_bytes = SIZE_MAX / 2;
-  Heap heap(heap_create(&options));
-  if (heap != nullptr) {  // Not so where addresses are limited.
-    EXPECT_NE(heap_alloc_in(heap.get(), 100), nullptr);
-    EXPECT_EQ(heap_alloc_in(heap.get(), size_t{16} << 32), nullptr);
-    EXPECT_EQ(errno, ENOMEM);
-    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
-  } else {
-    EXPECT_EQ(errno, ENOMEM);
-  }
 }
 
 }  // namespace
