@@ -77,7 +77,7 @@ static void rebuild(heap_t *heap, uint32_t start) {
   HEAP_DIE("private heap: free blocks are written to all the time");
 }
 
-// Both know the lists, so that these are inlined: that is a fifth of the time.
+// Lists are inline here: each alloc and free changes some.
 static inline bool insert(heap_t *heap, uint32_t start, uint32_t length) {
   return heap->has_lists
              ? heap_fit_list_push(heap, heap_fit_list_of(heap, length), start)
