@@ -47,6 +47,9 @@ static void add_cause(heap_text_t *text, heap_misuse_t misuse) {
     case HEAP_MISUSE_SIZE:
       heap_text_add(text, "size differs from that of the block");
       break;
+    case HEAP_MISUSE_WRITTEN:
+      heap_text_add(text, "free block was written to, it or one beside it");
+      break;
   }
 }
 

@@ -191,6 +191,8 @@ typedef enum heap_misuse {
   HEAP_MISUSE_INTERIOR,  // Inside a live block, not at its start.
   HEAP_MISUSE_FREED,     // A block that is free (or was never handed out).
   HEAP_MISUSE_SIZE,      // A sized free of a block of another size.
+  HEAP_MISUSE_WRITTEN,   // A free block's links were overwritten
+                         // (private_heap.h).
 } heap_misuse_t;
 
 // Callbacks around the life of blocks. Members may be NULL. They run in the

@@ -1,0 +1,48 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The pieces of a private heap: taken, freed, cut and joined in its bitmaps,
+// with its strategy told of each free one. Lengths and starts are in granules.
+//
+// All functions: the heap's lock held.
+
+#ifndef MY_ALLOC_HEAP_PIECE_H_
+#define MY_ALLOC_HEAP_PIECE_H_
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "heap/fit.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Returns the start of a live piece of at least `length`, at a multiple of
+// `align_bytes`, or HEAP_FIT_NONE.
+uint32_t heap_piece_take(heap_t *heap, uint32_t length, size_t align_bytes);
+
+// Frees a live piece.
+void heap_piece_free(heap_t *heap, uint32_t start, uint32_t length);
+
+// Changes the length of a live piece to at least `wanted`; false when what is
+// behind it is not free. To make it shorter never fails.
+bool heap_piece_resize(heap_t *heap, uint32_t start, uint32_t length,
+                       uint32_t wanted);
+
+// `length` more granules follow the last one; they are free. In a buddy heap
+// they may be several pieces.
+void heap_piece_append(heap_t *heap, uint32_t length);
+
+// Makes all that there is one free piece, or as few as there can be.
+void heap_piece_free_all(heap_t *heap);
+
+// Returns the first broken invariant's name, or NULL.
+const char *heap_piece_check(heap_t *heap);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_HEAP_PIECE_H_

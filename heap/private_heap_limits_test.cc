@@ -1,0 +1,398 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Private heaps at their limits: options, capacities near 2^32 granules, files
+// that cannot grow, large pages, the bounds of steps, fork.
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "heap/fake_kernel.h"
+#include "heap/fit.h"
+#include "heap/heap_testing.h"
+#include "heap/kernel.h"
+#include "heap/private_heap.h"
+
+namespace {
+
+using heap_testing::Fill;
+using heap_testing::IsFilled;
+using heap_testing::Random;
+using heap_testing::RunInChild;
+
+constexpr heap_strategy_t kStrategies[] = {
+    HEAP_FIRST_FIT, HEAP_NEXT_FIT, HEAP_BEST_FIT, HEAP_TLSF, HEAP_BUDDY};
+
+struct Destroy {
+  void operator()(heap_t *heap) const {
+    heap_destroy(heap);
+  }
+};
+using Heap = std::unique_ptr<heap_t, Destroy>;
+
+Heap Create(const heap_options_t &options) {
+  Heap heap(heap_create(&options));
+  EXPECT_NE(heap, nullptr) << "errno " << errno;
+  return heap;
+}
+
+heap_options_t Options(heap_strategy_t strategy) {
+  heap_options_t options = {};
+  options.strategy = strategy;
+  return options;
+}
+
+heap_private_stats_t Stats(const Heap &heap) {
+  heap_private_stats_t stats;
+  heap_stats_get_in(heap.get(), &stats);
+  return stats;
+}
+
+class PrivateHeapLimitsTest : public testing::TestWithParam<heap_strategy_t> {};
+
+INSTANTIATE_TEST_SUITE_P(Strategies, PrivateHeapLimitsTest,
+                         testing::ValuesIn(kStrategies));
+
+// Options.
+
+TEST(PrivateHeapOptionsTest, WrongOnesAreRefused) {
+  unsigned char tiny[64];
+  const auto is_refused = [](heap_options_t options) {
+    errno = 0;
+    return heap_create(&options) == nullptr && errno == EINVAL;
+  };
+  heap_options_t options = {};
+  options.strategy = HEAP_STRATEGY_COUNT;
+  EXPECT_TRUE(is_refused(options));
+  options = {};
+  for (size_t granule :
+       {size_t{1}, size_t{8}, size_t{24}, size_t{131072}, SIZE_MAX}) {
+    options.granule_bytes = granule;
+    EXPECT_TRUE(is_refused(options)) << granule;
+  }
+  options = {};
+  options.tlsf_lists_log2 = 6;
+  EXPECT_TRUE(is_refused(options));
+  options = {};
+  options.limit_bytes = 65535;
+  EXPECT_TRUE(is_refused(options));
+  options = {};
+  options.buffer = tiny;
+  options.buffer_bytes = sizeof(tiny);
+  EXPECT_TRUE(is_refused(options));
+  options.buffer_bytes = SIZE_MAX;
+  EXPECT_TRUE(is_refused(options));
+  options.buffer_bytes = 0;
+  EXPECT_TRUE(is_refused(options));
+  // The last bytes of all: aligned, it would start at 0.
+  options.buffer = reinterpret_cast<void *>(UINTPTR_MAX - 3);
+  options.buffer_bytes = 2;
+  EXPECT_TRUE(is_refused(options));
+  std::vector<unsigned char> memory(100000);
+  options.buffer = memory.data();
+  options.buffer_bytes = memory.size();
+  options.use_file = true;
+  EXPECT_TRUE(is_refused(options));
+  options = {};
+  heap_destroy(nullptr);
+}
+
+// More granules than can be numbered: as many as can be, if there are so many
+// addresses.
+TEST(PrivateHeapOptionsTest, LimitIsAtMostTwoToThe32Granules) {
+  heap_options_t options = {};
+  options.limit_bytes = SIZE_MAX / 2;
+  Heap heap(heap_create(&options));
+  if (heap != nullptr) {  // Not so where addresses are limited.
+    EXPECT_NE(heap_alloc_in(heap.get(), 100), nullptr);
+    EXPECT_EQ(heap_alloc_in(heap.get(), size_t{16} << 32), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  } else {
+    EXPECT_EQ(errno, ENOMEM);
+  }
+}
+
+TEST_P(PrivateHeapLimitsTest, NothingIsSplitOffAtTheHighestThreshold) {
+  heap_options_t options = Options(GetParam());
+  options.split_bytes = SIZE_MAX;
+  const Heap heap = Create(options);
+  void *ptr = heap_alloc_in(heap.get(), 1024);
+  ASSERT_NE(ptr, nullptr);
+  EXPECT_EQ(heap_usable_size_in(heap.get(), ptr),
+            GetParam() == HEAP_BUDDY ? 1024u : 65536u);
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+}
+
+// Capacity.
+
+// Addresses only: all of them as one block but for its last bytes, and what
+// cannot be.
+TEST_P(PrivateHeapLimitsTest, BlocksNearTwoToThe32Granules) {
+  RunInChild([] {
+    // Nothing but links is touched in what is made usable.
+    static const heap_kernel_t kKernel = [] {
+      heap_kernel_t kernel = heap_kernel_default;
+      kernel.map = [](size_t size_bytes, bool reserve_only) -> void * {
+        void *ptr = mmap(nullptr, size_bytes,
+                         reserve_only ? PROT_NONE : PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        return ptr == MAP_FAILED ? nullptr : ptr;
+      };
+      return kernel;
+    }();
+    heap_kernel = &kKernel;
+    heap_options_t options = Options(GetParam());
+    options.limit_bytes = size_t{16} << 32;
+    Heap heap(heap_create(&options));
+    if (heap == nullptr) {
+      EXPECT_EQ(errno, ENOMEM) << "addresses are limited";
+      return;
+    }
+    const size_t capacity = size_t{heap->capacity} * 16;
+    EXPECT_GT(capacity, (size_t{16} << 32) - (size_t{2} << 20));
+    void *small = heap_alloc_in(heap.get(), 16);
+    EXPECT_EQ(heap_realloc_in(heap.get(), small, capacity), nullptr);
+    EXPECT_EQ(heap_alloc_in(heap.get(), capacity + 1), nullptr);
+    EXPECT_EQ(heap_alloc_in(heap.get(), SIZE_MAX - 14), nullptr);
+    EXPECT_EQ(heap_aligned_alloc_in(heap.get(), size_t{1} << 46, capacity - 16),
+              nullptr);
+    heap_free_in(heap.get(), small);
+    // More than half of it has no buddy.
+    const size_t half = size_t{16} << 31;
+    EXPECT_EQ(heap_alloc_in(heap.get(), half + 16) == nullptr,
+              GetParam() == HEAP_BUDDY);
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+    heap_reset(heap.get());
+    void *large = heap_alloc_in(heap.get(), half);
+    if (large == nullptr) {
+      return;  // Not to be had on this machine.
+    }
+    EXPECT_EQ(heap_realloc_in(heap.get(), large, half + 16) == nullptr,
+              GetParam() == HEAP_BUDDY);
+    EXPECT_EQ(heap_realloc_in(heap.get(), large, 16), large);
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  });
+}
+
+// What is there and free is used before more is asked for.
+TEST_P(PrivateHeapLimitsTest, GrowsIntoWhatIsFreeAtTheEnd) {
+  heap_options_t options = Options(GetParam());
+  options.limit_bytes = 131072;
+  const Heap heap = Create(options);
+  heap_free_in(heap.get(), heap_alloc_in(heap.get(), 16));
+  EXPECT_EQ(Stats(heap).mapped_bytes, 65536u);
+  void *all = heap_alloc_in(heap.get(), 131072);
+  EXPECT_NE(all, nullptr);
+  EXPECT_EQ(Stats(heap).largest_free_bytes, 0u);
+}
+
+TEST_P(PrivateHeapLimitsTest, AlignsBeyondItsBase) {
+  const Heap heap = Create(Options(GetParam()));
+  ASSERT_NE(heap_alloc_in(heap.get(), 16), nullptr);
+  for (size_t align = 1; align <= size_t{1} << 24; align *= 2) {
+    void *ptr = heap_aligned_alloc_in(heap.get(), align, 40);
+    if (GetParam() == HEAP_BUDDY && align > 65536) {
+      EXPECT_EQ(ptr, nullptr);
+      EXPECT_EQ(errno, ENOMEM);
+      continue;
+    }
+    ASSERT_NE(ptr, nullptr);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(ptr) % align, 0u);
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  }
+  EXPECT_EQ(heap_aligned_alloc_in(heap.get(), size_t{1} << 63, 1), nullptr);
+  EXPECT_EQ(heap_aligned_alloc_in(heap.get(), 24, 1), nullptr);
+  EXPECT_EQ(errno, EINVAL);
+}
+
+// Files.
+
+void FillUp(heap_t *heap, std::vector<void *> *blocks) {
+  while (void *ptr = heap_alloc_in(heap, 10000)) {
+    Fill(ptr, 10000, blocks->size());
+    blocks->push_back(ptr);
+  }
+  EXPECT_EQ(errno, ENOMEM);
+}
+
+// The heap is whole when the file can grow no more.
+void ExpectWhole(heap_t *heap, const std::vector<void *> &blocks) {
+  EXPECT_GT(blocks.size(), 5u);
+  EXPECT_STREQ(heap_check_in(heap), nullptr);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    EXPECT_TRUE(IsFilled(blocks[i], 10000, 10000, i));
+    heap_free_in(heap, blocks[i]);
+  }
+  EXPECT_NE(heap_alloc_in(heap, 10000), nullptr);
+  EXPECT_STREQ(heap_check_in(heap), nullptr);
+}
+
+TEST_P(PrivateHeapLimitsTest, FileThatIsTooLong) {
+  RunInChild([] {
+    signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit = {1000000, 1000000};
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    heap_options_t options = Options(GetParam());
+    options.use_file = true;
+    options.file = memfd_create("limits_test", MFD_CLOEXEC);
+    ASSERT_GE(options.file, 0);
+    const Heap heap = Create(options);
+    std::vector<void *> blocks;
+    FillUp(heap.get(), &blocks);
+    EXPECT_LE(Stats(heap).mapped_bytes, 1000000u);
+    ExpectWhole(heap.get(), blocks);
+  });
+}
+
+TEST_P(PrivateHeapLimitsTest, FileThatIsSealed) {
+  heap_options_t options = Options(GetParam());
+  options.use_file = true;
+  options.file = memfd_create("limits_test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  ASSERT_EQ(ftruncate(options.file, 1000000), 0);
+  ASSERT_EQ(fcntl(options.file, F_ADD_SEALS, F_SEAL_GROW), 0);
+  const Heap heap = Create(options);
+  std::vector<void *> blocks;
+  FillUp(heap.get(), &blocks);
+  ExpectWhole(heap.get(), blocks);
+  EXPECT_EQ(close(options.file), 0);
+}
+
+TEST_P(PrivateHeapLimitsTest, FilesBlocksAreAlignedLikeOthers) {
+  for (int i = 0; i < 8; ++i) {
+    heap_options_t options = Options(GetParam());
+    options.use_file = true;
+    options.file = memfd_create("limits_test", MFD_CLOEXEC);
+    options.limit_bytes = size_t{1} << 20;
+    const Heap heap = Create(options);
+    EXPECT_NE(heap_aligned_alloc_in(heap.get(), 65536, 65536), nullptr);
+    EXPECT_EQ(close(options.file), 0);
+  }
+}
+
+// Pages.
+
+uintptr_t discarded_low;
+uintptr_t discarded_high;
+
+TEST_P(PrivateHeapLimitsTest, TrimsWholePagesOfTheKernels) {
+  RunInChild([] {
+    static heap_kernel_t kernel = heap_kernel_default;
+    kernel.discard = [](void *ptr, size_t size_bytes) {
+      discarded_low = reinterpret_cast<uintptr_t>(ptr);
+      discarded_high = discarded_low + size_bytes;
+      return true;
+    };
+    heap_kernel = &kernel;
+    const Heap heap = Create(Options(GetParam()));
+    heap->page_bytes = 65536;
+    void *ptr = heap_alloc_in(heap.get(), 200000);
+    ASSERT_NE(heap_alloc_in(heap.get(), 16), nullptr);
+    heap_free_in(heap.get(), ptr);
+    EXPECT_GE(heap_trim_in(heap.get()), 65536u);
+    EXPECT_EQ(discarded_low % 65536, 0u);
+    EXPECT_EQ(discarded_high % 65536, 0u);
+  });
+}
+
+// Bounded time.
+
+uint64_t LongestCall(heap_strategy_t strategy, int steps) {
+  const Heap heap = Create(Options(strategy));
+  Random random(heap_testing::Seed());
+  std::vector<void *> blocks(20000);
+  for (int i = 0; i < steps; ++i) {
+    void *&ptr = blocks[random.Below(blocks.size())];
+    heap_free_in(heap.get(), ptr);
+    ptr = heap_alloc_in(heap.get(), random.SkewedSize(12));
+  }
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  return Stats(heap).max_steps;
+}
+
+TEST(BoundTest, TlsfAndBuddyTakeFewSteps) {
+  const uint64_t first = LongestCall(HEAP_FIRST_FIT, 100000);
+  EXPECT_LE(LongestCall(HEAP_TLSF, 1000000), uint64_t{HEAP_TLSF_STEPS_MAX});
+  EXPECT_LE(LongestCall(HEAP_BUDDY, 1000000), uint64_t{HEAP_BUDDY_STEPS_MAX});
+  EXPECT_GE(first, uint64_t{10 * HEAP_TLSF_STEPS_MAX});
+}
+
+// The worst cases by hand: neighbours as far away as they can be, on both
+// sides; buddies that join and split through all orders; moves.
+TEST(BoundTest, WorstCasesAreWithinTheBound) {
+  for (heap_strategy_t strategy : {HEAP_TLSF, HEAP_BUDDY}) {
+    heap_options_t options = Options(strategy);
+    options.limit_bytes = size_t{8} << 30;
+    const Heap heap = Create(options);
+    void *a = heap_alloc_in(heap.get(), size_t{1} << 30);
+    void *b = heap_alloc_in(heap.get(), 16);
+    void *c = heap_alloc_in(heap.get(), size_t{1} << 30);
+    ASSERT_NE(c, nullptr);
+    heap_free_in(heap.get(), a);
+    heap_free_in(heap.get(), c);
+    heap_free_in(heap.get(), b);
+    for (int i = 0; i < 10; ++i) {
+      // All orders are split, then joined.
+      void *ptr = heap_aligned_alloc_in(heap.get(), 4096, 1);
+      void *moved = heap_realloc_in(heap.get(), ptr, size_t{1} << 20);
+      ASSERT_NE(moved, nullptr);
+      heap_free_in(heap.get(), moved);
+      ASSERT_EQ(Stats(heap).num_live, 0u);
+    }
+    void *low = heap_alloc_in(heap.get(), 16);
+    void *high = heap_alloc_in(heap.get(), size_t{1} << 30);
+    heap_free_in(heap.get(), low);
+    EXPECT_NE(heap_realloc_in(heap.get(), high, (size_t{1} << 30) + 16),
+              nullptr);
+    const uint64_t bound =
+        strategy == HEAP_TLSF ? HEAP_TLSF_STEPS_MAX : HEAP_BUDDY_STEPS_MAX;
+    EXPECT_LE(Stats(heap).max_steps, bound);
+    EXPECT_GE(Stats(heap).max_steps, bound / 4) << "or the bound says nothing";
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  }
+}
+
+// Fork.
+
+TEST_P(PrivateHeapLimitsTest, ChildHasACopy) {
+  const Heap heap = Create(Options(GetParam()));
+  void *ptr = heap_alloc_in(heap.get(), 1000);
+  Fill(ptr, 1000, 1);
+  RunInChild([&] {
+    EXPECT_TRUE(IsFilled(ptr, 1000, 1000, 1));
+    heap_free_in(heap.get(), ptr);
+    for (int i = 0; i < 1000; ++i) {
+      void *other = heap_alloc_in(heap.get(), 1000);
+      ASSERT_NE(other, nullptr);
+      Fill(other, 1000, 2);
+    }
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  });
+  EXPECT_EQ(Stats(heap).num_live, 1u);
+  EXPECT_TRUE(IsFilled(ptr, 1000, 1000, 1));
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+}
+
+TEST_P(PrivateHeapLimitsTest, DestroyKeepsErrno) {
+  heap_options_t options = Options(GetParam());
+  Heap heap = Create(options);
+  errno = 4711;
+  heap.reset();
+  EXPECT_EQ(errno, 4711);
+}
+
+}  // namespace
