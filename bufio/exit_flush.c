@@ -149,17 +149,21 @@ static int64_t write_piece(const bufio_exit_slot_t *slot,
              : -EAGAIN;
 }
 
-// Writes as much as goes without waiting. The slot is locked. True if the rest
-// has to wait for a reader.
-static bool write_committed(const bufio_exit_slot_t *slot) {
+// Writes as much as goes without waiting. The slot is locked. Returns 0 when
+// nothing is left, -EAGAIN if the rest has to wait for a reader, or what it was
+// refused with.
+static int write_committed(const bufio_exit_slot_t *slot) {
   bufio_writer_t *writer = slot->writer;
-  if (writer == NULL || writer->error != 0 || writer->is_foreign) {
-    return false;
+  if (writer == NULL || writer->is_foreign) {
+    return 0;
   }
   // Acquire: pairs with the release of `bufio_writer_publish`.
   const unsigned char *cursor =
       __atomic_load_n(&writer->cursor, __ATOMIC_ACQUIRE);
   uint64_t end = (uint64_t)(uintptr_t)cursor + writer->commit_bias;
+  if (writer->error != 0) {
+    return writer->written < end ? writer->error : 0;
+  }
   while (writer->written < end) {
     size_t len = (size_t)(end - writer->written);
     int64_t count =
@@ -168,7 +172,7 @@ static bool write_committed(const bufio_exit_slot_t *slot) {
       continue;
     }
     if (count <= 0 || count > (int64_t)len) {
-      return count == -EAGAIN;
+      return count < 0 ? (int)count : -EIO;
     }
     // Relaxed: pairs with `written_hint` of the writer.
     __atomic_store_n(&writer->written, writer->written + (uint64_t)count,
@@ -179,7 +183,7 @@ static bool write_committed(const bufio_exit_slot_t *slot) {
       bufio_journal_set_written(writer->journal, writer->written);
     }
   }
-  return false;
+  return 0;
 }
 
 // ---- waiting, async-signal-safe ----
@@ -215,26 +219,27 @@ static void pause_round(void) {
 }
 
 // The process lives on, or exits: what it waits for, it waits for with neither
-// the lock nor signals held. Returns whether nothing is left.
-static bool flush_slot(bufio_exit_slot_t *slot, const wait_end_t *end) {
+// the lock nor signals held. Returns 0, why something is left, or -ETIMEDOUT.
+static int flush_slot(bufio_exit_slot_t *slot, const wait_end_t *end) {
   sigset_t all;
   sigset_t mask;
   sigfillset(&all);
   for (;;) {
     pthread_sigmask(SIG_BLOCK, &all, &mask);
     bool is_taken = try_take(slot);
-    bool is_full = is_taken && write_committed(slot);
+    int status = is_taken ? write_committed(slot) : -EAGAIN;
+    bool is_full = is_taken && status == -EAGAIN;
     int descriptor = is_full ? slot->writer->descriptor : -1;
     if (is_taken) {
       give_back(slot);
     }
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
-    if (is_taken && !is_full) {
-      return true;
+    if (status != -EAGAIN) {
+      return status;
     }
     int left = left_ms(end);
     if (left == 0) {
-      return false;
+      return -ETIMEDOUT;
     }
     if (is_full) {
       // Whatever it says, the next write knows better.
@@ -246,30 +251,32 @@ static bool flush_slot(bufio_exit_slot_t *slot, const wait_end_t *end) {
 }
 
 // The process dies: keeps the lock.
-static bool flush_slot_fatal(bufio_exit_slot_t *slot, const wait_end_t *end) {
+static int flush_slot_fatal(bufio_exit_slot_t *slot, const wait_end_t *end) {
   while (!try_take(slot)) {
     if (left_ms(end) == 0) {
-      return false;
+      return -ETIMEDOUT;
     }
     pause_round();
   }
-  while (write_committed(slot)) {
+  int status;
+  while ((status = write_committed(slot)) == -EAGAIN) {
     int left = left_ms(end);
     if (left == 0) {
-      return false;
+      return -ETIMEDOUT;
     }
     (void)is_writable(slot->writer->descriptor, left);
   }
-  return true;
+  return status;
 }
 
-// Returns whether nothing is left of any writer.
-static bool flush_slots(bool (*flush)(bufio_exit_slot_t *, const wait_end_t *),
-                        wait_end_t end) {
+// Returns 0 when nothing is left of any writer, or why: the first refusal, else
+// -ETIMEDOUT.
+static int flush_slots(int (*flush)(bufio_exit_slot_t *, const wait_end_t *),
+                       wait_end_t end) {
   int saved_errno = errno;
   int cancel_state;
   int disabled;
-  bool is_done = true;
+  int result = 0;
   pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
   // Acquire: pairs with the push in `add_chunk`.
   for (slot_chunk_t *chunk = __atomic_load_n(&chunks, __ATOMIC_ACQUIRE);
@@ -278,17 +285,20 @@ static bool flush_slots(bool (*flush)(bufio_exit_slot_t *, const wait_end_t *),
       bufio_exit_slot_t *slot = &chunk->slots[i];
       // Relaxed: only a hint; `busy` guards the writer.
       if (__atomic_load_n(&slot->is_used, __ATOMIC_RELAXED) != 0) {
-        is_done = flush(slot, &end) && is_done;
+        int status = flush(slot, &end);
+        if (result == 0 || (result == -ETIMEDOUT && status != 0)) {
+          result = status;
+        }
       }
     }
   }
   pthread_setcancelstate(cancel_state, &disabled);
   errno = saved_errno;
-  return is_done;
+  return result;
 }
 
 int bufio_exit_flush_all(void) {
-  return flush_slots(flush_slot, wait_of_handler()) ? 0 : -ETIMEDOUT;
+  return flush_slots(flush_slot, wait_of_handler());
 }
 
 __attribute__((destructor)) static void flush_at_exit(void) {

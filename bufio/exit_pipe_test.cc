@@ -46,6 +46,7 @@ using bufio_testing::ReadToEnd;
 using bufio_testing::Sign;
 using bufio_testing::StartChild;
 using bufio_testing::StatusOf;
+using bufio_testing::TempPath;
 using bufio_testing::Terminal;
 
 // Given when somebody waits for a reader without a bound; and what poll says
@@ -72,6 +73,56 @@ extern "C" int poll(struct pollfd *requests, nfds_t count, int timeout_ms) {
 namespace {
 
 class ExitPipeTest : public ExitTest {};
+
+// Nobody reads: what fits must not wait for more room than it needs.
+TEST_F(ExitPipeTest, FlushThatFillsAPipeReturns) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  const int capacity = fcntl(ends[1], F_SETPIPE_SZ, 4096);
+  ASSERT_GE(capacity, 4096);
+  bufio_writer_t writer;
+  bufio_writer_options_t options = {};
+  options.durability = BUFIO_DURABILITY_EXIT;
+  ASSERT_EQ(bufio_writer_attach(&writer, ends[1], &options), 0);
+  const std::string bytes(static_cast<size_t>(capacity), 'x');
+  ASSERT_EQ(bufio_writer_write(&writer, bytes.data(), bytes.size()), 0);
+  EXPECT_EQ(bufio_writer_flush(&writer), 0);
+  EXPECT_EQ(bufio_writer_close(&writer), 0);
+  close(ends[1]);
+  EXPECT_EQ(ReadToEnd(ends[0]), bytes);
+  close(ends[0]);
+}
+
+TEST_F(ExitPipeTest, FlushAllSaysWhyBytesWereRefused) {
+  bufio_writer_t writer;
+  bufio_writer_options_t options = {};
+  options.durability = BUFIO_DURABILITY_EXIT;
+  const int full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+  if (full < 0) {
+    GTEST_SKIP() << "no /dev/full";
+  }
+  ASSERT_EQ(bufio_writer_attach(&writer, full, &options), 0);
+  ASSERT_EQ(bufio_writer_puts(&writer, "refused"), 0);
+  EXPECT_EQ(bufio_exit_flush_all(), -ENOSPC);
+  EXPECT_EQ(bufio_writer_flush(&writer), -ENOSPC);
+  EXPECT_EQ(bufio_exit_flush_all(), -ENOSPC) << "the sticky error";
+  EXPECT_EQ(bufio_writer_close(&writer), -ENOSPC);
+  EXPECT_EQ(bufio_exit_flush_all(), 0);
+  close(full);
+}
+
+// Opening a named pipe anew must not give what the descriptor has not.
+TEST_F(ExitPipeTest, EndForReadingCannotBeWritten) {
+  const std::string path = TempPath("pipe");
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  const int reader = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  ASSERT_GE(reader, 0);
+  bufio_writer_t writer;
+  bufio_writer_options_t options = {};
+  options.durability = BUFIO_DURABILITY_EXIT;
+  EXPECT_EQ(bufio_writer_attach(&writer, reader, &options), -EBADF);
+  close(reader);
+}
 
 TEST_F(ExitPipeTest, WriterThatBlocksOnAFullPipeCanBeKilled) {
   for (int flags : {0, O_NONBLOCK}) {

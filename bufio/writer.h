@@ -176,7 +176,8 @@ BUFIO_API int bufio_writer_open(bufio_writer_t *writer, const char *path,
 // without O_APPEND, and stands at its end, else -EINVAL; it and `journal_path`
 // are replayed first. The file is locked through an open file of our own (by
 // way of /proc), and close moves the descriptor behind the last byte written.
-// Errors as above, -EBADF.
+// Errors as above, -EBADF; at level `exit` also for what is not open for
+// writing.
 BUFIO_API int bufio_writer_attach(bufio_writer_t *writer, int descriptor,
                                   const bufio_writer_options_t *options)
     BUFIO_MUST_USE;
@@ -394,9 +395,10 @@ BUFIO_INLINE int bufio_putter_end(bufio_putter_t *putter) {
 
 // Writes what writers of levels `exit` and `process` have accepted, for a
 // program's own signal handlers. Async-signal-safe; may be called more than
-// once, and while other threads write. Returns 0, or -ETIMEDOUT if a reader or
-// another thread kept it waiting: it gives up after a second in all; what is
-// left stays in the buffers. exit, quick_exit and fatal signals need no call.
+// once, and while other threads write. Returns 0; what a writer's bytes were
+// refused with (the first one's); or -ETIMEDOUT if a reader or another thread
+// kept it waiting: it gives up after a second in all. What is left stays in the
+// buffers. exit, quick_exit and fatal signals need no call.
 BUFIO_API int bufio_exit_flush_all(void);
 
 // Returns NULL, or a text naming the first broken invariant. For tests.

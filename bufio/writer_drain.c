@@ -164,6 +164,9 @@ static void cut_to_piece(const bufio_writer_t *writer, struct iovec *part) {
 // nothing left: a handler, or another thread that flushes all, may have been
 // here between any two locks, so what is left is known under the lock only.
 static int64_t drain_some(bufio_writer_t *writer, uint64_t until) {
+  if (written_hint(writer) >= until) {
+    return 0;  // Or it would wait for room that nobody needs.
+  }
   int64_t result = wait_for_room(writer);
   bufio_exit_hold_t hold;
   if (result < 0) {

@@ -213,22 +213,24 @@ static void open_anew(bufio_writer_t *writer) {
   }
 }
 
-static void keep_from_blocking(bufio_writer_t *writer) {
+// -EBADF: there will never be room in what is not open for writing.
+static int keep_from_blocking(bufio_writer_t *writer) {
   struct stat stat;
-  if (bufio_system->stat(writer->descriptor, &stat) < 0 ||
-      S_ISREG(stat.st_mode)) {
-    return;
-  }
-  if (!writer->owns_descriptor) {
-    if (can_open_anew(writer->descriptor, &stat)) {
-      open_anew(writer);
-    }
-    return;
-  }
   int flags = bufio_system->flags(writer->descriptor);
-  if (flags >= 0) {
-    (void)bufio_system->set_flags(writer->descriptor, flags | O_NONBLOCK);
+  if (flags < 0 || bufio_system->stat(writer->descriptor, &stat) < 0 ||
+      S_ISREG(stat.st_mode)) {
+    return 0;
   }
+  if ((flags & O_ACCMODE) == O_RDONLY) {
+    return -EBADF;
+  }
+  if (writer->owns_descriptor) {
+    (void)bufio_system->set_flags(writer->descriptor, flags | O_NONBLOCK);
+  } else if ((flags & (O_PATH | O_DIRECT)) == 0 &&
+             can_open_anew(writer->descriptor, &stat)) {
+    open_anew(writer);  // Unless that would lose what the open file has.
+  }
+  return 0;
 }
 
 static int start(bufio_writer_t *writer, const char *journal_path,
@@ -244,7 +246,10 @@ static int start(bufio_writer_t *writer, const char *journal_path,
   bufio_writer_publish(writer, writer->cursor);
   bufio_writer_set_limit(writer);
   if (writer->durability == BUFIO_DURABILITY_EXIT) {
-    keep_from_blocking(writer);
+    status = keep_from_blocking(writer);
+  }
+  if (status < 0) {
+    goto fail_fork;
   }
   status = bufio_fork_guard_add(&writer->fork_node, writer_in_child);
   if (status < 0) {

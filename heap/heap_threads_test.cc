@@ -244,7 +244,8 @@ TEST_F(HeapThreadsTest, ManyShortThreadsDoNotGrowTheHeap) {
     }
   }
   heap_trim(0);
-  EXPECT_LE(LiveBytes(), early_bytes + early_bytes / 2);
+  // Each of the 200 blocks that are left may hold a span alone.
+  EXPECT_LE(LiveBytes(), early_bytes + 200 * 2 * HEAP_PAGE_BYTES);
   // A thread may be inside for longer than those that were counted early.
   EXPECT_LE(Stats().metadata_bytes, early_metadata_bytes + (1 << 20));
   while (void *ptr = left_behind.Pop()) {
