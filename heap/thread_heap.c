@@ -252,8 +252,10 @@ static bool take_group(heap_bin_t *bin, heap_page_t *page) {
     return false;
   }
   size_t group = (size_t)__builtin_ctzll(page->free_groups);
+  // Relaxed: a hint; others may be freeing blocks of this group.
   if (group > 0 && is_hinted(page) &&
-      page->states[group * HEAP_GROUP_BLOCKS] == HEAP_BLOCK_FRESH &&
+      __atomic_load_n(&page->states[group * HEAP_GROUP_BLOCKS],
+                      __ATOMIC_RELAXED) == HEAP_BLOCK_FRESH &&
       take_returned(bin, page, group)) {
     return true;
   }
