@@ -4,10 +4,8 @@
 // A private heap is one range of addresses, so everything about a pointer is
 // arithmetic:
 //
-//   kernel:  | heap_t, bitmaps |     | granule 0 | 1 | ... count | ... capacity
-//   |
-//             a mapping               a reservation, made usable as it is
-//             needed
+//   kernel:  | heap_t, bitmaps |    | granule 0 | 1 | ... count | ... capacity
+//              a mapping              a reservation, made usable when needed
 //
 //   buffer:  | heap_t, bitmaps | granule 0 | 1 | ... count = capacity |
 //

@@ -26,41 +26,19 @@
 #include "heap/heap_testing.h"
 #include "heap/kernel.h"
 #include "heap/private_heap.h"
+#include "heap/private_heap_testing.h"
 
 namespace {
 
+using heap_testing::Create;
 using heap_testing::Fill;
+using heap_testing::Heap;
 using heap_testing::IsFilled;
+using heap_testing::kStrategies;
+using heap_testing::Options;
 using heap_testing::Random;
 using heap_testing::RunInChild;
-
-constexpr heap_strategy_t kStrategies[] = {
-    HEAP_FIRST_FIT, HEAP_NEXT_FIT, HEAP_BEST_FIT, HEAP_TLSF, HEAP_BUDDY};
-
-struct Destroy {
-  void operator()(heap_t *heap) const {
-    heap_destroy(heap);
-  }
-};
-using Heap = std::unique_ptr<heap_t, Destroy>;
-
-Heap Create(const heap_options_t &options) {
-  Heap heap(heap_create(&options));
-  EXPECT_NE(heap, nullptr) << "errno " << errno;
-  return heap;
-}
-
-heap_options_t Options(heap_strategy_t strategy) {
-  heap_options_t options = {};
-  options.strategy = strategy;
-  return options;
-}
-
-heap_private_stats_t Stats(const Heap &heap) {
-  heap_private_stats_t stats;
-  heap_stats_get_in(heap.get(), &stats);
-  return stats;
-}
+using heap_testing::Stats;
 
 class PrivateHeapLimitsTest : public testing::TestWithParam<heap_strategy_t> {};
 

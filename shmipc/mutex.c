@@ -15,18 +15,26 @@ void shmipc_mutex_init(shmipc_mutex_t *mutex) {
   __atomic_store_n(&mutex->word, 0, __ATOMIC_RELEASE);
 }
 
+// Finds the thread's record and where the mutex is.
+static int find(shmipc_region_t *region, const shmipc_mutex_t *mutex,
+                shmipc_self_t **out_self, uint64_t *out_offset) {
+  int status = shmipc_self_of(region, out_self);
+  if (status < 0) {
+    return status;
+  }
+  return shmipc_offset_of(region, mutex, sizeof(*mutex), out_offset) ? 0
+                                                                     : -EINVAL;
+}
+
 // Everything that the short way below leaves out.
 static __attribute__((noinline)) int lock_any(shmipc_region_t *region,
                                               shmipc_mutex_t *mutex,
                                               int64_t timeout_ns) {
   shmipc_self_t *self;
   uint64_t offset;
-  int status = shmipc_self_of(region, &self);
+  int status = find(region, mutex, &self, &offset);
   if (status < 0) {
     return status;
-  }
-  if (!shmipc_offset_of(region, mutex, sizeof(*mutex), &offset)) {
-    return -EINVAL;
   }
   uint32_t index = shmipc_hold(self, offset | SHMIPC_HOLD_LOCK);
   if (index == SHMIPC_NO_HOLD) {
@@ -69,12 +77,9 @@ int shmipc_mutex_lock(shmipc_region_t *region, shmipc_mutex_t *mutex,
 int shmipc_mutex_consistent(shmipc_region_t *region, shmipc_mutex_t *mutex) {
   shmipc_self_t *self;
   uint64_t offset;
-  int status = shmipc_self_of(region, &self);
+  int status = find(region, mutex, &self, &offset);
   if (status < 0) {
     return status;
-  }
-  if (!shmipc_offset_of(region, mutex, sizeof(*mutex), &offset)) {
-    return -EINVAL;
   }
   return shmipc_word_consistent(self, &mutex->word);
 }
@@ -83,12 +88,9 @@ static __attribute__((noinline)) int unlock_any(shmipc_region_t *region,
                                                 shmipc_mutex_t *mutex) {
   shmipc_self_t *self;
   uint64_t offset;
-  int status = shmipc_self_of(region, &self);
+  int status = find(region, mutex, &self, &offset);
   if (status < 0) {
     return status;
-  }
-  if (!shmipc_offset_of(region, mutex, sizeof(*mutex), &offset)) {
-    return -EINVAL;
   }
   uint32_t index = shmipc_hold_find(self, offset | SHMIPC_HOLD_LOCK);
   if (index == SHMIPC_NO_HOLD) {
