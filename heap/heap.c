@@ -71,7 +71,7 @@ static bool is_medium(size_t size_bytes, bool is_growing) {
 }
 
 // Returns a block without looking beyond the bin, or NULL.
-static void *bin_alloc(heap_bin_t *bin, bool *out_zeroed) {
+HEAP_FAST_PATH void *bin_alloc(heap_bin_t *bin, bool *out_zeroed) {
   void *ptr = heap_bin_pop(bin);
   *out_zeroed = false;
   if (ptr == NULL && bin->mask != 0) {
@@ -113,7 +113,7 @@ static size_t aligned_class(size_t align_bytes, size_t size_bytes) {
   }
   size_t size_class = heap_class_of_size(size_bytes);
   while (size_class < HEAP_CLASS_COUNT &&
-         heap_class_info[size_class].size_bytes % align_bytes != 0) {
+         (heap_class_info[size_class].size_bytes & (align_bytes - 1)) != 0) {
     ++size_class;
   }
   return size_class;
@@ -333,6 +333,14 @@ static void *tell_alloc(void *ptr, size_t size_bytes) {
 
 void *heap_alloc_slow(size_t size_bytes) {
   bool zeroed;
+  if (size_bytes <= HEAP_SMALL_MAX_BYTES) {
+    // Most often one of a class that is not in the table, and cached.
+    size_t size_class = heap_class_of_size(size_bytes);
+    void *ptr = bin_alloc(&heap_thread_fast->bins[size_class], &zeroed);
+    if (ptr != NULL) {
+      return ptr;
+    }
+  }
   return tell_alloc(alloc_silently(HEAP_MIN_ALIGN_BYTES, size_bytes, &zeroed),
                     size_bytes);
 }

@@ -7,13 +7,11 @@
 #include "heap/size_class.h"
 
 #include <assert.h>
-#include <stdbool.h>
 
 #include "heap/page_table.h"
 
-enum {
-  CLASSES_A_DOUBLING = 8
-};
+static_assert(8 << HEAP_LARGE_STEP_SHIFT == HEAP_TABLE_MAX_BYTES,
+              "eight classes in the first row above the table, too");
 
 // Eight classes above `base` bytes, `step` bytes apart; `index` is the first.
 #define CLASS_ROW(X, index, base, step)                    \
@@ -73,15 +71,3 @@ const heap_class_info_t heap_class_info[HEAP_CLASS_COUNT] = {
 const uint16_t
     heap_bin_offsets[HEAP_TABLE_MAX_BYTES / HEAP_CLASS_QUANTUM_BYTES + 1] = {
         TABLE_CLASSES(CLASS_QUANTA)};
-
-size_t heap_class_of_size(size_t size_bytes) {
-  if (size_bytes <= HEAP_TABLE_MAX_BYTES) {
-    return heap_bin_offset_lookup(size_bytes) / HEAP_BIN_BYTES;
-  }
-  bool is_last_row = size_bytes > 2 * (size_t)HEAP_TABLE_MAX_BYTES;
-  size_t base = is_last_row ? 2 * (size_t)HEAP_TABLE_MAX_BYTES
-                            : (size_t)HEAP_TABLE_MAX_BYTES;
-  size_t step = base / CLASSES_A_DOUBLING;
-  return HEAP_TABLE_CLASS_COUNT + (is_last_row ? CLASSES_A_DOUBLING : 0) +
-         (size_bytes - base - 1) / step;
-}

@@ -21,6 +21,7 @@ enum {
   // Up to here a request's class is looked up, above it is calculated.
   HEAP_TABLE_MAX_BYTES = 8192,
   HEAP_TABLE_CLASS_COUNT = 56,
+  HEAP_LARGE_STEP_SHIFT = 10,  // Of the first classes above the table.
   // A thread's heap begins with an array of what it has of each class, elements
   // of this size.
   HEAP_BIN_BYTES = 64,
@@ -52,7 +53,16 @@ static inline size_t heap_bin_offset_lookup(size_t size_bytes) {
 }
 
 // Returns the smallest class that holds `size_bytes` <= HEAP_SMALL_MAX_BYTES.
-size_t heap_class_of_size(size_t size_bytes);
+static inline size_t heap_class_of_size(size_t size_bytes) {
+  if (size_bytes <= HEAP_TABLE_MAX_BYTES) {
+    return heap_bin_offset_lookup(size_bytes) / HEAP_BIN_BYTES;
+  }
+  // Two rows of eight, the second one's steps twice as long.
+  size_t row = size_bytes > 2 * (size_t)HEAP_TABLE_MAX_BYTES ? 1 : 0;
+  size_t base = (size_t)HEAP_TABLE_MAX_BYTES << row;
+  return HEAP_TABLE_CLASS_COUNT + row * 8 +
+         ((size_bytes - base - 1) >> (HEAP_LARGE_STEP_SHIFT + row));
+}
 
 #ifdef __cplusplus
 }  // extern "C"
