@@ -15,14 +15,13 @@
 #include "heap/arena_internal.h"
 
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "heap/central.h"
 #include "heap/hooks.h"
 #include "heap/kernel.h"
 #include "heap/mapped.h"
 #include "heap/metadata.h"
+#include "heap/option.h"
 #include "heap/page_table.h"
 
 enum {
@@ -371,8 +370,7 @@ void heap_arena_read_source(void) {
     return;
   }
   source_read = true;
-  const char *value = secure_getenv("HEAP_SOURCE");
-  if (value != NULL && strcmp(value, "mmap") == 0) {
+  if (heap_option_get(HEAP_OPTION_SOURCE) == HEAP_SOURCE_MMAP) {
     break_unusable = true;
   }
 }

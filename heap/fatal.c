@@ -7,13 +7,13 @@
 #include "heap/fatal.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "heap/hooks.h"
+#include "heap/option.h"
 #include "heap/text.h"
 
 enum {
@@ -25,12 +25,6 @@ static uint64_t misuse_count;  // Atomic, relaxed: a counter only.
 _Noreturn void heap_die(const char *message) {
   heap_text_write_bytes(message, strlen(message));
   abort();
-}
-
-// Started before libc is set up, the process may have no environment yet.
-static bool reports_only(void) {
-  const char *value = secure_getenv("HEAP_ON_ERROR");
-  return value != NULL && strcmp(value, "report") == 0;
 }
 
 static void add_cause(heap_text_t *text, heap_misuse_t misuse) {
@@ -78,7 +72,7 @@ void heap_report_misuse(heap_misuse_t misuse, const heap_call_t *call,
   heap_text_add_hex(&text, (uintptr_t)call->caller);
   heap_text_add(&text, "\n");
   heap_text_write(&text);
-  if (!reports_only()) {
+  if (heap_option_get(HEAP_OPTION_ON_ERROR) != HEAP_ON_ERROR_REPORT) {
     abort();
   }
   __atomic_fetch_add(&misuse_count, 1, __ATOMIC_RELAXED);

@@ -38,6 +38,7 @@
 // Read by programs whose malloc this is (//heap:malloc, libheap.so):
 //   HEAP_STATS=1|json     print heap_stats_get() to stderr at exit.
 //   HEAP_HELP=1           list these variables on stderr at start.
+// Other values are ignored; these programs say so on stderr at start.
 
 #ifndef MY_ALLOC_HEAP_HEAP_H_
 #define MY_ALLOC_HEAP_HEAP_H_

@@ -6,18 +6,23 @@
 // memory up to `megabytes`, or to its limit, with blocks of all sizes, twice,
 // and uses malloc in constructors, at exit, and in threads.
 //
-//   malloc_client MEGABYTES
+//   malloc_client MEGABYTES [EXECS]
+//
+// With EXECS it first replaces itself so often, each time while its threads are
+// in malloc.
 //
 // Exit code 0: all was well, and the malloc was this one.
 
 #include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 // Weak: present where this malloc is linked or preloaded.
 extern const char *heap_check(void) __attribute__((weak));
@@ -105,12 +110,45 @@ static void run_threads(void) {
   }
 }
 
+static void *thread_until_exec(void *argument) {
+  atomic_int *started = argument;
+  for (size_t i = 0;; ++i) {
+    free(malloc(size_of(i)));
+    if (i == 100) {
+      atomic_fetch_add(started, 1);
+    }
+  }
+  return NULL;
+}
+
+// Starts the program again, in this process, as threads use malloc.
+static void exec_again(char **argv, unsigned long execs) {
+  static atomic_int started;
+  char left[24];
+  for (int i = 0; i < 3; ++i) {
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, thread_until_exec, &started) != 0) {
+      exit(4);
+    }
+  }
+  for (size_t i = 0; atomic_load(&started) < 3; ++i) {
+    free(malloc(size_of(i)));
+  }
+  snprintf(left, sizeof(left), "%lu", execs - 1);
+  execv("/proc/self/exe", (char *[]){argv[0], argv[1], left, NULL});
+  exit(8);
+}
+
 int main(int argc, char **argv) {
-  if (argc != 2 || constructed == NULL || atexit(at_exit) != 0) {
+  if ((argc != 2 && argc != 3) || constructed == NULL || atexit(at_exit) != 0) {
     return 5;
   }
   if (heap_alloc == NULL || heap_check == NULL) {
     return 6;
+  }
+  unsigned long execs = argc == 3 ? strtoul(argv[2], NULL, 10) : 0;
+  if (execs > 0) {
+    exec_again(argv, execs);
   }
   size_t max_bytes = strtoul(argv[1], NULL, 10) << 20;
   size_t first = fill(max_bytes);

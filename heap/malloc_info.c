@@ -7,13 +7,12 @@
 
 #include <errno.h>
 #include <malloc.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "heap/heap.h"
+#include "heap/option.h"
 #include "heap/text.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -113,29 +112,17 @@ EXPORT int malloc_info(int options, FILE *stream) {
   return fwrite(text.buffer, 1, text.length, stream) == text.length ? 0 : -1;
 }
 
-static const char help[] =
-    "HEAP_SOURCE=brk|mmap  where small and medium blocks come from: the "
-    "program break (default), or mapped reservations\n"
-    "HEAP_ON_ERROR=report  report a double or invalid free and go on, instead "
-    "of aborting\n"
-    "HEAP_STATS=1|json     print statistics to stderr at exit\n"
-    "HEAP_HELP=1           print this list to stderr at start\n";
-
-static bool is_set_to(const char *name, const char *wanted) {
-  const char *value = secure_getenv(name);
-  return value != NULL && strcmp(value, wanted) == 0;
-}
-
-__attribute__((constructor)) static void print_help(void) {
-  if (is_set_to("HEAP_HELP", "1")) {
-    heap_text_write_bytes(help, sizeof(help) - 1);
+__attribute__((constructor)) static void read_options(void) {
+  heap_option_complain();
+  if (heap_option_get(HEAP_OPTION_HELP) == HEAP_HELP_YES) {
+    heap_option_help();
   }
 }
 
 __attribute__((destructor)) static void print_stats_at_exit(void) {
-  if (is_set_to("HEAP_STATS", "1")) {
-    print_stats(HEAP_STATS_TEXT);
-  } else if (is_set_to("HEAP_STATS", "json")) {
-    print_stats(HEAP_STATS_JSON);
+  heap_choice_t choice = heap_option_get(HEAP_OPTION_STATS);
+  if (choice != HEAP_STATS_NO) {
+    print_stats(choice == HEAP_STATS_AS_JSON ? HEAP_STATS_JSON
+                                             : HEAP_STATS_TEXT);
   }
 }

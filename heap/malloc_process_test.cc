@@ -146,6 +146,15 @@ TEST(MallocProcessTest, RunsWhenStartedThroughTheLoader) {
   ExpectSuccess(Start({kLoader, "--preload", kPreload, kPlain, "100"}));
 }
 
+// Each exec ends threads anywhere in malloc; what comes after knows of nothing.
+TEST(MallocProcessTest, RunsAfterExecsOutOfThreads) {
+  ExpectSuccess(Start({kLinked, "5", "100"}));
+  ExpectSuccess(
+      Start({kPlain, "5", "100"}, [] { Set("LD_PRELOAD", kPreload); }));
+  ExpectSuccess(
+      Start({kLinked, "5", "20"}, [] { Set("HEAP_SOURCE", "mmap"); }));
+}
+
 TEST(MallocProcessTest, RunsWithStandardErrorClosed) {
   ExpectSuccess(Start({kLinked, "10"}, [] {
     Set("HEAP_STATS", "1");
@@ -166,6 +175,17 @@ TEST(MallocProcessTest, EnvironmentAsksForStatisticsAndHelp) {
        {"HEAP_SOURCE=", "HEAP_ON_ERROR=", "HEAP_STATS=", "HEAP_HELP="}) {
     EXPECT_NE(result.errors.find(name), std::string::npos) << name;
   }
+}
+
+TEST(MallocProcessTest, UnknownValueOfAVariableIsNamed) {
+  const Result result = Start({kLinked, "10"}, [] {
+    Set("HEAP_SOURCE", "sbrk");
+    Set("HEAP_ON_ERROR", "report");
+  });
+  ExpectSuccess(result);
+  EXPECT_EQ(
+      result.errors,
+      "my_alloc heap: HEAP_SOURCE=sbrk is ignored; it can be brk, mmap\n");
 }
 
 }  // namespace

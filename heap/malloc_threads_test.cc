@@ -6,6 +6,7 @@
 // own.
 
 #include <pthread.h>
+#include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -136,6 +137,23 @@ TEST(MallocThreadsTest, ChildOfAProcessWithThreadsInMallocUsesMalloc) {
   const Hammer hammer(3);
   for (uint64_t i = 0; i < 150; ++i) {
     ASSERT_TRUE(ChildSucceeds([&] { return UseMalloc(seed + i, 300); }));
+  }
+}
+
+// The child of a vfork uses its parent's heap until it execs.
+TEST(MallocThreadsTest, ProgramsAreStartedWhileThreadsAreInMalloc) {
+  const uint64_t seed = heap_testing::Seed();
+  const Hammer hammer(3);
+  for (uint64_t i = 0; i < 100; ++i) {
+    char name[] = "true";
+    char *arguments[] = {name, nullptr};
+    pid_t child = -1;
+    int status = -1;
+    ASSERT_EQ(posix_spawnp(&child, name, nullptr, nullptr, arguments, environ),
+              0);
+    EXPECT_TRUE(UseMalloc(seed + i, 100));
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
   }
 }
 
