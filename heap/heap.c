@@ -27,6 +27,7 @@
 
 #include "heap/arena.h"
 #include "heap/central.h"
+#include "heap/diagnose.h"
 #include "heap/fast_path.h"
 #include "heap/fatal.h"
 #include "heap/hooks.h"
@@ -166,69 +167,6 @@ static void *alloc_silently(size_t align_bytes, size_t size_bytes,
   return ptr;
 }
 
-// What an address is that no live block starts at; `block_bytes` 0: nothing to
-// say of a block.
-typedef struct diagnosis {
-  heap_misuse_t misuse;
-  uintptr_t address;
-  uintptr_t block;
-  size_t block_bytes;
-} diagnosis_t;
-
-static void diagnose_in_span(const heap_page_t *page, diagnosis_t *diagnosis) {
-  const heap_class_info_t *info = &heap_class_info[page->size_class];
-  size_t index = (diagnosis->address - page->start) / info->size_bytes;
-  if (index >= info->block_count) {
-    return;  // In the rest behind the last block.
-  }
-  bool is_live = page->states[index] == HEAP_BLOCK_LIVE;
-  diagnosis->misuse = is_live ? HEAP_MISUSE_INTERIOR : HEAP_MISUSE_FREED;
-  diagnosis->block = page->start + index * info->size_bytes;
-  diagnosis->block_bytes = info->size_bytes;
-}
-
-// Central lock held.
-static void diagnose_in_arena(diagnosis_t *diagnosis) {
-  heap_arena_place_t place = heap_arena_find(diagnosis->address);
-  if (place.kind == HEAP_RUN_BLOCK) {
-    diagnosis->misuse = HEAP_MISUSE_INTERIOR;
-    diagnosis->block = place.start;
-    diagnosis->block_bytes = place.size_bytes;
-  } else if (place.kind == HEAP_RUN_FREE || place.kind == HEAP_RUN_SPAN) {
-    // In a free run; or in what became a span since we looked.
-    diagnosis->misuse = HEAP_MISUSE_FREED;
-  }
-}
-
-// A visitor of mapped blocks.
-static bool diagnose_in_mapped(void *context, void *ptr, size_t usable_bytes) {
-  diagnosis_t *diagnosis = context;
-  if (diagnosis->address - (uintptr_t)ptr >= usable_bytes) {
-    return true;
-  }
-  diagnosis->misuse = HEAP_MISUSE_INTERIOR;
-  diagnosis->block = (uintptr_t)ptr;
-  diagnosis->block_bytes = usable_bytes;
-  return false;
-}
-
-// Reports what is wrong with `ptr`, which is not the start of a live block.
-static void report(const void *ptr, const heap_call_t *call) {
-  diagnosis_t diagnosis = {.misuse = HEAP_MISUSE_FOREIGN,
-                           .address = (uintptr_t)ptr};
-  const heap_page_t *page = heap_page_of((uintptr_t)ptr);
-  if (page->kind == HEAP_PAGE_SPAN) {
-    diagnose_in_span(page, &diagnosis);
-  } else {
-    heap_central_lock();
-    diagnose_in_arena(&diagnosis);
-    heap_mapped_walk(diagnose_in_mapped, &diagnosis);
-    heap_central_unlock();
-  }
-  heap_report_misuse(diagnosis.misuse, call, ptr, diagnosis.block,
-                     diagnosis.block_bytes);
-}
-
 static bool locate_medium(const void *ptr, block_t *out_block) {
   heap_central_lock();
   heap_arena_place_t place = heap_arena_find((uintptr_t)ptr);
@@ -264,7 +202,7 @@ static bool locate(const void *ptr, const heap_call_t *call,
   } else if (locate_medium(ptr, out_block)) {
     return true;
   }
-  report(ptr, call);
+  heap_report_pointer(ptr, call);
   return false;
 }
 
@@ -281,7 +219,7 @@ static void free_small(void *ptr, const block_t *block,
       __atomic_load_n(&block->page->owner, __ATOMIC_RELAXED) == thread) {
     heap_thread_free_own(thread, block->page, ptr, block->state);
   } else if (!heap_thread_free_foreign(block->page, block->state)) {
-    report(ptr, call);  // Somebody else was faster.
+    heap_report_pointer(ptr, call);  // Somebody else was faster.
   }
 }
 
@@ -294,7 +232,7 @@ static void free_medium(void *ptr, const heap_call_t *call) {
   }
   heap_central_unlock();
   if (!is_live) {
-    report(ptr, call);
+    heap_report_pointer(ptr, call);
   }
 }
 
@@ -311,7 +249,7 @@ static void free_silently(void *ptr, const block_t *block,
       break;
     case BLOCK_MAPPED:
       if (!heap_mapped_free(ptr)) {
-        report(ptr, call);
+        heap_report_pointer(ptr, call);
       }
       break;
   }

@@ -3,14 +3,14 @@
 
 // How a thread finds free blocks, and how threads free each other's.
 //
-// A span belongs to one thread (or to the orphanage, below). Only its owner
-// allocates from it; anybody frees, by setting the block's state. Per class
-// the owner has a current span, partial ones with free blocks, and full ones.
-// Its bin is a stack of the few blocks freed last, still warm in the cache, and
-// behind it one group of the current span: 64 blocks as a bit mask, from which
-// an allocation takes the lowest bit. A free that finds the stack full goes to
-// its span; which groups of a span have free blocks is a word of 64 bits, so
-// the search for the next group is one instruction.
+// A span belongs to one thread (or to the orphanage: thread_life.c). Only its
+// owner allocates from it; anybody frees, by setting the block's state. Per
+// class the owner has a current span, partial ones with free blocks, and full
+// ones. Its bin is a stack of the few blocks freed last, still warm in the
+// cache, and behind it one group of the current span: 64 blocks as a bit mask,
+// from which an allocation takes the lowest bit. A free that finds the stack
+// full goes to its span; which groups of a span have free blocks is a word of
+// 64 bits, so the search for the next group is one instruction.
 //
 // frees_to_go of a span is an upper bound of its live blocks, cached and
 // reserved ones included; the owner's frees count it down, and at 0 the span
@@ -40,70 +40,28 @@
 // a hinted span first: blocks that travel would otherwise make all of each span
 // dirty before one of them is used again.
 //
-// A thread that exits parks its heap, with all that is in it, for the next
-// thread: short-lived ones then neither fault memory in nor give it back. Of
-// few heaps and small ones only; any other leaves its empty spans to the arena
-// and the rest to the orphanage, a heap without a thread; whoever is out of
-// blocks adopts them from there first. The exchange F1 also makes a double free
-// by two threads at once exact: one of them sees the block freed. (A free by
-// the owner at the same instant is a plain store: of those two, the heap stays
-// whole, and the later one is not always told.)
+// The exchange F1 also makes a double free by two threads at once exact: one of
+// them sees the block freed. (A free by the owner at the same instant is a
+// plain store: of those two, the heap stays whole, and the later one is not
+// always told.)
 //
 // Lock order: none; the central lock is the only one.
 
 #include "heap/thread_heap.h"
 
-#include <assert.h>
 #include <errno.h>
-#include <pthread.h>
 
 #include "heap/central.h"
 #include "heap/fatal.h"
-#include "heap/hooks.h"
-#include "heap/metadata.h"
+#include "heap/thread_internal.h"
 
 enum {
   FULL_SPANS_LOOKED_AT = 16,
   ORPHANS_LOOKED_AT = 4,
   SPANS_SWEPT = 8,
-  PARKED_HEAPS_MAX = 4,
-  PARKED_SPANS_MAX = 64,  // Of one heap.
   RETURNED_LOOKED_AT = 4,
   RETURNED_MIN_BLOCKS = HEAP_GROUP_BLOCKS / 8,
 };
-
-static_assert(sizeof(heap_bin_t) == HEAP_BIN_BYTES, "a bin is one cache line");
-static_assert(offsetof(heap_thread_t, bins) == 0, "bins are found by offset");
-
-// What the bins of `empty_heap` point to: no block to take, no slot to fill.
-static heap_slot_t no_slot;
-
-#define EMPTY_BIN \
-  { .top = &no_slot, .limit = &no_slot }
-
-// All of a heap that the fast paths read as long as no span is its own; alone,
-// because what has to be relocated is memory in every process.
-static heap_bin_t empty_heap[HEAP_CLASS_COUNT]
-    __attribute__((aligned(_Alignof(heap_thread_t)))) = {
-        [0 ... HEAP_CLASS_COUNT - 1] = EMPTY_BIN};
-
-_Thread_local heap_thread_t *heap_thread_fast =
-    (heap_thread_t *)(void *)empty_heap;
-
-// The thread's heap, or NULL. Differs from the fast one where hooks are set.
-static _Thread_local heap_thread_t *own_heap
-    __attribute__((tls_model("initial-exec")));
-
-// Owns the spans that exited threads left; only `partial` is used. Central
-// lock, but for the hints. The first of all heaps.
-static heap_thread_t orphanage;
-
-// Central lock.
-static heap_thread_t *unused_heaps;  // Without spans.
-static heap_thread_t *parked_heaps;
-static size_t parked_count;
-static pthread_key_t exit_key;
-static bool exit_key_created;
 
 static uint64_t hint_bit(size_t size_class) {
   return UINT64_C(1) << (size_class % 64);
@@ -129,84 +87,7 @@ static uint32_t block_count(const heap_page_t *page) {
   return heap_class_info[page->size_class].block_count;
 }
 
-// Returns how many blocks of a class a bin caches.
-static size_t slot_count(size_t size_class) {
-  size_t size_bytes = heap_class_info[size_class].size_bytes;
-  if (size_bytes <= 1024) {
-    return 32;
-  }
-  if (size_bytes <= 4096) {
-    return 16;
-  }
-  return size_bytes <= HEAP_TABLE_MAX_BYTES ? 8 : 4;
-}
-
-static void heap_init(heap_thread_t *thread) {
-  heap_slot_t *slot = thread->slots;
-  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
-    thread->bins[i].top = slot;
-    thread->bins[i].limit = slot + slot_count(i);
-    slot = thread->bins[i].limit + 1;
-  }
-  HEAP_ASSERT(slot == thread->slots + HEAP_SLOT_COUNT);
-}
-
-static void thread_exited(void *value);
-
-// Returns an unused heap or a new one. Central lock held.
-static heap_thread_t *heap_create_locked(void) {
-  if (!exit_key_created) {
-    // Without a key, threads' heaps are never orphaned: a leak, no fault.
-    exit_key_created = pthread_key_create(&exit_key, thread_exited) == 0;
-  }
-  heap_thread_t *thread = parked_heaps;
-  if (thread != NULL) {
-    parked_heaps = thread->next_free;
-    --parked_count;
-    return thread;
-  }
-  thread = unused_heaps;
-  if (thread != NULL) {
-    unused_heaps = thread->next_free;
-    return thread;
-  }
-  thread = heap_metadata_alloc(sizeof(*thread));
-  if (thread == NULL) {
-    return NULL;
-  }
-  heap_init(thread);
-  thread->next = orphanage.next;
-  orphanage.next = thread;
-  return thread;
-}
-
-heap_thread_t *heap_thread_get_existing(void) {
-  return own_heap;
-}
-
-heap_thread_t *heap_thread_get(void) {
-  if (own_heap != NULL) {
-    return own_heap;
-  }
-  heap_central_lock();
-  heap_thread_t *thread = heap_create_locked();
-  heap_central_unlock();
-  if (thread == NULL) {
-    return NULL;
-  }
-  own_heap = thread;
-  if (heap_hooks() == NULL) {
-    heap_thread_fast = thread;
-  }
-  if (exit_key_created) {
-    // May allocate, from the heap that is in place now.
-    pthread_setspecific(exit_key, thread);
-  }
-  return thread;
-}
-
-// Clears the hint of `page` and finds what others freed.
-static void recount(heap_page_t *page) {
+void heap_thread_recount(heap_page_t *page) {
   __atomic_store_n(&page->remote_hint, 0, __ATOMIC_SEQ_CST);
   page->frees_to_go = heap_span_recount(page);
 }
@@ -246,7 +127,7 @@ static bool take_returned(heap_bin_t *bin, heap_page_t *page,
 // Makes the lowest group of `page` that has free blocks the bin's. False: none.
 static bool take_group(heap_bin_t *bin, heap_page_t *page) {
   if (page->free_groups == 0 && is_hinted(page)) {
-    recount(page);
+    heap_thread_recount(page);
   }
   if (page->free_groups == 0) {
     return false;
@@ -295,7 +176,7 @@ static heap_page_t *find_hinted(heap_thread_t *thread, size_t size_class) {
     }
     heap_page_list_remove(&spans->full, page);
     if (is_hinted(page)) {
-      recount(page);
+      heap_thread_recount(page);
       if (page->free_groups != 0) {
         set_hint(thread, size_class);  // There may be more behind it.
         return page;
@@ -323,7 +204,7 @@ static size_t sweep_list(heap_thread_t *thread, size_t size_class,
     --most;
     heap_page_list_remove(list, page);
     if (is_hinted(page)) {
-      recount(page);
+      heap_thread_recount(page);
       if (page->frees_to_go == 0) {
         heap_span_destroy(page);
         page = NULL;
@@ -372,21 +253,22 @@ static void sweep(heap_thread_t *thread) {
 }
 
 void heap_thread_sweep(void) {
-  if (own_heap != NULL) {
-    sweep(own_heap);
+  heap_thread_t *thread = heap_thread_get_existing();
+  if (thread != NULL) {
+    sweep(thread);
   }
 }
 
 // Central lock held.
 static heap_page_t *adopt(heap_thread_t *thread, size_t size_class) {
   for (int i = 0; i < ORPHANS_LOOKED_AT; ++i) {
-    heap_page_t *page = pop_partial(&orphanage.spans[size_class]);
+    heap_page_t *page = pop_partial(&heap_orphanage.spans[size_class]);
     if (page == NULL) {
       return NULL;
     }
     // First the owner, then the count: a hint set after the count finds us.
     heap_span_set_owner(page, thread);
-    recount(page);
+    heap_thread_recount(page);
     if (page->free_groups != 0) {
       return page;
     }
@@ -399,7 +281,7 @@ static heap_page_t *adopt_or_create(heap_thread_t *thread, size_t size_class) {
   heap_central_lock();
   heap_page_t *page = adopt(thread, size_class);
   if (page == NULL) {
-    sweep(&orphanage);
+    sweep(&heap_orphanage);
     sweep(thread);
     page = heap_span_create(size_class, thread);
   }
@@ -459,7 +341,8 @@ void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
       page->list = HEAP_SPAN_PARTIAL;
       page->frees_to_go = block_count(page) - 1;
       if (is_hinted(page)) {
-        recount(page);  // Or what others freed would never be counted.
+        heap_thread_recount(
+            page);  // Or what others freed would never be counted.
       }
       if (page->frees_to_go == 0) {
         destroy(page);
@@ -488,12 +371,12 @@ void heap_thread_note_refill(heap_thread_t *thread, size_t size_class,
 }
 
 const heap_thread_t *heap_thread_all(void) {
-  return &orphanage;
+  return &heap_orphanage;
 }
 
 heap_refill_totals_t heap_thread_refill_totals(void) {
   heap_refill_totals_t sum = {0};
-  for (const heap_thread_t *thread = &orphanage; thread != NULL;
+  for (const heap_thread_t *thread = &heap_orphanage; thread != NULL;
        thread = thread->next) {
     const heap_refill_totals_t *own = &thread->refills;
     sum.count += __atomic_load_n(&own->count, __ATOMIC_RELAXED);
@@ -537,49 +420,11 @@ bool heap_thread_free_foreign(heap_page_t *page, uint8_t *state) {
   return true;
 }
 
-// Destroys `page` if it is empty, otherwise leaves it to whoever adopts it.
-// Central lock held.
-static void orphan(heap_page_t *page) {
-  heap_span_set_owner(page, &orphanage);
-  recount(page);
-  if (page->frees_to_go == 0) {
-    heap_span_destroy(page);
-    return;
-  }
-  page->list = HEAP_SPAN_PARTIAL;
-  heap_page_list_push_back(&orphanage.spans[page->size_class].partial, page);
-}
-
-static void orphan_list(heap_page_list_t *list) {
-  heap_page_t *page;
-  while ((page = list->first) != NULL) {
-    heap_page_list_remove(list, page);
-    orphan(page);
-  }
-}
-
-// Frees what the bin holds back.
-static void bin_empty(heap_bin_t *bin) {
+void heap_bin_empty(heap_bin_t *bin) {
   bin->mask = 0;
   for (; bin->top->ptr != NULL; --bin->top) {
     __atomic_store_n(bin->top->state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
   }
-}
-
-// Takes from an exited thread's heap all that is in it. Central lock held.
-static void retire(heap_thread_t *thread) {
-  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
-    heap_class_spans_t *spans = &thread->spans[i];
-    bin_empty(&thread->bins[i]);
-    if (spans->current != NULL) {
-      orphan(spans->current);
-      spans->current = NULL;
-    }
-    orphan_list(&spans->partial);
-    orphan_list(&spans->full);
-  }
-  thread->next_free = unused_heaps;
-  unused_heaps = thread;
 }
 
 // Puts a span of the thread, on no list, where it belongs by what is free in
@@ -588,7 +433,7 @@ static void retire(heap_thread_t *thread) {
 static size_t put_back(heap_thread_t *thread, heap_page_t *page,
                        bool with_pages) {
   heap_class_spans_t *spans = &thread->spans[page->size_class];
-  recount(page);
+  heap_thread_recount(page);
   if (page->frees_to_go == 0) {
     heap_span_destroy(page);
     return 0;
@@ -619,7 +464,7 @@ static size_t put_back_list(heap_thread_t *thread, heap_page_list_t list,
 static size_t give_back_own(heap_thread_t *thread, size_t size_class,
                             bool with_pages) {
   heap_class_spans_t spans = thread->spans[size_class];
-  bin_empty(&thread->bins[size_class]);
+  heap_bin_empty(&thread->bins[size_class]);
   thread->spans[size_class] = (heap_class_spans_t){0};
   size_t discarded_bytes = 0;
   if (spans.current != NULL) {
@@ -630,57 +475,15 @@ static size_t give_back_own(heap_thread_t *thread, size_t size_class,
 }
 
 size_t heap_thread_give_back(size_t size_class, bool with_pages) {
+  heap_thread_t *thread = heap_thread_get_existing();
   size_t discarded_bytes =
-      own_heap == NULL ? 0 : give_back_own(own_heap, size_class, with_pages);
-  sweep_class(&orphanage, size_class, SIZE_MAX);
+      thread == NULL ? 0 : give_back_own(thread, size_class, with_pages);
+  sweep_class(&heap_orphanage, size_class, SIZE_MAX);
   if (with_pages) {
-    for (heap_page_t *page = orphanage.spans[size_class].partial.first;
+    for (heap_page_t *page = heap_orphanage.spans[size_class].partial.first;
          page != NULL; page = page->next) {
       discarded_bytes += heap_span_discard(page);
     }
   }
   return discarded_bytes;
-}
-
-void heap_thread_retire_parked(void) {
-  heap_thread_t *thread;
-  while ((thread = parked_heaps) != NULL) {
-    parked_heaps = thread->next_free;
-    retire(thread);
-  }
-  parked_count = 0;
-}
-
-static bool can_be_parked(const heap_thread_t *thread) {
-  size_t count = 0;
-  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
-    const heap_class_spans_t *spans = &thread->spans[i];
-    count += spans->current != NULL;
-    for (const heap_page_t *page = spans->partial.first;
-         page != NULL && count <= PARKED_SPANS_MAX; page = page->next) {
-      ++count;
-    }
-    for (const heap_page_t *page = spans->full.first;
-         page != NULL && count <= PARKED_SPANS_MAX; page = page->next) {
-      ++count;
-    }
-  }
-  return parked_count < PARKED_HEAPS_MAX && count <= PARKED_SPANS_MAX;
-}
-
-// Runs among the thread's other destructors, which may still allocate and
-// free: the thread then gets a heap again, and this runs once more for it.
-static void thread_exited(void *value) {
-  heap_thread_t *thread = value;
-  heap_thread_fast = (heap_thread_t *)(void *)empty_heap;
-  own_heap = NULL;
-  heap_central_lock();
-  if (can_be_parked(thread)) {
-    thread->next_free = parked_heaps;
-    parked_heaps = thread;
-    ++parked_count;
-  } else {
-    retire(thread);
-  }
-  heap_central_unlock();
 }
