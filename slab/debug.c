@@ -7,16 +7,18 @@
 //   | red zone | object | fill to the stride, red zone | object | ...
 //     16+ bytes, REDZONE                 16+ bytes, REDZONE
 //
-// The red zones of an object are looked at when it is freed, and all of them
-// by slab_check. A free object is filled with FREE_FILL, unless the cache has
-// a constructor: then it stays as it is. Either way a digest of its bytes is
-// kept, and an object that was written while it was free is found when it is
-// handed out again. For each object, outside of it, the call sites of its last
-// allocation and its last free are known, and named in every report.
+// The red zones of an object are looked at when it is handed out and freed, all
+// of a slab's before its memory goes back, and all of them by slab_check. A
+// free object is filled with FREE_FILL, unless the cache has a constructor:
+// then it stays as it is. Either way a digest of its bytes is kept, and an
+// object that was written while it was free is found when it is handed out
+// again, or before its slab goes back. For each object, outside of it, the call
+// sites of its last allocation and its last free are known, and named in every
+// report.
 //
 // Objects go directly to and from the slabs, the one freed last not
-// necessarily out again first; each call holds the cache's lock while it looks
-// at an object.
+// necessarily out again first. A free holds the cache's lock while it looks at
+// the object; an alloc has it for itself by then.
 
 #include "slab/slab_internal.h"
 
@@ -157,6 +159,22 @@ void slab_debug_free(slab_cache_t *cache, void *object, const char *function,
   slab_state_store(state, SLAB_STATE_FREE);
   slab_put(cache, slab, index);
   pthread_mutex_unlock(&cache->lock);
+  slab_release_excess(cache);
+}
+
+void slab_debug_verify(slab_cache_t *cache, slab_t *slab,
+                       const char *function) {
+  for (size_t i = 0; i < slab->count; ++i) {
+    const void *object = slab_object_at(cache, slab, i);
+    const slab_record_t *record = &slab_records(cache, slab)[i];
+    if (!has_red_zones(cache, object)) {
+      report(cache, object, record, SLAB_MISUSE_RED_ZONE, function, NULL);
+    }
+    if (slab_state_load(&slab->states[i]) == SLAB_STATE_FREE &&
+        record->digest != digest_of(cache, object)) {
+      report(cache, object, record, SLAB_MISUSE_WRITTEN, function, NULL);
+    }
+  }
 }
 
 const char *slab_debug_check(const slab_cache_t *cache, const slab_t *slab) {

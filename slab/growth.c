@@ -94,7 +94,7 @@ slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes) {
   size_t unlinked = 0;
   while (unlinked < bytes && cache->lists[SLAB_LIST_EMPTY].first != NULL) {
     slab_t *slab = cache->lists[SLAB_LIST_EMPTY].first;
-    slab_verify_count(cache, slab, "slab_free");
+    slab_verify(cache, slab, "slab_free");
     slab_list_drop(cache, slab);
     cache->num_objects -= slab->count;
     cache->slab_bytes -= slab->memory_bytes;
@@ -113,6 +113,25 @@ static void destruct_all(const slab_cache_t *cache, const slab_t *slab) {
   }
 }
 
+// What this thread is retiring; in destructors of one cache's objects others
+// may be used.
+typedef struct retiring {
+  const slab_t *first;  // Of what is left of the chain.
+  struct retiring *outer;
+} retiring_t;
+static __thread retiring_t *innermost SLAB_TLS_MODEL;
+
+bool slab_is_retiring(const slab_t *slab) {
+  for (const retiring_t *one = innermost; one != NULL; one = one->outer) {
+    for (const slab_t *left = one->first; left != NULL; left = left->next) {
+      if (left == slab) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
 static void retire_in_range(slab_cache_t *cache, slab_t *slab) {
   slab_kernel->discard(slab_memory_of(slab), slab->memory_bytes);
   pthread_mutex_lock(&cache->lock);
@@ -122,8 +141,11 @@ static void retire_in_range(slab_cache_t *cache, slab_t *slab) {
 
 size_t slab_retire_chain(slab_cache_t *cache, slab_t *first) {
   size_t bytes = 0;
+  retiring_t own = {.outer = innermost};
+  innermost = &own;
   while (first != NULL) {
     slab_t *slab = first;
+    own.first = slab;
     first = slab->next;
     bytes += slab->memory_bytes;
     destruct_all(cache, slab);
@@ -136,6 +158,7 @@ size_t slab_retire_chain(slab_cache_t *cache, slab_t *first) {
       retire_in_range(cache, slab);
     }
   }
+  innermost = own.outer;
   return bytes;
 }
 

@@ -32,15 +32,15 @@
 //
 // If both load LIVE before either stores, both push X. But only one state was
 // stored last, say CACHED t. Whatever r does with its slot, alloc or flush, it
-// expects CACHED r there, and dies; also if t's share went back with its slab,
-// since states stay. Between the two only a legal free by r
-// could put that back, and then r has X in two slots, of which the second one
-// finds LIVE, or t's state. So the mistake is found before X is in two hands,
-// and at thread exit and destroy at the latest, since these flush.
-// state_model_test.cc tries all interleavings.
-// (A thread may also be held up between F1 and F2 for so long that X was freed
-// and handed out again. Its F2 is then a free of a live object, which no
-// allocator can tell from a right one.)
+// expects CACHED r there, and dies; also if t's share went back with its slab:
+// in the range states stay, and outside of it there is no slab then. Between
+// the two only a legal free by r could put that back, and then r has X in two
+// slots, of which the second one finds LIVE, or t's state. So the mistake is
+// found before X is in two hands, and at thread exit and destroy at the latest,
+// since these flush. state_model_test.cc tries all interleavings. (A thread may
+// also be held up between F1 and F2 for so long that X was freed and handed out
+// again. Its F2 is then a free of a live object, which no allocator can tell
+// from a right one.)
 //
 // Objects in the depot have the state SHARED, and so do those of magazines that
 // came when all 126 tags of the cache were taken: their states change by
@@ -106,6 +106,9 @@ uint8_t *slab_magazine_change(const slab_magazine_t *magazine, void *object,
   slab_cache_t *cache = magazine->cache;
   uint8_t from = slab_magazine_state(magazine);
   uint8_t *state = slab_state_at(cache, (uintptr_t)object);
+  if (state == NULL) {
+    die_twice(cache, object);  // Its slab is gone.
+  }
   if (!magazine->traits.is_shared) {
     if (slab_state_load(state) != from) {
       die_twice(cache, object);
@@ -120,6 +123,11 @@ uint8_t *slab_magazine_change(const slab_magazine_t *magazine, void *object,
 
 // ---- slots ----
 
+// There is always room for the two words of dropped ones.
+static size_t slots_bytes(size_t count) {
+  return (count < 2 ? 2 : count) * sizeof(void *);
+}
+
 static void **slots_alloc(slab_cache_t *cache, size_t count) {
   void **slots;
   if (cache->has_buffer) {
@@ -128,19 +136,45 @@ static void **slots_alloc(slab_cache_t *cache, size_t count) {
     cache->buffer_slots_taken = true;
     pthread_mutex_unlock(&cache->lock);
   } else {
-    slots = slab_metadata_alloc(cache, count * sizeof(*slots));
+    slots = slab_metadata_alloc(cache, slots_bytes(count));
   }
   return slots;
 }
 
 static void slots_free(slab_cache_t *cache, void **slots, size_t count) {
   if (!cache->has_buffer) {
-    slab_metadata_free(cache, slots, count * sizeof(*slots));
+    slab_metadata_free(cache, slots, slots_bytes(count));
     return;
   }
   pthread_mutex_lock(&cache->lock);
   cache->buffer_slots_taken = false;
   pthread_mutex_unlock(&cache->lock);
+}
+
+// The process's lock is held, or this is a handler of fork, and the source has
+// locks of its own: it gets them later.
+static void slots_drop(slab_cache_t *cache, void **slots, size_t count) {
+  if (!cache->has_source) {
+    slots_free(cache, slots, count);
+    return;
+  }
+  pthread_mutex_lock(&cache->lock);
+  slots[0] = cache->dropped_slots;
+  slots[1] = (void *)count;
+  cache->dropped_slots = slots;
+  pthread_mutex_unlock(&cache->lock);
+}
+
+void slab_free_dropped_slots(slab_cache_t *cache) {
+  pthread_mutex_lock(&cache->lock);
+  void **slots = cache->dropped_slots;
+  cache->dropped_slots = NULL;
+  pthread_mutex_unlock(&cache->lock);
+  while (slots != NULL) {
+    void **next = slots[0];
+    slots_free(cache, slots, (size_t)slots[1]);
+    slots = next;
+  }
 }
 
 static void set_slots(slab_magazine_t *magazine, void **slots, size_t count,
@@ -191,6 +225,7 @@ static uint8_t take_tag(slab_cache_t *cache) {
 }
 
 static bool set_up(slab_cache_t *cache, slab_magazine_t *magazine) {
+  slab_free_dropped_slots(cache);
   size_t count = cache->has_buffer
                      ? cache->max_slots
                      : min_size(SLAB_MAGAZINE_MIN_SLOTS, cache->max_slots);
@@ -281,7 +316,7 @@ static void heed_reap(slab_magazine_t *magazine) {
   }
 }
 
-static void note(uint32_t *number) {
+static void note(uint64_t *number) {
   __atomic_store_n(number, *number + 1, __ATOMIC_RELAXED);
 }
 
@@ -309,7 +344,7 @@ void slab_magazine_abandon(slab_magazine_t *magazine) {
   cache->num_refills_before += magazine->num_refills;
   cache->num_flushes_before += magazine->num_flushes;
   pthread_mutex_unlock(&cache->lock);
-  slots_free(cache, magazine->bottom, num_slots(magazine));
+  slots_drop(cache, magazine->bottom, num_slots(magazine));
   memset(magazine, 0, sizeof(*magazine));
 }
 
@@ -334,7 +369,7 @@ static size_t take_from_depot(slab_magazine_t *magazine, size_t count) {
   }
   uint8_t to = slab_magazine_state(magazine);
   for (size_t i = 0; i < count; ++i) {
-    if (slab_state_load(states[i]) != SLAB_STATE_SHARED) {
+    if (states[i] == NULL || slab_state_load(states[i]) != SLAB_STATE_SHARED) {
       die_twice(cache, top[i]);
     }
     slab_state_store(states[i], to);
@@ -357,6 +392,19 @@ static size_t next_batch(slab_magazine_t *magazine, size_t want) {
   return count > want ? count : want;
 }
 
+void slab_magazine_ask_for_tag(slab_magazine_t *magazine) {
+  slab_cache_t *cache = magazine->cache;
+  slab_process_lock();
+  uint8_t tag = take_tag(cache);
+  if (tag != SLAB_TAG_NONE) {
+    flush_all(magazine);  // While they are SHARED.
+    magazine->traits.free_state = (uint8_t)(SLAB_STATE_CACHED + tag);
+    magazine->traits.is_shared = false;
+    set_slots(magazine, magazine->bottom, num_slots(magazine), 0);
+  }
+  slab_process_unlock();
+}
+
 bool slab_magazine_refill(slab_magazine_t *magazine, size_t want) {
   slab_cache_t *cache = magazine->cache;
   heed_reap(magazine);
@@ -368,8 +416,12 @@ bool slab_magazine_refill(slab_magazine_t *magazine, size_t want) {
   count = min_size(count, (size_t)(magazine->end - top));
   size_t taken = take_from_depot(magazine, count);
   if (taken == 0) {
+    // A constructor may fork, and the child is to know what is in hand.
+    memset(top, 0, count * sizeof(*top));
+    magazine->num_in_hand = (uint32_t)count;
     taken =
         slab_take_constructed(cache, slab_magazine_state(magazine), top, count);
+    magazine->num_in_hand = 0;
     slab_top_store(magazine, top + taken);
   }
   if (taken == 0) {

@@ -216,6 +216,9 @@ void *slab_metadata_alloc(slab_cache_t *cache, size_t size_bytes) {
   void *ptr;
   if (cache->has_buffer || cache->has_source) {
     ptr = slab_memory_alloc(cache, size_bytes, 64);
+    if ((uintptr_t)ptr % 64 != 0) {
+      SLAB_DIE("the source's memory is not aligned as asked");
+    }
     if (ptr != NULL) {
       memset(ptr, 0, size_bytes);
     }

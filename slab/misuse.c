@@ -142,8 +142,8 @@ SLAB_NORETURN void slab_report_misuse(const slab_report_t *report) {
   abort();
 }
 
-void slab_report_leaks(const slab_cache_t *cache, size_t count,
-                       void *const *first, size_t num_first) {
+void slab_report_leaks(slab_cache_t *cache, size_t count, void *const *first,
+                       size_t num_first) {
   line_t line = {.length = 0};
   add(&line, "slab: slab_cache_destroy: ");
   add_number(&line, count, 10);
@@ -154,6 +154,12 @@ void slab_report_leaks(const slab_cache_t *cache, size_t count,
   for (size_t i = 0; i < num_first; ++i) {
     add(&line, i == 0 ? ": " : ", ");
     add_address(&line, first[i]);
+    if ((cache->flags & SLAB_DEBUG) != 0) {
+      const slab_t *slab = slab_find(cache, (uintptr_t)first[i]);
+      size_t index = slab_index_of(cache, slab, (uintptr_t)first[i]);
+      add_site(&line, " allocated from ",
+               slab_records(cache, slab)[index].alloc_caller);
+    }
   }
   add(&line, num_first < count ? ", ..." : "");
   write_line(&line);

@@ -55,7 +55,7 @@ size_t slab_index_of(const slab_cache_t *cache, const slab_t *slab,
   return (size_t)(((slab_uint128_t)offset * cache->fast.reciprocal) >> 64);
 }
 
-slab_t *slab_find(const slab_cache_t *cache, uintptr_t address) {
+slab_t *slab_find(slab_cache_t *cache, uintptr_t address) {
   slab_t *slab = cache->buffer_slab;
   if (slab == NULL) {
     slab = slab_range_find(cache, address);
@@ -66,7 +66,7 @@ slab_t *slab_find(const slab_cache_t *cache, uintptr_t address) {
   return slab;
 }
 
-uint8_t *slab_state_outside(const slab_cache_t *cache, uintptr_t address) {
+uint8_t *slab_state_outside(slab_cache_t *cache, uintptr_t address) {
   const slab_t *slab = slab_table_find(cache, address);
   if (slab == NULL) {
     return NULL;
@@ -199,8 +199,8 @@ SLAB_NORETURN static void die_twice(const slab_cache_t *cache,
                                       .object = object});
 }
 
-void slab_verify_count(const slab_cache_t *cache, const slab_t *slab,
-                       const char *function) {
+static void verify_count(const slab_cache_t *cache, const slab_t *slab,
+                         const char *function) {
   size_t num_free = slab->count - slab->num_used;
   for (size_t i = 0; i < slab->num_used;) {
     const uint8_t *state = slab->states + i;
@@ -215,6 +215,13 @@ void slab_verify_count(const slab_cache_t *cache, const slab_t *slab,
   }
   if (num_free != slab->num_free) {
     die_miscounted(cache, slab, function);
+  }
+}
+
+void slab_verify(slab_cache_t *cache, slab_t *slab, const char *function) {
+  verify_count(cache, slab, function);
+  if ((cache->flags & SLAB_DEBUG) != 0) {
+    slab_debug_verify(cache, slab, function);
   }
 }
 
@@ -338,7 +345,7 @@ void slab_put(slab_cache_t *cache, slab_t *slab, size_t index) {
 static void put_one(slab_cache_t *cache, void *object, uint8_t from) {
   slab_t *slab = slab_find(cache, (uintptr_t)object);
   uint8_t *state = slab_state_at(cache, (uintptr_t)object);
-  if (slab == NULL || slab_state_load(state) != from) {
+  if (slab == NULL || state == NULL || slab_state_load(state) != from) {
     die_twice(cache, object, "slab_free");
   }
   slab_state_store(state, SLAB_STATE_FREE);

@@ -59,35 +59,46 @@ void slab_stats(slab_cache_t *cache, slab_stats_t *out_stats) {
       .object_bytes = cache->object_bytes,
       .stride_bytes = cache->stride_bytes,
   };
+  // The process's lock for the magazines alone: others want it too.
   slab_process_lock();
+  slab_for_each_magazine(cache, add_magazine, &stats);
   pthread_mutex_lock(&cache->lock);
-  stats.num_allocs = cache->num_allocs_before;
-  stats.num_refills = cache->num_refills_before;
-  stats.num_flushes = cache->num_flushes_before;
+  stats.num_allocs += cache->num_allocs_before;
+  stats.num_refills += cache->num_refills_before;
+  stats.num_flushes += cache->num_flushes_before;
+  slab_process_unlock();
   count_objects(cache, &stats);
   pthread_mutex_unlock(&cache->lock);
-  slab_for_each_magazine(cache, add_magazine, &stats);
-  slab_process_unlock();
   pthread_mutex_lock(&cache->depot.lock);
   stats.num_depot_exchanges = cache->depot.num_exchanges;
   pthread_mutex_unlock(&cache->depot.lock);
   stats.waste_bytes = stats.slab_bytes - stats.capacity * stats.object_bytes;
   stats.metadata_bytes =
       __atomic_load_n(&cache->metadata_bytes, __ATOMIC_RELAXED);
-  stats.hit_rate = stats.num_allocs == 0 ? 1.0
-                                         : 1.0 - (double)stats.num_refills /
-                                                     (double)stats.num_allocs;
+  // A refill comes before the allocation that it is for.
+  uint64_t missed = stats.num_refills < stats.num_allocs ? stats.num_refills
+                                                         : stats.num_allocs;
+  stats.hit_rate = stats.num_allocs == 0
+                       ? 1.0
+                       : 1.0 - (double)missed / (double)stats.num_allocs;
   *out_stats = stats;
 }
 
 // ---- checking ----
 
-// How many objects are in the magazines and in the depot, by their states.
+// How many objects are in the magazines and in the depot, by their states, and
+// the sums of hashes of their addresses.
 typedef struct census {
   slab_cache_t *cache;
   size_t counts[256];
+  uint64_t sums[256];
   const char *broken;
 } census_t;
+
+static uint64_t hash_of(const void *object) {
+  uint64_t hash = (uintptr_t)object * UINT64_C(0x9e3779b97f4a7c15);
+  return (hash ^ hash >> 29) * UINT64_C(0xbf58476d1ce4e5b9);
+}
 
 static void check_slot(census_t *census, const void *object, uint8_t expected) {
   uint8_t *state = slab_state_at(census->cache, (uintptr_t)object);
@@ -95,6 +106,7 @@ static void check_slot(census_t *census, const void *object, uint8_t expected) {
     census->broken = "magazine: an object that is not in it by its state";
   }
   ++census->counts[expected];
+  census->sums[expected] += hash_of(object);
 }
 
 static void check_magazine(void *context, slab_magazine_t *magazine) {
@@ -123,9 +135,11 @@ static void check_magazine(void *context, slab_magazine_t *magazine) {
 static void take_census(slab_cache_t *cache, census_t *census) {
   slab_for_each_magazine(cache, check_magazine, census);
   pthread_mutex_lock(&cache->depot.lock);
-  census->counts[SLAB_STATE_SHARED] += cache->depot.count;
   if (cache->depot.count > cache->depot.capacity) {
     census->broken = "depot: too full";
+  }
+  for (size_t i = 0; census->broken == NULL && i < cache->depot.count; ++i) {
+    check_slot(census, cache->depot.objects[i], SLAB_STATE_SHARED);
   }
   pthread_mutex_unlock(&cache->depot.lock);
 }
@@ -137,14 +151,17 @@ static const char *compare(slab_cache_t *cache, census_t *census) {
          slab = slab->next) {
       for (size_t i = 0; i < slab->num_used; ++i) {
         uint8_t state = slab_state_load(&slab->states[i]);
-        if (state > SLAB_STATE_FREE && census->counts[state]-- == 0) {
-          return "slab: an object that is cached by its state only";
+        if (state > SLAB_STATE_FREE) {
+          if (census->counts[state]-- == 0) {
+            return "slab: an object that is cached by its state only";
+          }
+          census->sums[state] -= hash_of(slab_object_at(cache, slab, i));
         }
       }
     }
   }
   for (size_t i = 0; i < 256; ++i) {
-    if (census->counts[i] != 0) {
+    if (census->counts[i] != 0 || census->sums[i] != 0) {
       return "magazine: an object is in it twice";
     }
   }
@@ -155,6 +172,7 @@ const char *slab_check(slab_cache_t *cache) {
   census_t census = {.cache = cache};
   slab_process_lock();
   take_census(cache, &census);
+  slab_process_unlock();
   pthread_mutex_lock(&cache->lock);
   const char *broken = census.broken;
   if (broken == NULL) {
@@ -164,6 +182,5 @@ const char *slab_check(slab_cache_t *cache) {
     broken = compare(cache, &census);
   }
   pthread_mutex_unlock(&cache->lock);
-  slab_process_unlock();
   return broken;
 }

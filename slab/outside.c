@@ -11,9 +11,8 @@
 // one's plan has all that is left; the second one waits for that slab, or for
 // its failure, before it says that there is nothing.
 //
-// A slab is retired before its memory goes back: at once the source may hand
-// that out again, and then the slab comes back with it. States and slab_t stay
-// meanwhile.
+// A slab leaves the table before its memory goes back: at once the source may
+// hand that out again.
 //
 // Objects of different slabs are shifted by lines, as far as that costs no more
 // than 1/64 of the slab, so that the first lines of large objects do not all
@@ -116,10 +115,14 @@ static bool plan_slab(slab_cache_t *cache, plan_t *out_plan,
   }
   *out_has_waited = count == 0 && cache->num_planned != 0;
   if (*out_has_waited) {
+    // One wake-up is enough, spurious or not: the caller looks again. A thread
+    // that were cancelled here would keep the lock.
+    int cancel_state;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
     ++cache->num_waiting;
-    // One wake-up is enough, spurious or not: the caller looks again.
     pthread_cond_wait(&cache->grown, &cache->lock);
     --cache->num_waiting;
+    pthread_setcancelstate(cancel_state, NULL);
   }
   pthread_mutex_unlock(&cache->lock);
   return count != 0;
@@ -162,8 +165,10 @@ void slab_forget_planned(slab_cache_t *cache) {
 // Makes `slab`, whose memory is there, one of the cache's. False: there is no
 // room in the table. Lock held.
 static bool link_slab(slab_cache_t *cache, slab_t *slab, plan_t *plan) {
-  bool is_new = slab->list == SLAB_LIST_NONE;
-  if (is_new && !slab_table_insert(cache, slab)) {
+  if (slab_table_find(cache, (uintptr_t)slab->base) != NULL) {
+    SLAB_DIE("slab_alloc: the source returned memory that is in use");
+  }
+  if (!slab_table_insert(cache, slab)) {
     return false;
   }
   if (plan->num_forks != cache->num_forks) {
@@ -178,27 +183,8 @@ static bool link_slab(slab_cache_t *cache, slab_t *slab, plan_t *plan) {
   return true;
 }
 
-// Links the slab that was at `memory` before; false if there was none.
-static bool link_again(slab_cache_t *cache, unsigned char *memory,
-                       plan_t *plan) {
-  slab_t *slab = slab_table_find(cache, (uintptr_t)memory);
-  if (slab == NULL) {
-    return false;
-  }
-  if ((cache->flags & SLAB_DEBUG) != 0) {
-    slab_debug_init_slab(cache, slab);
-  }
-  pthread_mutex_lock(&cache->lock);
-  if (slab->list != SLAB_LIST_RETIRED) {
-    SLAB_DIE("slab_alloc: the source returned memory that is in use");
-  }
-  link_slab(cache, slab, plan);
-  pthread_mutex_unlock(&cache->lock);
-  return true;
-}
-
-// Links a new slab at `memory`. False: no memory.
-static bool link_new(slab_cache_t *cache, unsigned char *memory, plan_t *plan) {
+// Links a slab at `memory`. False: no memory.
+static bool link_at(slab_cache_t *cache, unsigned char *memory, plan_t *plan) {
   slab_t *slab = head_new(
       cache, memory, plan->bytes,
       cache->front_bytes + color_bytes(cache, (uintptr_t)memory, plan->bytes));
@@ -230,7 +216,7 @@ static bool make(slab_cache_t *cache, plan_t *plan) {
   if ((uintptr_t)memory % plan->bytes != 0) {
     SLAB_DIE("slab_alloc: the source's memory is not aligned as asked");
   }
-  if (link_again(cache, memory, plan) || link_new(cache, memory, plan)) {
+  if (link_at(cache, memory, plan)) {
     return true;
   }
   slab_memory_free(cache, memory, plan->bytes);
@@ -249,23 +235,12 @@ bool slab_grow_outside(slab_cache_t *cache) {
 }
 
 void slab_retire_outside(slab_cache_t *cache, slab_t *slab) {
-  unsigned char *memory = slab_memory_of(slab);
-  size_t bytes = slab->memory_bytes;
   pthread_mutex_lock(&cache->lock);
-  memset(slab->states, SLAB_STATE_UNUSED, slab->num_used);
-  slab->num_used = 0;
-  slab->list = SLAB_LIST_RETIRED;
+  slab_table_remove(cache, slab);
   pthread_mutex_unlock(&cache->lock);
-  // From now on it may come back at any moment, and the slab with it.
-  slab_memory_free(cache, memory, bytes);
-}
-
-void slab_free_retired(slab_cache_t *cache) {
-  for (size_t i = 0; cache->table != NULL && i <= cache->table->mask; ++i) {
-    if (cache->table->slots[i] != NULL) {
-      free_head(cache, cache->table->slots[i]);
-    }
-  }
+  // From now on the source may hand its memory out again.
+  slab_memory_free(cache, slab_memory_of(slab), slab->memory_bytes);
+  free_head(cache, slab);
 }
 
 // ---- in a buffer ----

@@ -392,7 +392,8 @@ void slab_range_retire_lost(slab_cache_t *cache) {
   for (size_t at = 0; at < range->next_bytes;) {
     slab_t *slab = range->directory[at / SLAB_GRANULE_BYTES];
     at += slab == NULL ? SLAB_GRANULE_BYTES : slab->memory_bytes;
-    if (slab != NULL && slab->list == SLAB_LIST_NONE) {
+    if (slab != NULL && slab->list == SLAB_LIST_NONE &&
+        !slab_is_retiring(slab)) {
       slab_range_retire(cache, slab);
     }
   }

@@ -38,7 +38,7 @@ static bool is_power_of_two(size_t value) {
 }
 
 static bool are_valid(const slab_options_t *options) {
-  return options->object_bytes != 0 &&
+  return options != NULL && options->object_bytes != 0 &&
          options->object_bytes <= SLAB_OBJECT_BYTES_MAX &&
          (options->align_bytes == 0 ||
           (is_power_of_two(options->align_bytes) &&
@@ -201,11 +201,15 @@ slab_cache_t *slab_cache_create(const slab_options_t *options) {
     goto fail_cache;
   }
   slab_process_lock();
-  slab_register(cache);
+  slab_take_id(cache);
   slab_process_unlock();
   if (may_have_range(options) && cache->magazine_id != 0) {
     slab_range_create(cache, number);
   }
+  // Now others may look at it.
+  slab_process_lock();
+  slab_register(cache);
+  slab_process_unlock();
   return cache;
 
 fail_cache:
@@ -213,6 +217,38 @@ fail_cache:
 fail:
   errno = error;
   return NULL;
+}
+
+// Process's lock held.
+static slab_cache_t *find_shared(const slab_cache_t *like) {
+  slab_cache_t *cache = slab_first_cache();
+  while (cache != NULL &&
+         !(cache->is_shared && cache->object_bytes == like->object_bytes &&
+           cache->align_bytes == like->align_bytes)) {
+    cache = cache->next;
+  }
+  return cache;
+}
+
+slab_cache_t *slab_shared_cache(size_t object_bytes, size_t align_bytes) {
+  const slab_options_t options = {.name = "shared",
+                                  .object_bytes = object_bytes,
+                                  .align_bytes = align_bytes};
+  slab_cache_t *fresh = slab_cache_create(&options);
+  if (fresh == NULL) {
+    return NULL;
+  }
+  slab_process_lock();
+  slab_cache_t *cache = find_shared(fresh);
+  if (cache == NULL) {
+    fresh->is_shared = true;
+    cache = fresh;
+  }
+  slab_process_unlock();
+  if (cache != fresh) {
+    slab_cache_destroy(fresh, 0);  // There is one.
+  }
+  return cache;
 }
 
 // ---- destroy ----
@@ -251,7 +287,7 @@ static void destroy_slabs(slab_cache_t *cache) {
   for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {
     slab_t *first = cache->lists[list].first;
     for (slab_t *slab = first; slab != NULL; slab = slab->next) {
-      slab_verify_count(cache, slab, "slab_cache_destroy");
+      slab_verify(cache, slab, "slab_cache_destroy");
     }
     cache->lists[list].first = NULL;
     slab_retire_chain(cache, first);
@@ -274,7 +310,7 @@ int slab_cache_destroy(slab_cache_t *cache, unsigned flags) {
   slab_process_unlock();
   destroy_slabs(cache);
   slab_depot_trim(cache);
-  slab_free_retired(cache);
+  slab_free_dropped_slots(cache);
   slab_table_destroy(cache);
   slab_range_destroy(cache);
   pthread_mutex_destroy(&cache->depot.lock);
@@ -428,6 +464,7 @@ size_t slab_reap(slab_cache_t *cache) {
   slab_process_unlock();
   slab_depot_drain(cache);
   slab_depot_trim(cache);
+  slab_free_dropped_slots(cache);
   pthread_mutex_lock(&cache->lock);
   slab_t *chain = cache->has_buffer ? NULL : slab_unlink_empty(cache, SIZE_MAX);
   slab_keep_least(cache);

@@ -38,10 +38,12 @@
 // slab goes back, or by `slab_cache_destroy`, whichever comes first. A thread
 // that is held up inside such a call for so long that the object is handed out
 // again, or that its slab is gone, frees what is there then.
-// Signals: not from a signal handler, as with malloc.
-// fork: the child may use every cache; what other threads of the parent had
+// Signals: not from a signal handler, as with malloc. No function is a
+// cancellation point but by what constructors, destructors and sources do.
+// fork: the child may use every cache, from handlers of pthread_atfork on that
+// were registered after slab was loaded; what other threads of the parent had
 // cached goes back to the slabs, their live objects stay live, and an object
-// that one of them was constructing stays unused.
+// that one of them was constructing stays unused. (Not so after `_Fork`.)
 
 #ifndef MY_ALLOC_SLAB_SLAB_H_
 #define MY_ALLOC_SLAB_SLAB_H_
@@ -64,7 +66,7 @@ extern "C" {
 typedef struct slab_cache slab_cache_t;
 
 // Where a cache gets its memory. Both are called from any thread, several at a
-// time, `free` also at thread exit; they must not use slab themselves, nor wait
+// time, with no lock of slab held; they must not use slab themselves, nor wait
 // for a thread that does.
 typedef struct slab_source {
   // Returns `size_bytes` at a multiple of `align_bytes`, a power of two, or
@@ -100,7 +102,7 @@ typedef struct slab_options {
   // Called once for each object, before it is first handed out, and once
   // before its memory goes back: an object that is freed stays as the caller
   // left it and is handed out so again. No lock is held. Neither may use the
-  // same cache. Either may be NULL.
+  // same cache, throw, or longjmp. Either may be NULL.
   void (*construct)(void *object, void *context);
   void (*destruct)(void *object, void *context);
   void *context;
@@ -141,13 +143,21 @@ typedef struct slab_options {
   (((size_t)(value) + (size_t)(multiple)-1) / (size_t)(multiple) * \
    (size_t)(multiple))
 
-// Makes a cache. Returns NULL with `errno` EINVAL when an option is out of
-// range or a buffer cannot hold one object, ENOMEM when there is no memory.
-// With a buffer it makes no system call, nor does any other function for such
-// a cache as long as one thread uses it and that thread was the first of the
-// process to use any cache; others map 512 KiB of addresses, once a thread.
+// Makes a cache. Returns NULL with `errno` EINVAL when `options` are NULL or
+// one is out of range or a buffer cannot hold one object, ENOMEM when there is
+// no memory. With a buffer it makes no system call, nor does any other function
+// for such a cache as long as one thread uses it and that thread was the first
+// of the process to use any cache; others map 512 KiB of addresses, once a
+// thread.
 SLAB_API slab_cache_t *slab_cache_create(const slab_options_t *options)
     SLAB_MUST_USE;
+
+// Returns the process's own cache for objects of this size at such multiples
+// (0: as in options), made by the first call for it: for allocators that have
+// no state of their own. It is never to be destroyed. NULL and `errno` as
+// above.
+SLAB_API slab_cache_t *slab_shared_cache(size_t object_bytes,
+                                         size_t align_bytes) SLAB_MUST_USE;
 
 enum {
   SLAB_DESTROY_LIVE = 1 << 0,   // Live objects go with the cache.
@@ -174,7 +184,7 @@ SLAB_API void *slab_alloc_zeroed(slab_cache_t *cache) SLAB_MUST_USE
 SLAB_API void slab_free(slab_cache_t *cache, void *object);
 
 // Fills `out_objects` with `count` objects and returns 0, or returns -ENOMEM
-// and has allocated none.
+// and has allocated none; `out_objects` are then to be forgotten.
 SLAB_API int slab_alloc_bulk(slab_cache_t *cache, size_t count,
                              void **out_objects) SLAB_MUST_USE;
 
@@ -193,7 +203,8 @@ typedef bool (*slab_visit_t)(void *context, void *object);
 
 // Visits every live object, in order of address within a slab. Returns false
 // when `visit` did. Objects that other threads get or free meanwhile may or
-// may not be visited. `visit` must not use the cache.
+// may not be visited. `visit` must not use any cache, wait for a thread that
+// does, or fork: the cache is locked.
 SLAB_API bool slab_walk(slab_cache_t *cache, slab_visit_t visit, void *context);
 
 // Verifies every invariant that can be seen while no other thread is inside
@@ -203,16 +214,17 @@ SLAB_API const char *slab_check(slab_cache_t *cache);
 
 // Where the objects are. Of one moment as far as other threads hold still.
 typedef struct slab_statistics {
-  size_t object_bytes;    // As asked for.
-  size_t stride_bytes;    // From one object to the next.
-  size_t num_live;        // Handed out.
-  size_t num_cached;      // Free, in magazines and in the depot.
-  size_t num_free;        // Free, in slabs; those never used included.
-  size_t capacity;        // num_live + num_cached + num_free.
-  size_t num_slabs;       //
+  size_t object_bytes;  // As asked for.
+  size_t stride_bytes;  // From one object to the next.
+  size_t num_live;      // Handed out.
+  size_t num_cached;    // Free, in magazines and in the depot.
+  size_t num_free;      // Free, in slabs; those never used included.
+  size_t capacity;      // num_live + num_cached + num_free.
+  size_t num_slabs;
   size_t slab_bytes;      // From the source, for objects.
   size_t waste_bytes;     // Of these, in no object.
-  size_t metadata_bytes;  // From the source, for everything else.
+  size_t metadata_bytes;  // From the source, for everything else: addresses,
+                          // of which slabs that went back use no memory.
   uint64_t num_allocs;    // Objects handed out so far.
   uint64_t num_refills;   // Times that a magazine was empty.
   uint64_t num_flushes;   // Times that one was full and had to give up some.

@@ -21,6 +21,7 @@
 #ifndef MY_ALLOC_SLAB_SLAB_HPP_
 #define MY_ALLOC_SLAB_SLAB_HPP_
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <memory_resource>
@@ -38,6 +39,10 @@ namespace slab {
 // use slab.h, whose options have a constructor.
 template <typename T>
 class Cache {
+  static_assert(sizeof(T) <= SLAB_OBJECT_BYTES_MAX &&
+                    alignof(T) <= SLAB_ALIGN_BYTES_MAX,
+                "slab has no objects of this size");
+
  public:
   // Throws std::bad_alloc if there is no memory.
   explicit Cache(const char *name = "") : Cache(MakeOptions(name)) {
@@ -92,7 +97,7 @@ class Cache {
   void Delete(T *object) noexcept {
     if (object != nullptr) {
       object->~T();
-      slab_free_inline(cache_, object);
+      slab_free_inline(cache_, const_cast<std::remove_cv_t<T> *>(object));
     }
   }
 
@@ -195,17 +200,17 @@ class Resource : public std::pmr::memory_resource {
 
 namespace internal {
 
-// One cache in the process for each size and alignment; never destroyed, since
-// static containers may be used to the very end.
+// The process's cache for this size and alignment, whatever shared object asks;
+// each of these remembers it, hidden from others, since it may have been linked
+// to a slab of its own. nullptr: no memory.
 template <std::size_t kBytes, std::size_t kAlignBytes>
-slab_cache_t *SharedCache() {
-  static slab_cache_t *cache = [] {
-    slab_options_t options = {};
-    options.name = "slab::Allocator";
-    options.object_bytes = kBytes;
-    options.align_bytes = kAlignBytes;
-    return slab_cache_create(&options);
-  }();
+__attribute__((visibility("hidden"))) slab_cache_t *SharedCache() {
+  static std::atomic<slab_cache_t *> known{nullptr};
+  slab_cache_t *cache = known.load(std::memory_order_acquire);
+  if (cache == nullptr) {
+    cache = slab_shared_cache(kBytes, kAlignBytes);
+    known.store(cache, std::memory_order_release);
+  }
   return cache;
 }
 
@@ -248,19 +253,22 @@ class Allocator {
     slab_free_inline(internal::SharedCache<sizeof(T), alignof(T)>(), ptr);
   }
 
-  friend bool operator==(const Allocator &, const Allocator &) noexcept {
-    return true;
-  }
-  friend bool operator!=(const Allocator &, const Allocator &) noexcept {
-    return false;
-  }
-
  private:
   static constexpr bool IsObject(std::size_t count) {
     return count == 1 && sizeof(T) <= SLAB_OBJECT_BYTES_MAX &&
            alignof(T) <= SLAB_ALIGN_BYTES_MAX;
   }
 };
+
+template <typename T, typename U>
+bool operator==(const Allocator<T> &, const Allocator<U> &) noexcept {
+  return true;
+}
+
+template <typename T, typename U>
+bool operator!=(const Allocator<T> &, const Allocator<U> &) noexcept {
+  return false;
+}
 
 }  // namespace slab
 

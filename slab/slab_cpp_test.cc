@@ -3,6 +3,11 @@
 
 // slab.hpp: typed caches, the pmr resource, the allocator.
 
+#include <dlfcn.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdint>
 #include <list>
 #include <map>
@@ -151,6 +156,75 @@ TEST(SlabCppTest, AllocatorServesContainers) {
   EXPECT_EQ(hash.at(2999), 2999);
   EXPECT_EQ(vector[2998], 2998);
   EXPECT_TRUE(slab::Allocator<int>() == slab::Allocator<int>());
+}
+
+// Each was compiled with a SharedCache of its own.
+TEST(SlabCppTest, ContainersMayCrossSharedObjects) {
+  void *plugin = dlopen("slab/libslab_cpp_plugin.so", RTLD_NOW);
+  ASSERT_NE(plugin, nullptr) << dlerror();
+  std::list<int, slab::Allocator<int>> list;
+  const auto fill = reinterpret_cast<void (*)(decltype(list) *)>(
+      dlsym(plugin, "slab_test_fill"));
+  ASSERT_NE(fill, nullptr) << dlerror();
+  fill(&list);
+  list.push_back(100);
+  EXPECT_EQ(list.size(), 101u);
+  EXPECT_EQ(list.back(), 100);
+  list.clear();
+  dlclose(plugin);
+}
+
+TEST(SlabCppTest, SharedCacheIsOneForEachSizeAndAlignment) {
+  slab_cache_t *cache = slab_shared_cache(48, 16);
+  EXPECT_EQ(slab_shared_cache(48, 16), cache);
+  EXPECT_NE(slab_shared_cache(48, 32), cache);
+  EXPECT_NE(slab_shared_cache(64, 16), cache);
+  errno = 0;
+  EXPECT_EQ(slab_shared_cache(0, 0), nullptr);
+  EXPECT_EQ(errno, EINVAL);
+}
+
+struct alignas(128) Odd {
+  char bytes[384];
+};
+
+// Ends the process, with success if there was no memory, and then was.
+[[noreturn]] void AllocWithoutMemoryAndWith() {
+  rlimit limit;
+  getrlimit(RLIMIT_AS, &limit);
+  rlimit none = limit;
+  none.rlim_cur = 1 << 20;
+  setrlimit(RLIMIT_AS, &none);
+  slab::Allocator<Odd> allocator;
+  bool has_failed = false;
+  // Until what is mapped already is used up.
+  for (int i = 0; i < 100000 && !has_failed; ++i) {
+    try {
+      static_cast<void>(allocator.allocate(1));
+    } catch (const std::bad_alloc &) {
+      has_failed = true;
+    }
+  }
+  setrlimit(RLIMIT_AS, &limit);
+  allocator.deallocate(allocator.allocate(1), 1);
+  _exit(has_failed ? 0 : 1);
+}
+
+TEST(SlabCppTest, AllocatorTriesAgainWhenThereWasNoMemoryForACache) {
+  EXPECT_EXIT(AllocWithoutMemoryAndWith(), testing::ExitedWithCode(0), "");
+}
+
+TEST(SlabCppTest, AllocatorsOfDifferentTypesAreEqual) {
+  EXPECT_TRUE(slab::Allocator<int>() == slab::Allocator<long>());
+  EXPECT_FALSE(slab::Allocator<int>() != slab::Allocator<long>());
+}
+
+TEST(SlabCppTest, ConstantObjectsCanBeDeleted) {
+  slab::Cache<const int> cache;
+  const int *object = cache.New(5);
+  EXPECT_EQ(*object, 5);
+  cache.Delete(object);
+  EXPECT_EQ(Stats(cache.get()).num_live, 0u);
 }
 
 TEST(SlabCppTest, AllocatorRefusesSizesThatOverflow) {

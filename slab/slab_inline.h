@@ -56,10 +56,11 @@ typedef struct __attribute__((aligned(64))) slab_magazine {
   // Not for the fast paths.
   slab_cache_t *cache;   // NULL: not in use.
   void **end;            // Behind the last slot.
-  uint32_t num_refills;  // Since the thread began to use the cache.
-  uint32_t num_flushes;
-  uint32_t refills_at_growth;  // num_refills when it last grew.
+  uint64_t num_refills;  // Since the thread began to use the cache.
+  uint64_t num_flushes;
+  uint64_t refills_at_growth;  // num_refills when it last grew.
   uint32_t generation;         // The cache's when it last gave all up.
+  uint32_t num_in_hand;        // Slots above `top` that a refill is filling.
 } slab_magazine_t;
 
 // The first line of a cache: all that the fast paths read of it. Immutable.

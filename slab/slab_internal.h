@@ -11,7 +11,7 @@
 //
 // Locks, in this order: the process's (thread_base.c), a cache's, its depot's,
 // the metadata's (memory.c). Constructors, destructors and the source run
-// under none of them, but for the source's `free` of a magazine's slots.
+// under none of them.
 
 #ifndef MY_ALLOC_SLAB_SLAB_INTERNAL_H_
 #define MY_ALLOC_SLAB_SLAB_INTERNAL_H_
@@ -66,9 +66,8 @@ typedef enum slab_list_kind {
   SLAB_LIST_PARTIAL,  // Some.
   SLAB_LIST_EMPTY,    // All.
   SLAB_LIST_COUNT,
-  // Its memory went back, and its objects have the state UNUSED. It stays
-  // known, so that what looks for it later finds that, and it comes back when
-  // memory is needed at its address again.
+  // Its memory went back, and its objects have the state UNUSED. Its place in
+  // the range is known, and it comes back when memory is needed.
   SLAB_LIST_RETIRED = SLAB_LIST_COUNT,
   // Neither: its memory is just coming, or going back.
   SLAB_LIST_NONE,
@@ -81,9 +80,10 @@ typedef struct slab_record {
   uint64_t digest;  // Of the object's bytes when it was freed.
 } slab_record_t;
 
-// Some objects. In 64 bytes: there is one for each 64 KiB to 2 MiB. It lasts as
-// long as the cache, but for retired ones at the end of the range. All fields:
-// the cache's lock, but for those that do not change.
+// Some objects. In 64 bytes: there is one for each 64 KiB to 2 MiB. In the
+// range it lasts as long as the cache, but for retired ones at the end;
+// outside, as long as its memory. All fields: the cache's lock, but for those
+// that do not change.
 typedef struct slab_piece {
   struct slab_piece *next;
   struct slab_piece *prev;
@@ -138,11 +138,16 @@ typedef struct slab_range {
   size_t hint_bytes;  // No retired slab starts below.
 } slab_range_t;
 
+typedef struct slab_slot {
+  uintptr_t number;  // Of the slab: its address, shifted. 0: free.
+  slab_t *slab;
+} slab_slot_t;
+
 // The slabs outside of the range, by address.
 typedef struct slab_table {
   size_t mask;  // Slots, less one.
   struct slab_table *older;
-  slab_t *slots[];  // Atomic: release when set, acquire. NULL: free.
+  slab_slot_t slots[];  // Atomic: release, acquire.
 } slab_table_t;
 
 struct slab_cache {
@@ -167,6 +172,7 @@ struct slab_cache {
   size_t own_bytes;
   slab_buffer_t buffer;  // to here.
   // Process's lock.
+  bool is_shared;  // slab_shared_cache's.
   slab_cache_t *next;
   slab_cache_t *prev;
   uint64_t tags[2];  // In use, a bit each.
@@ -174,10 +180,11 @@ struct slab_cache {
   __attribute__((aligned(64))) pthread_mutex_t lock;
   slab_list_t lists[SLAB_LIST_COUNT];
   slab_range_t range;
-  slab_table_t *table;   // Atomic (acquire); NULL: no slab was outside yet.
-  size_t num_outside;    // Slabs in it.
-  size_t outside_shift;  // Log2 of the bytes of each. Immutable.
-  slab_t *buffer_slab;   // The only one of a cache in a buffer. Immutable.
+  slab_table_t *table;     // Atomic (acquire); NULL: no slab was outside yet.
+  uint64_t table_version;  // Atomic. Odd while slabs move in it.
+  size_t num_outside;      // Slabs in it.
+  size_t outside_shift;    // Log2 of the bytes of each. Immutable.
+  slab_t *buffer_slab;     // The only one of a cache in a buffer. Immutable.
   size_t num_slabs;
   size_t num_objects;  // Of all slabs and of those being made.
   size_t slab_bytes;   // The same.
@@ -191,6 +198,9 @@ struct slab_cache {
   size_t regrown_bytes;   // Since then.
   void **buffer_slots;    // The one magazine of a cache in a buffer.
   bool buffer_slots_taken;
+  // Slots of magazines that are no more and that the source does not have yet;
+  // the first word of each is the next one, the second their number.
+  void **dropped_slots;
   uint64_t num_allocs_before;  // Of magazines that are gone, and without one.
   uint64_t num_refills_before;
   uint64_t num_flushes_before;
@@ -269,8 +279,8 @@ typedef struct slab_report {
 SLAB_NORETURN void slab_die(const char *message);
 SLAB_NORETURN void slab_report_misuse(const slab_report_t *report);
 // Names `count` live objects at `slab_cache_destroy`.
-void slab_report_leaks(const slab_cache_t *cache, size_t count,
-                       void *const *first, size_t num_first);
+void slab_report_leaks(slab_cache_t *cache, size_t count, void *const *first,
+                       size_t num_first);
 // Finds out what is wrong with freeing `ptr` and reports it.
 SLAB_NORETURN void slab_report_free(slab_cache_t *cache, void *ptr,
                                     const char *function, const void *caller);
@@ -318,8 +328,7 @@ void slab_range_destroy(slab_cache_t *cache);
 slab_t *slab_range_take(slab_cache_t *cache, size_t bytes, bool is_huge);
 // Its states become UNUSED, and it may be taken again.
 void slab_range_retire(slab_cache_t *cache, slab_t *slab);
-// In the child of a fork: slabs that other threads were taking or retiring are
-// retired.
+// In the child of a fork: slabs that other threads were retiring are retired.
 void slab_range_retire_lost(slab_cache_t *cache);
 // Forgets retired slabs above all others.
 void slab_range_trim(slab_cache_t *cache);
@@ -329,12 +338,14 @@ const char *slab_range_check(const slab_cache_t *cache);
 
 // ---- table.c: slabs outside of the range ----
 
-// Returns the slab around `address`, NULL if none. Takes no lock.
-slab_t *slab_table_find(const slab_cache_t *cache, uintptr_t address);
+// Returns the slab around `address`, NULL if none. Takes the cache's lock only
+// if another thread has it and changes the table.
+slab_t *slab_table_find(slab_cache_t *cache, uintptr_t address);
 // Makes sure that a slab more has room. No lock held; false: no memory.
 bool slab_table_make_room(slab_cache_t *cache);
 // Cache's lock held. False: others took the room.
 bool slab_table_insert(slab_cache_t *cache, slab_t *slab);
+void slab_table_remove(slab_cache_t *cache, const slab_t *slab);
 void slab_table_destroy(slab_cache_t *cache);
 
 // ---- objects.c: objects in slabs; the cache's lock held but where it says
@@ -342,10 +353,10 @@ void slab_table_destroy(slab_cache_t *cache);
 
 // Returns the slab of the cache around `address`, retired or not, NULL if none;
 // an address between two slabs' objects may count to one of them.
-slab_t *slab_find(const slab_cache_t *cache, uintptr_t address);
+slab_t *slab_find(slab_cache_t *cache, uintptr_t address);
 // Returns the state of the object outside of the range that starts at
 // `address`; NULL if none does. Takes no lock.
-uint8_t *slab_state_outside(const slab_cache_t *cache, uintptr_t address);
+uint8_t *slab_state_outside(slab_cache_t *cache, uintptr_t address);
 // Index of the object at or around `address`.
 size_t slab_index_of(const slab_cache_t *cache, const slab_t *slab,
                      uintptr_t address);
@@ -360,9 +371,9 @@ void slab_list_drop(slab_cache_t *cache, slab_t *slab);
 // it. Returns how many.
 size_t slab_take(slab_cache_t *cache, uint8_t state, void **out_objects,
                  size_t count, size_t *out_num_unused);
-// Dies if the slab counts more free objects than have the state.
-void slab_verify_count(const slab_cache_t *cache, const slab_t *slab,
-                       const char *function);
+// Dies if the slab counts more free objects than have the state, or has been
+// damaged (debug variant).
+void slab_verify(slab_cache_t *cache, slab_t *slab, const char *function);
 // Puts an object whose state is `FREE` already back into its slab.
 void slab_put(slab_cache_t *cache, slab_t *slab, size_t index);
 // Puts objects whose state is `from` into their slabs. No lock held.
@@ -372,8 +383,7 @@ const char *slab_check_layer(slab_cache_t *cache);
 
 // Returns the state of the object that starts at `address`; NULL if none does.
 // Takes no lock.
-static inline uint8_t *slab_state_at(const slab_cache_t *cache,
-                                     uintptr_t address) {
+static inline uint8_t *slab_state_at(slab_cache_t *cache, uintptr_t address) {
   uint8_t *state;
   return SLAB_LIKELY(slab_find_state(&cache->fast, address, &state))
              ? state
@@ -395,6 +405,8 @@ slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes);
 // Destructs the objects of a chain, gives its memory back and retires its
 // slabs; returns how many bytes.
 size_t slab_retire_chain(slab_cache_t *cache, slab_t *first);
+// Is the calling thread in the midst of that, in a destructor or the source?
+bool slab_is_retiring(const slab_t *slab);
 // Gives memory of empty slabs back if there is too much.
 void slab_release_excess(slab_cache_t *cache);
 // Forgets what was learned about how many to keep. Cache's lock held.
@@ -409,10 +421,8 @@ void slab_start(const slab_cache_t *cache, slab_t *slab, size_t count);
 
 // As slab_grow.
 bool slab_grow_outside(slab_cache_t *cache);
-// Gives back the memory of a slab whose objects are destructed.
+// Gives back all of a slab whose objects are destructed.
 void slab_retire_outside(slab_cache_t *cache, slab_t *slab);
-// Frees what is left of all slabs outside of the range, which are retired.
-void slab_free_retired(slab_cache_t *cache);
 // In the child of a fork, cache's lock held: slabs that other threads were
 // making will not come, and are nobody's part of the limit any more.
 void slab_forget_planned(slab_cache_t *cache);
@@ -440,6 +450,8 @@ slab_magazine_t *slab_magazine_get(slab_cache_t *cache);
 // Makes sure that an object can be popped (`want` of them, if it can be); false
 // if there is no memory.
 bool slab_magazine_refill(slab_magazine_t *magazine, size_t want);
+// Gives a magazine without a tag one that is free now, if there is one.
+void slab_magazine_ask_for_tag(slab_magazine_t *magazine);
 // Makes room for an object more.
 void slab_magazine_make_room(slab_magazine_t *magazine);
 // Gives all up, slots and all, to the slabs; the magazine is all zero then.
@@ -447,6 +459,8 @@ void slab_magazine_make_room(slab_magazine_t *magazine);
 void slab_magazine_drain(slab_magazine_t *magazine);
 // The same, but leaves its objects where they are, cached by their states only.
 void slab_magazine_abandon(slab_magazine_t *magazine);
+// Gives the source slots of magazines that are no more. No lock held.
+void slab_free_dropped_slots(slab_cache_t *cache);
 // The state of objects in it. What its fast paths expect is another one if it
 // has no tag of its own.
 uint8_t slab_magazine_state(const slab_magazine_t *magazine);
@@ -468,13 +482,17 @@ void *slab_debug_alloc(slab_cache_t *cache, const void *caller);
 void slab_debug_free(slab_cache_t *cache, void *object, const char *function,
                      const void *caller);
 void slab_debug_init_slab(const slab_cache_t *cache, slab_t *slab);
+// Dies if anything was written where no live object is.
+void slab_debug_verify(slab_cache_t *cache, slab_t *slab, const char *function);
 const char *slab_debug_check(const slab_cache_t *cache, const slab_t *slab);
 
 // ---- thread_base.c ----
 
 void slab_process_lock(void);
 void slab_process_unlock(void);
-// Makes the cache known: number, list. Process's lock held, as below.
+// Gives the cache its number. Process's lock held, as below.
+void slab_take_id(slab_cache_t *cache);
+// Makes the cache known.
 void slab_register(slab_cache_t *cache);
 void slab_unregister(slab_cache_t *cache);
 slab_cache_t *slab_first_cache(void);

@@ -11,6 +11,12 @@
 
 #include <errno.h>
 
+enum {
+  // Of a thread that came when all tags were taken: the lock for them is
+  // everybody's.
+  ALLOCS_A_LOOK = 1024,
+};
+
 // Does what slab_alloc_any does for an object outside of the range. NULL: it is
 // none.
 static void *alloc_outside(slab_cache_t *cache) {
@@ -74,6 +80,10 @@ void *slab_alloc_checked(slab_cache_t *cache, size_t want, const void *caller) {
   slab_magazine_t *magazine = slab_magazine_get(cache);
   if (magazine == NULL) {
     return alloc_directly(cache);
+  }
+  if (magazine->traits.is_shared &&
+      magazine->num_allocs % ALLOCS_A_LOOK == ALLOCS_A_LOOK - 1) {
+    slab_magazine_ask_for_tag(magazine);
   }
   void *object = magazine->hot;
   if (magazine->hot_free_state == NULL) {

@@ -6,19 +6,26 @@
 // full or was refused.
 //
 // They are all of one size and lie at multiples of it, so the address of an
-// object, shifted, names its slab. The table is hashed by that number, with
-// linear probing. A slab that is in it stays, retired or not, until the cache
-// goes, and if the source returns its memory again it is the same slab; so what
-// a reader finds is true for ever, and readers take no lock. The price is that
-// the states of memory that went back stay.
+// object, shifted, is the number of its slab. The table is hashed by that, with
+// linear probing, and has the number beside each slab: who looks for one
+// touches no other.
+//
+// Writers hold the cache's lock, readers none. A slab that comes changes one
+// slot. One that goes is followed by others that move up, lest searches end
+// too early; the version is odd meanwhile, and a reader who has not seen one
+// and the same even version before and after its search repeats it. A slab goes
+// when none of its objects is live or cached, so only frees that are wrong ever
+// look for it then.
 //
 // Invariants:
-// 1. A slot changes once, from NULL to a slab.
+// 1. From the slot that a number hashes to, up to the one that has it, no slot
+//    is free.
 // 2. At most half of the slots are taken; so a search ends.
 //
 // A table that grows is replaced as a whole. A reader may still have the one
-// before, which knows all objects that are live since; it stays, the sum of all
-// being no more than the last.
+// before, so that stays, the sum of all being no more than the last. Slabs that
+// went since are in it, and those that came are not; but the replacement
+// changed the version.
 
 #include "slab/slab_internal.h"
 
@@ -27,40 +34,63 @@ enum {
 };
 
 static size_t table_bytes(size_t num_slots) {
-  return sizeof(slab_table_t) + num_slots * sizeof(slab_t *);
-}
-
-// Acquire: with the release in `replace`.
-static slab_table_t *table_of(const slab_cache_t *cache) {
-  return __atomic_load_n(&cache->table, __ATOMIC_ACQUIRE);
+  return sizeof(slab_table_t) + num_slots * sizeof(slab_slot_t);
 }
 
 static uintptr_t number_of(const slab_cache_t *cache, uintptr_t address) {
   return address >> cache->outside_shift;
 }
 
-slab_t *slab_table_find(const slab_cache_t *cache, uintptr_t address) {
-  slab_table_t *table = table_of(cache);
-  if (table == NULL) {
-    return NULL;
+// All orders are acquire here, and release in writers: what was read of a
+// change brings the odd version with it.
+static slab_t *search(const slab_table_t *table, uintptr_t number) {
+  for (size_t i = 0; table != NULL && i <= table->mask; ++i) {
+    const slab_slot_t *slot = &table->slots[(number + i) & table->mask];
+    uintptr_t found = __atomic_load_n(&slot->number, __ATOMIC_ACQUIRE);
+    if (found == number) {
+      return __atomic_load_n(&slot->slab, __ATOMIC_ACQUIRE);
+    }
+    if (found == 0) {
+      return NULL;
+    }
   }
-  uintptr_t number = number_of(cache, address);
-  for (size_t i = number & table->mask;; i = (i + 1) & table->mask) {
-    // Acquire: with the release in `insert`.
-    slab_t *slab = __atomic_load_n(&table->slots[i], __ATOMIC_ACQUIRE);
-    if (slab == NULL || number_of(cache, (uintptr_t)slab->base) == number) {
+  return NULL;
+}
+
+slab_t *slab_table_find(slab_cache_t *cache, uintptr_t address) {
+  for (;;) {
+    uint64_t version = __atomic_load_n(&cache->table_version, __ATOMIC_ACQUIRE);
+    slab_t *slab = search(__atomic_load_n(&cache->table, __ATOMIC_ACQUIRE),
+                          number_of(cache, address));
+    if (version % 2 == 0 &&
+        __atomic_load_n(&cache->table_version, __ATOMIC_RELAXED) == version) {
       return slab;
+    }
+    if (version % 2 != 0) {
+      // Odd only while another thread has the lock: waits for it.
+      pthread_mutex_lock(&cache->lock);
+      pthread_mutex_unlock(&cache->lock);
     }
   }
 }
 
-static void insert(const slab_cache_t *cache, slab_table_t *table,
-                   slab_t *slab) {
-  size_t i = number_of(cache, (uintptr_t)slab->base) & table->mask;
-  while (table->slots[i] != NULL) {
+// Between two of these, readers find nothing for certain. Lock held.
+static void change_version(slab_cache_t *cache) {
+  __atomic_store_n(&cache->table_version, cache->table_version + 1,
+                   __ATOMIC_RELEASE);
+}
+
+static void fill_slot(slab_slot_t *slot, slab_slot_t with) {
+  __atomic_store_n(&slot->slab, with.slab, __ATOMIC_RELEASE);
+  __atomic_store_n(&slot->number, with.number, __ATOMIC_RELEASE);
+}
+
+static void insert(slab_table_t *table, slab_slot_t entry) {
+  size_t i = entry.number & table->mask;
+  while (table->slots[i].number != 0) {
     i = (i + 1) & table->mask;
   }
-  __atomic_store_n(&table->slots[i], slab, __ATOMIC_RELEASE);
+  fill_slot(&table->slots[i], entry);
 }
 
 // Returns how many slots a table needs that has room for a slab more, 0 if the
@@ -77,12 +107,14 @@ static size_t needed_slots(const slab_cache_t *cache) {
 static void replace(slab_cache_t *cache, slab_table_t *bigger) {
   slab_table_t *old = cache->table;
   for (size_t i = 0; old != NULL && i <= old->mask; ++i) {
-    if (old->slots[i] != NULL) {
-      insert(cache, bigger, old->slots[i]);
+    if (old->slots[i].number != 0) {
+      insert(bigger, old->slots[i]);
     }
   }
   bigger->older = old;
+  change_version(cache);
   __atomic_store_n(&cache->table, bigger, __ATOMIC_RELEASE);
+  change_version(cache);
 }
 
 bool slab_table_make_room(slab_cache_t *cache) {
@@ -112,9 +144,31 @@ bool slab_table_insert(slab_cache_t *cache, slab_t *slab) {
   if (needed_slots(cache) != 0) {
     return false;
   }
-  insert(cache, cache->table, slab);
+  insert(cache->table,
+         (slab_slot_t){number_of(cache, (uintptr_t)slab->base), slab});
   ++cache->num_outside;
   return true;
+}
+
+void slab_table_remove(slab_cache_t *cache, const slab_t *slab) {
+  slab_table_t *table = cache->table;
+  size_t hole = number_of(cache, (uintptr_t)slab->base) & table->mask;
+  while (table->slots[hole].slab != slab) {
+    hole = (hole + 1) & table->mask;
+  }
+  change_version(cache);
+  for (size_t i = (hole + 1) & table->mask; table->slots[i].number != 0;
+       i = (i + 1) & table->mask) {
+    // Those stay that hash to a slot behind the hole, up to their own.
+    size_t way = (i - table->slots[i].number) & table->mask;
+    if (way >= ((i - hole) & table->mask)) {
+      fill_slot(&table->slots[hole], table->slots[i]);
+      hole = i;
+    }
+  }
+  fill_slot(&table->slots[hole], (slab_slot_t){0, NULL});
+  change_version(cache);
+  --cache->num_outside;
 }
 
 void slab_table_destroy(slab_cache_t *cache) {

@@ -15,8 +15,8 @@
 // the pages with magazines in use become memory.
 //
 // A thread that exits gives all its objects to the slabs. If a destructor of
-// another thread-specific value uses a cache afterwards, the thread gets a
-// region again, and this destructor runs once more.
+// another thread-specific value uses a cache afterwards, the thread does
+// without magazines: nobody would come to empty them.
 //
 // fork takes every lock there is, in order, so the child finds what they guard
 // whole. Magazines have no lock: another thread's may have been between any two
@@ -53,6 +53,9 @@ static bool fork_handled;
 static bool exit_key_created;
 static pthread_key_t exit_key;
 static uint64_t ids_used[SLAB_MAGAZINE_IDS / 64] = {1};
+
+// This thread's magazines were emptied for ever.
+static __thread bool has_exited SLAB_TLS_MODEL;
 
 void slab_process_lock(void) {
   pthread_mutex_lock(&process_lock);
@@ -113,6 +116,7 @@ static void thread_exited(void *value) {
   region_t *region = value;
   slab_process_lock();
   slab_thread_base = (unsigned char *)&empty_region;
+  has_exited = true;
   drain_region(region);
   destroy_region(region);
   slab_process_unlock();
@@ -142,21 +146,18 @@ static region_t *create_region(void) {
 }
 
 bool slab_thread_create(void) {
-  slab_process_lock();
-  if (!exit_key_created) {
-    // Without a key, what a thread has cached when it exits is lost until the
-    // cache is destroyed.
-    exit_key_created = pthread_key_create(&exit_key, thread_exited) == 0;
+  // Without a key, what the thread cached would be lost when it exits.
+  if (has_exited || !__atomic_load_n(&exit_key_created, __ATOMIC_ACQUIRE)) {
+    return false;
   }
-  bool has_key = exit_key_created;
+  slab_process_lock();
   region_t *region = create_region();
   slab_process_unlock();
   if (region == NULL) {
     return false;
   }
   // No lock held: it may call malloc.
-  if (has_key && pthread_setspecific(exit_key, region) != 0) {
-    // What the thread cached would be lost when it exits.
+  if (pthread_setspecific(exit_key, region) != 0) {
     slab_process_lock();
     destroy_region(region);
     slab_process_unlock();
@@ -194,6 +195,22 @@ static bool has_cached(uint64_t word) {
   return (((word & low_bits) + low_bits) & word & ~low_bits) != 0;
 }
 
+// The objects of a magazine without a tag look like those of others: while
+// those are collected they have the state `to`, NEVER, and again SHARED then.
+// They are those of the stack, and those that a refill has in hand (the thread
+// forked in a constructor).
+static void mark_own(slab_cache_t *cache, const slab_magazine_t *magazine,
+                     uint8_t from, uint8_t to) {
+  void **end = slab_top_load(magazine) + magazine->num_in_hand;
+  for (void **slot = magazine->bottom; slot < end; ++slot) {
+    uint8_t *state =
+        *slot == NULL ? NULL : slab_state_at(cache, (uintptr_t)*slot);
+    if (state != NULL && slab_state_load(state) == from) {
+      slab_state_store(state, to);
+    }
+  }
+}
+
 static void collect_in_slab(slab_cache_t *cache, slab_t *slab, uint8_t own) {
   for (size_t i = 0; i < slab->num_used; ++i) {
     uint64_t word;
@@ -221,8 +238,9 @@ static void abandon_region(region_t *region) {
 // Puts into the slabs what other threads had. Process's lock held.
 static void collect_orphans(slab_cache_t *cache) {
   slab_magazine_t *magazine = slab_magazine_of(&cache->fast);
-  if (magazine->cache != NULL && magazine->traits.is_shared) {
-    slab_magazine_drain(magazine);
+  bool is_sharer = magazine->cache != NULL && magazine->traits.is_shared;
+  if (is_sharer) {
+    mark_own(cache, magazine, SLAB_STATE_SHARED, SLAB_STATE_NEVER);
   }
   slab_depot_drain(cache);
   // What is cached now is in this thread's magazine, or was another one's.
@@ -238,6 +256,9 @@ static void collect_orphans(slab_cache_t *cache) {
     }
   }
   pthread_mutex_unlock(&cache->lock);
+  if (is_sharer) {
+    mark_own(cache, magazine, SLAB_STATE_NEVER, SLAB_STATE_SHARED);
+  }
 }
 
 static void reset_in_child(void) {
@@ -270,14 +291,33 @@ static size_t take_id(void) {
   return 0;
 }
 
-void slab_register(slab_cache_t *cache) {
+// Process's lock held.
+static void hook_process(void) {
   if (!fork_handled) {
     fork_handled = pthread_atfork(lock_all, unlock_all, reset_in_child) == 0;
   }
+  if (!exit_key_created && pthread_key_create(&exit_key, thread_exited) == 0) {
+    __atomic_store_n(&exit_key_created, true, __ATOMIC_RELEASE);
+  }
+}
+
+// Early, so that handlers of the program for the child of a fork run after ours
+// and find caches to use, and that there still is a key.
+__attribute__((constructor(101))) static void hook_at_load(void) {
+  slab_process_lock();
+  hook_process();
+  slab_process_unlock();
+}
+
+void slab_take_id(slab_cache_t *cache) {
   cache->magazine_id = cache->max_slots == 0 ? 0 : take_id();
   cache->fast.magazine_offset_bytes =
       offsetof(region_t, magazines) +
       cache->magazine_id * sizeof(slab_magazine_t);
+}
+
+void slab_register(slab_cache_t *cache) {
+  hook_process();
   cache->prev = NULL;
   cache->next = caches;
   if (caches != NULL) {
