@@ -5,9 +5,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <termios.h>
@@ -24,6 +27,9 @@ namespace bufio_testing {
 namespace {
 
 FaultyKernel *current = nullptr;
+
+// Longer than anything takes that does not hang.
+constexpr time_t kPatienceSeconds = 30;
 
 const bufio_system_t &Kernel() {
   return bufio_system_kernel;
@@ -408,7 +414,21 @@ pid_t StartChild(const std::function<void()> &body) {
   return child;
 }
 
+bool IsReadable(int descriptor) {
+  // Not poll(2), which some tests have in place of libc's.
+  struct pollfd request = {descriptor, POLLIN, 0};
+  const struct timespec patience = {kPatienceSeconds, 0};
+  return ppoll(&request, 1, &patience, nullptr) > 0;
+}
+
 int StatusOf(pid_t child) {
+  // Readable when the child has ended.
+  int handle = static_cast<int>(syscall(SYS_pidfd_open, child, 0));
+  if (handle >= 0 && !IsReadable(handle)) {
+    ADD_FAILURE() << "a child does not end, and is killed";
+    kill(child, SIGKILL);
+  }
+  close(handle);
   int status = 0;
   EXPECT_EQ(waitpid(child, &status, 0), child);
   return status;
