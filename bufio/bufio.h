@@ -32,8 +32,9 @@
 // leaves what it had taken.
 // Signals: only `bufio_exit_flush_all` (writer.h) may be called in handlers.
 // fork: the child never writes bytes that the parent had buffered; each header
-// says what the child may do. (By handlers of `pthread_atfork`: `_Fork`, a raw
-// `clone` and `vfork` do not run them.)
+// says what the child may do. (By handlers of `pthread_atfork`. `_Fork`, a raw
+// `clone` and `vfork` do not run them: their child writes nothing of the
+// parent's when it exits or is killed, but must not touch the parent's objects.)
 //
 // Linux, 64-bit.
 

@@ -42,6 +42,9 @@ void bufio_exit_unlock(bufio_exit_slot_t *slot, const bufio_exit_hold_t *hold);
 // nobody writes any more. Async-signal-safe.
 void bufio_exit_flush_fatal(void);
 
+// And what it does if the signal did not: writers go on. The same thread.
+void bufio_exit_live_on(void);
+
 // What one write hands over to a descriptor that may block: what a pipe that
 // poll(2) calls writable takes without waiting.
 #define BUFIO_EXIT_PIECE_BYTES ((size_t)4096)
@@ -50,8 +53,9 @@ void bufio_exit_flush_fatal(void);
 // be waited for without the lock and written in pieces. NULL is false.
 bool bufio_exit_may_block(const bufio_exit_slot_t *slot);
 
-// In the child of a fork: the lock is free, whoever held it.
-void bufio_exit_reset(bufio_exit_slot_t *slot);
+// In the child of a fork, when all writers are in order: the locks are free,
+// whoever held them, and what the child accepts is written when it ends.
+void bufio_exit_after_fork(void);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -49,10 +49,12 @@ using bufio_testing::StatusOf;
 using bufio_testing::TempPath;
 using bufio_testing::Terminal;
 
-// Given when somebody waits for a reader without a bound; and what poll says
-// then: that there is room although another writer was faster.
+// Given when somebody waits for a reader; and what poll says then: that there
+// is room although another writer was faster.
 const Sign *sign_of_wait = nullptr;
 bool poll_lies = false;
+// What happens just before the first wait.
+std::function<void()> before_wait;
 
 }  // namespace
 
@@ -60,12 +62,17 @@ bool poll_lies = false;
 extern "C" int poll(struct pollfd *requests, nfds_t count, int timeout_ms) {
   static auto *const next =
       reinterpret_cast<decltype(&poll)>(dlsym(RTLD_NEXT, "poll"));
-  if (sign_of_wait != nullptr && timeout_ms < 0) {
+  if (sign_of_wait != nullptr && timeout_ms != 0) {
     sign_of_wait->Give();
     sign_of_wait = nullptr;
     if (poll_lies) {
       return 1;
     }
+  }
+  if (before_wait && timeout_ms != 0) {
+    std::function<void()> happens;
+    happens.swap(before_wait);
+    happens();
   }
   return next(requests, count, timeout_ms);
 }
@@ -178,6 +185,27 @@ TEST_F(ExitPipeTest, ExitThatWaitsForAReaderCanBeKilled) {
     close(ends[0]);
     close(ends[1]);
   }
+}
+
+// Another thread has written the bytes, and filled the pipe again, before the
+// one that exits has begun to wait for room.
+TEST_F(ExitPipeTest, ExitNoticesThatThereIsNothingLeftToWaitFor) {
+  int ends[2];
+  MakeFullPipe(0, ends);
+  pid_t child = StartChild([&] {
+    AttachInChild(ends[1]);
+    Accept("committed");
+    before_wait = [&] {
+      char bytes[65536];
+      (void)!read(ends[0], bytes, sizeof(bytes));
+      (void)bufio_exit_flush_all();
+      Fill(ends[1]);
+    };
+    exit(7);
+  });
+  EXPECT_EQ(StatusOf(child), 7 << 8);
+  close(ends[0]);
+  close(ends[1]);
 }
 
 TEST_F(ExitPipeTest, ExitWaitsForAReaderAndLosesNothing) {

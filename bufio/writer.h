@@ -37,7 +37,8 @@
 // - `exit`: a handler is installed for each signal that would kill the process,
 //   if its disposition is the default one when the first such writer opens; it
 //   writes what is committed, then lets the default action follow; for readers,
-//   and for threads that are writing, it waits for a second at most. Programs
+//   and for threads that are writing, it waits for a second at most. Where the
+//   kernel ignores the signal (process 1 of a container), all goes on. Programs
 //   with handlers of their own call `bufio_exit_flush_all`. exit and quick_exit
 //   wait as long as it takes, and can be killed meanwhile.
 //   A named pipe or pseudo terminal that is attached is opened anew, by way of

@@ -48,7 +48,6 @@ static void writer_in_child(bufio_fork_node_t *node) {
   bufio_writer_t *writer =
       (bufio_writer_t *)((unsigned char *)node -
                          offsetof(bufio_writer_t, fork_node));
-  bufio_exit_reset(writer->exit_slot);
   if (writer->journal != NULL) {
     bufio_journal_abandon(writer->journal);
     if (writer->owns_descriptor) {
