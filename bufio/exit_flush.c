@@ -66,6 +66,7 @@
 #include "bufio/exit_signal.h"
 #include "bufio/io_system.h"
 #include "bufio/journal_internal.h"
+#include "bufio/lock_guard.h"
 #include "bufio/writer_internal.h"
 
 #define SLOTS_PER_CHUNK 62
@@ -187,12 +188,12 @@ static void settle_in_copy(void) {
 }
 
 void bufio_exit_lock(bufio_exit_slot_t *slot, bufio_exit_hold_t *out_hold) {
+  out_hold->cancel_state = bufio_hold_begin();
   if (slot == NULL) {
     return;
   }
   sigset_t all;
   sigfillset(&all);
-  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &out_hold->cancel_state);
   pthread_sigmask(SIG_BLOCK, &all, &out_hold->mask);
   while (!try_take(slot, TAKEN)) {
     sched_yield();
@@ -200,13 +201,11 @@ void bufio_exit_lock(bufio_exit_slot_t *slot, bufio_exit_hold_t *out_hold) {
 }
 
 void bufio_exit_unlock(bufio_exit_slot_t *slot, const bufio_exit_hold_t *hold) {
-  if (slot == NULL) {
-    return;
+  if (slot != NULL) {
+    give_back(slot);
+    pthread_sigmask(SIG_SETMASK, &hold->mask, NULL);
   }
-  int disabled;
-  give_back(slot);
-  pthread_sigmask(SIG_SETMASK, &hold->mask, NULL);
-  pthread_setcancelstate(hold->cancel_state, &disabled);
+  bufio_hold_end(hold->cancel_state);
 }
 
 // ---- writing, async-signal-safe ----
@@ -368,13 +367,11 @@ static int flush_slot_fatal(bufio_exit_slot_t *slot, const wait_end_t *end) {
 static int flush_slots(int (*flush)(bufio_exit_slot_t *, const wait_end_t *),
                        wait_end_t end) {
   int saved_errno = errno;
-  int cancel_state;
-  int disabled;
   int result = 0;
   if (!is_owner()) {
     return 0;
   }
-  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+  int cancel_state = bufio_hold_begin();
   // Acquire: pairs with the push in `add_chunk`.
   for (slot_chunk_t *chunk = __atomic_load_n(&chunks, __ATOMIC_ACQUIRE);
        chunk != NULL; chunk = chunk->next) {
@@ -389,7 +386,7 @@ static int flush_slots(int (*flush)(bufio_exit_slot_t *, const wait_end_t *),
       }
     }
   }
-  pthread_setcancelstate(cancel_state, &disabled);
+  bufio_hold_end(cancel_state);
   errno = saved_errno;
   return result;
 }

@@ -34,7 +34,7 @@ typedef struct bufio_exit_hold {
 
 // Brackets whatever moves `written`, `buffer` or `commit_bias`: handlers keep
 // away, and the calling thread is neither interrupted by a signal nor
-// cancelled. NULL is a no-op.
+// cancelled. NULL, of a writer without a slot: it is not cancelled, no more.
 void bufio_exit_lock(bufio_exit_slot_t *slot, bufio_exit_hold_t *out_hold);
 void bufio_exit_unlock(bufio_exit_slot_t *slot, const bufio_exit_hold_t *hold);
 

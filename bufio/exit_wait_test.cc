@@ -1,8 +1,7 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// How long the end of a process waits for writers of level `exit`, and what
-// becomes of threads that are cancelled in the middle of a write.
+// How long the end of a process waits for writers of level `exit`.
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -33,7 +32,6 @@ using bufio_testing::Accept;
 using bufio_testing::AttachInChild;
 using bufio_testing::ExitTest;
 using bufio_testing::ExpectKilledBy;
-using bufio_testing::IsCancelledAt;
 using bufio_testing::MakeFullPipe;
 using bufio_testing::OpenInChild;
 using bufio_testing::ReadFile;
@@ -155,65 +153,6 @@ class SharedClock {
  private:
   std::atomic<int64_t> *ms_;
 };
-
-TEST_F(ExitWaitTest, ThreadCancelledInTheMiddleOfAWriteFinishesIt) {
-  static const std::function<void()> *in_write;
-  bufio_system_t table = bufio_system_kernel;
-  table.write = [](int descriptor, const void *bytes, size_t len) {
-    (*in_write)();
-    return bufio_system_kernel.write(descriptor, bytes, len);
-  };
-  bufio_writer_t writer;
-  bufio_writer_options_t options = {};
-  options.durability = BUFIO_DURABILITY_EXIT;
-  ASSERT_EQ(bufio_writer_open(&writer, path_.c_str(), &options), 0);
-  ASSERT_EQ(bufio_writer_puts(&writer, "one"), 0);
-  bufio_system = &table;
-  bool is_cancelled = IsCancelledAt([&](const std::function<void()> &place) {
-    in_write = &place;
-    int state;
-    (void)bufio_writer_flush(&writer);
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-    EXPECT_EQ(state, PTHREAD_CANCEL_ENABLE);
-  });
-  bufio_system = &bufio_system_kernel;
-  // Else close would wait for ever.
-  ASSERT_FALSE(is_cancelled);
-  EXPECT_EQ(bufio_writer_puts(&writer, "two"), 0);
-  EXPECT_EQ(bufio_writer_close(&writer), 0);
-  EXPECT_EQ(ReadFile(path_), "onetwo");
-}
-
-// It may be cancelled where it waits for a reader, and closed then.
-TEST_F(ExitWaitTest, ThreadCancelledWhileItWaitsForAReaderLeavesNoLock) {
-  static const std::function<void()> *in_wait;
-  int ends[2];
-  MakeFullPipe(SOCK_STREAM, ends);
-  bufio_system_t table = bufio_system_kernel;
-  table.wait = [](int, short) {
-    (*in_wait)();
-    return 0;
-  };
-  bufio_writer_t writer;
-  bufio_writer_options_t options = {};
-  options.durability = BUFIO_DURABILITY_EXIT;
-  ASSERT_EQ(bufio_writer_attach(&writer, ends[1], &options), 0);
-  ASSERT_EQ(bufio_writer_puts(&writer, "one"), 0);
-  bufio_system = &table;
-  EXPECT_TRUE(IsCancelledAt([&](const std::function<void()> &place) {
-    in_wait = &place;
-    (void)bufio_writer_flush(&writer);
-  }));
-  bufio_system = &bufio_system_kernel;
-  std::thread reader([&] {
-    const std::string got = ReadToEnd(ends[0]);
-    EXPECT_EQ(got.find("one"), got.size() - 3) << "once, and last";
-  });
-  EXPECT_EQ(bufio_writer_close(&writer), 0);
-  close(ends[1]);
-  reader.join();
-  close(ends[0]);
-}
 
 TEST_F(ExitWaitTest, FatalSignalWaitsForASecondInAll) {
   const std::string stuck[] = {TempPath("a"), TempPath("b"), TempPath("c")};

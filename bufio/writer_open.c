@@ -32,6 +32,7 @@
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/journal_internal.h"
+#include "bufio/lock_guard.h"
 #include "bufio/writer_internal.h"
 
 static const bufio_writer_options_t default_options;
@@ -378,32 +379,52 @@ int bufio_writer_attach(bufio_writer_t *writer, int descriptor,
 
 // ---- close ----
 
-// What close says: the first thing that went wrong.
-static int finish(bufio_writer_t *writer) {
+static int hand_over(bufio_writer_t *writer) {
   if (writer->is_foreign) {
     return -ECHILD;
   }
-  int status = writer->durability == BUFIO_DURABILITY_POWER && !writer->is_child
-                   ? bufio_writer_sync(writer)
-                   : bufio_writer_flush(writer);
-  if (writer->journal != NULL) {
-    // Handlers look through the slot at the words that go now.
-    bufio_exit_remove(writer->exit_slot);
-    writer->exit_slot = NULL;
-    bool is_cut = bufio_journal_direct_end(writer->journal) == 0;
-    if (!is_cut &&
-        bufio_system->truncate(writer->descriptor, writer->written) == 0) {
-      is_cut = true;
-    }
-    if (!writer->owns_descriptor) {
-      // pwrite does not move it; the caller goes on where we stopped.
-      (void)bufio_system->seek(writer->descriptor, (int64_t)writer->written,
-                               SEEK_SET);
-    }
-    bufio_journal_destroy(
-        writer->journal,
-        !is_cut || writer->written != bufio_writer_tell(writer));
+  return writer->durability == BUFIO_DURABILITY_POWER && !writer->is_child
+             ? bufio_writer_sync(writer)
+             : bufio_writer_flush(writer);
+}
+
+static void finish_journal(bufio_writer_t *writer) {
+  bool is_cut = bufio_journal_direct_end(writer->journal) == 0;
+  if (!is_cut &&
+      bufio_system->truncate(writer->descriptor, writer->written) == 0) {
+    is_cut = true;
   }
+  if (!writer->owns_descriptor) {
+    // pwrite does not move it; the caller goes on where we stopped.
+    (void)bufio_system->seek(writer->descriptor, (int64_t)writer->written,
+                             SEEK_SET);
+  }
+  bufio_journal_destroy(
+      writer->journal, !is_cut || writer->written != bufio_writer_tell(writer));
+}
+
+// The descriptor that is ours. EINTR is no failure: it is gone on Linux, and
+// the bytes were handed over before.
+static int close_own(const bufio_writer_t *writer) {
+  int status = bufio_system->close(writer->descriptor);
+  return status == -EINTR ? 0 : status;
+}
+
+// Gives back everything but the bytes. Returns the error of close(2).
+static int deinit(bufio_writer_t *writer) {
+  // Handlers look through the slot, and children of a fork through the list, at
+  // what goes now.
+  bufio_exit_remove(writer->exit_slot);
+  bufio_fork_guard_remove(&writer->fork_node);
+  if (writer->is_foreign) {
+    free(writer->journal->path);
+    free(writer->journal);
+  } else if (writer->journal != NULL) {
+    finish_journal(writer);
+  }
+  int status = writer->owns_descriptor ? close_own(writer) : 0;
+  deinit_memory(writer);
+  forget(writer);
   return status;
 }
 
@@ -411,22 +432,10 @@ int bufio_writer_close(bufio_writer_t *writer) {
   if (writer == NULL || (writer->buffer == NULL && !writer->is_foreign)) {
     return 0;
   }
-  int status = finish(writer);
-  bufio_exit_remove(writer->exit_slot);
-  bufio_fork_guard_remove(&writer->fork_node);
-  if (writer->is_foreign) {
-    free(writer->journal->path);
-    free(writer->journal);
-  }
-  if (writer->owns_descriptor) {
-    // EINTR too: the descriptor is gone on Linux, and the bytes were handed
-    // over before.
-    int closed = bufio_system->close(writer->descriptor);
-    if (status == 0 && closed < 0 && closed != -EINTR) {
-      status = closed;
-    }
-  }
-  deinit_memory(writer);
-  forget(writer);
-  return status;
+  int status = hand_over(writer);
+  // Cancelled in the middle of what follows, nobody could close it once more.
+  int cancel_state = bufio_hold_begin();
+  int closed = deinit(writer);
+  bufio_hold_end(cancel_state);
+  return status < 0 ? status : closed;
 }
