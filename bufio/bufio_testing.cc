@@ -128,6 +128,21 @@ int FakeStat(int descriptor, struct stat *out_stat) {
                [=] { return Kernel().stat(descriptor, out_stat); });
 }
 
+int FakeStatAt(int folder, const char *name, int flags, struct stat *out_stat) {
+  return Plain(Call::kStat,
+               [=] { return Kernel().stat_at(folder, name, flags, out_stat); });
+}
+
+int FakePathOf(int descriptor, char *path, size_t size_bytes) {
+  return Plain(Call::kPathOf,
+               [=] { return Kernel().path_of(descriptor, path, size_bytes); });
+}
+
+int FakeFileSystem(int descriptor, int64_t *out_magic) {
+  return Plain(Call::kFileSystem,
+               [=] { return Kernel().file_system(descriptor, out_magic); });
+}
+
 int FakeWait(int descriptor, short events) {
   return Plain(Call::kWait, [=] { return Kernel().wait(descriptor, events); });
 }
@@ -224,24 +239,24 @@ int FakeAdvise(void *address, size_t len, int advice) {
 }
 
 const bufio_system_t fake_system = {
-    FakeOpen,     FakeOpenAt,      FakeClose,    FakeRead,     FakeWrite,
-    FakeWriteNow, FakeWriteVector, FakeReadAt,   FakeWriteAt,  FakeSeek,
-    FakeStat,     FakeWait,        FakeFlags,    FakeSetFlags, FakeSync,
-    FakeSyncData, FakeSetMode,     FakeTruncate, FakeAllocate, FakeLock,
-    FakeBirth,    FakeSetNote,     FakeGetNote,  FakeUnlink,   FakeUnlinkAt,
-    FakeRename,   FakeLink,        FakeMap,      FakeUnmap,    FakeAdvise,
+    FakeOpen,     FakeOpenAt,      FakeClose,    FakeRead,       FakeWrite,
+    FakeWriteNow, FakeWriteVector, FakeReadAt,   FakeWriteAt,    FakeSeek,
+    FakeStat,     FakeStatAt,      FakePathOf,   FakeFileSystem, FakeWait,
+    FakeFlags,    FakeSetFlags,    FakeSync,     FakeSyncData,   FakeSetMode,
+    FakeTruncate, FakeAllocate,    FakeLock,     FakeBirth,      FakeSetNote,
+    FakeGetNote,  FakeUnlink,      FakeUnlinkAt, FakeRename,     FakeLink,
+    FakeMap,      FakeUnmap,       FakeAdvise,
 };
 
 }  // namespace
 
 const char *NameOf(Call call) {
   static const char *const names[] = {
-      "open",     "close",     "read",   "write",     "write_vector",
-      "read_at",  "write_at",  "seek",   "stat",      "wait",
-      "flags",    "set_flags", "sync",   "sync_data", "set_mode",
-      "truncate", "allocate",  "lock",   "birth",     "set_note",
-      "get_note", "unlink",    "rename", "link",      "map",
-      "unmap",    "advise"};
+      "open",     "close",     "read",  "write",     "write_vector", "read_at",
+      "write_at", "seek",      "stat",  "path_of",   "file_system",  "wait",
+      "flags",    "set_flags", "sync",  "sync_data", "set_mode",     "truncate",
+      "allocate", "lock",      "birth", "set_note",  "get_note",     "unlink",
+      "rename",   "link",      "map",   "unmap",     "advise"};
   return names[static_cast<size_t>(call)];
 }
 

@@ -31,6 +31,8 @@ enum class Call {
   kWriteAt,
   kSeek,
   kStat,
+  kPathOf,
+  kFileSystem,
   kWait,
   kFlags,
   kSetFlags,

@@ -25,7 +25,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/vfs.h>
 
 #include "bufio/exit_flush.h"
 #include "bufio/fork_guard.h"
@@ -193,8 +192,9 @@ static bool can_open_anew(int descriptor, const struct stat *stat) {
   if (S_ISFIFO(stat->st_mode)) {
     // The pipes of pipe(2) can be written without waiting as they are, and may
     // have modes of the open file.
-    struct statfs system;
-    return fstatfs(descriptor, &system) == 0 && system.f_type != PIPEFS_MAGIC;
+    int64_t system;
+    return bufio_system->file_system(descriptor, &system) == 0 &&
+           system != PIPEFS_MAGIC;
   }
   // Terminals of windows and of ssh. /dev/ptmx would be another one each time,
   // and so may be /dev/tty.
@@ -406,7 +406,9 @@ static void finish_journal(bufio_writer_t *writer) {
 // The descriptor that is ours. EINTR is no failure: it is gone on Linux, and
 // the bytes were handed over before.
 static int close_own(const bufio_writer_t *writer) {
-  int status = bufio_system->close(writer->descriptor);
+  int status = writer->journal != NULL
+                   ? bufio_journal_close_locked(writer->descriptor)
+                   : bufio_system->close(writer->descriptor);
   return status == -EINTR ? 0 : status;
 }
 
