@@ -29,7 +29,7 @@ namespace {
 FaultyKernel *current = nullptr;
 
 // Longer than anything takes that does not hang.
-constexpr time_t kPatienceSeconds = 30;
+constexpr time_t kPatienceSeconds = 15;
 
 const bufio_system_t &Kernel() {
   return bufio_system_kernel;

@@ -84,7 +84,7 @@ struct bufio_exit_slot {
   bufio_writer_t *writer;  // Guarded by busy.
   int busy;                // The lock, by compare-and-swap.
   int is_used;             // 0 or 1, by exchange: whose slot it is.
-  bool may_block;          // Written before `writer`: not a regular file.
+  bool may_block;          // Guarded by busy: not a regular file.
 };
 
 typedef struct slot_chunk {
@@ -212,6 +212,12 @@ void bufio_exit_unlock(bufio_exit_slot_t *slot, const bufio_exit_hold_t *hold) {
 
 bool bufio_exit_may_block(const bufio_exit_slot_t *slot) {
   return slot != NULL && slot->may_block;
+}
+
+void bufio_exit_look(bufio_exit_slot_t *slot, int descriptor) {
+  struct stat stat;
+  slot->may_block =
+      bufio_system->stat(descriptor, &stat) < 0 || !S_ISREG(stat.st_mode);
 }
 
 static bool is_writable(int descriptor, int timeout_ms) {
@@ -473,12 +479,12 @@ bufio_exit_slot_t *bufio_exit_add(bufio_writer_t *writer, bool on_signals) {
   if (on_signals) {
     bufio_exit_signals_install();
   }
-  struct stat stat;
-  slot->may_block =
-      on_signals && (bufio_system->stat(writer->descriptor, &stat) < 0 ||
-                     !S_ISREG(stat.st_mode));
   bufio_exit_hold_t hold;
   bufio_exit_lock(slot, &hold);
+  slot->may_block = false;
+  if (on_signals) {
+    bufio_exit_look(slot, writer->descriptor);
+  }
   slot->writer = writer;
   bufio_exit_unlock(slot, &hold);
   return slot;

@@ -53,6 +53,9 @@ void bufio_exit_live_on(void);
 // be waited for without the lock and written in pieces. NULL is false.
 bool bufio_exit_may_block(const bufio_exit_slot_t *slot);
 
+// Finds out. The slot is locked, or nobody's yet.
+void bufio_exit_look(bufio_exit_slot_t *slot, int descriptor);
+
 // In the child of a fork, when all writers are in order: the locks are free,
 // whoever held them, and what the child accepts is written when it ends.
 void bufio_exit_after_fork(void);

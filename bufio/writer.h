@@ -43,7 +43,8 @@
 //   wait as long as it takes, and can be killed meanwhile.
 //   A named pipe or pseudo terminal that is attached is opened anew, by way of
 //   /proc, so that no write waits with signals blocked; the child of a fork
-//   closes that again.
+//   does so when it first writes, not before. So dup2(2) over the descriptor
+//   that was attached does not turn the writer: close and attach again.
 // - `process`: the buffer is a circular one in a side file mapped shared,
 //   `<path>.bufio-journal`. A record is committed by one store of 64 bits. The
 //   next open of the file, or `bufio_journal_replay`, appends to the file what
@@ -152,6 +153,7 @@ typedef struct bufio_writer {
   bool is_foreign;  // This process is a child of the one that opened, and may
                     // do nothing.
   bool is_child;    // The same, and it may write.
+  bool opens_anew;  // In the child: its first call opens anew what is attached.
 } bufio_writer_t;
 
 // Opens the file for writing, creating it. If a side file of a killed writer is

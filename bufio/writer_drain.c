@@ -429,7 +429,7 @@ int bufio_writer_write_large(bufio_writer_t *writer, const struct iovec *parts,
 // ---- flush, sync, resume ----
 
 int bufio_writer_flush(bufio_writer_t *writer) {
-  int status = bufio_writer_refusal(writer);
+  int status = bufio_writer_begin(writer);
   if (status < 0) {
     return status;
   }
@@ -475,7 +475,7 @@ int bufio_writer_sync(bufio_writer_t *writer) {
 }
 
 int bufio_writer_resume(bufio_writer_t *writer) {
-  int status = bufio_writer_refusal(writer);
+  int status = bufio_writer_begin(writer);
   if (status == 0 || status != writer->error || writer->error_is_final) {
     return status;
   }

@@ -66,10 +66,11 @@ static void writer_in_child(bufio_fork_node_t *node) {
   }
   if (writer->callers_descriptor >= 0 && writer->owns_descriptor) {
     // Whoever closes the pipe in the child does not know of ours, and a reader
-    // would wait for its end.
+    // would wait for its end. Who writes does know of the writer.
     (void)bufio_system->close(writer->descriptor);
     writer->descriptor = writer->callers_descriptor;
     writer->owns_descriptor = false;
+    writer->opens_anew = true;
   }
   writer->is_child = true;
   writer->commit_bias = writer->written - (uint64_t)(uintptr_t)writer->buffer;
@@ -231,6 +232,16 @@ static int keep_from_blocking(bufio_writer_t *writer) {
     open_anew(writer);  // Unless that would lose what the open file has.
   }
   return 0;
+}
+
+void bufio_writer_open_anew(bufio_writer_t *writer) {
+  bufio_exit_hold_t hold;
+  bufio_exit_lock(writer->exit_slot, &hold);
+  writer->opens_anew = false;
+  (void)keep_from_blocking(writer);
+  // The child may have redirected the descriptor, to a file, say.
+  bufio_exit_look(writer->exit_slot, writer->descriptor);
+  bufio_exit_unlock(writer->exit_slot, &hold);
 }
 
 static int start(bufio_writer_t *writer, const char *journal_path,
