@@ -60,7 +60,9 @@
 // (-ECHILD; close flushes only): the kernel tells an error of the disk once for
 // the open file that both have, and it is the parent's. At level `process`
 // every call in the child returns -ECHILD, and close gives back memory only.
-// Not between reserve and commit, nor in a putter.
+// Not between reserve and commit, nor in a putter. And not while a writer is on
+// the stack of another thread, unless the child execs: it has the writer in its
+// lists, but not the thread.
 
 #ifndef MY_ALLOC_BUFIO_WRITER_H_
 #define MY_ALLOC_BUFIO_WRITER_H_

@@ -30,7 +30,6 @@ using bufio_testing::FaultyKernel;
 using bufio_testing::NameOf;
 using bufio_testing::Pattern;
 using bufio_testing::ReadFile;
-using bufio_testing::RunChild;
 using bufio_testing::WriteFile;
 using bufio_testing::WriterOpenTest;
 
@@ -295,91 +294,6 @@ TEST_F(WriterOpenTest, TailOfAKilledWriterIsAppendedAtAnyLevel) {
     EXPECT_EQ(bufio_writer_close(&writer_), 0);
     EXPECT_EQ(ReadFile(path_), "accepted");
     EXPECT_FALSE(Exists(side_));
-  }
-}
-
-// ---- side files of writers that closed ----
-
-TEST_F(WriterOpenTest, CloseWithNoDescriptorFreeRemovesItsSideFile) {
-  int status = RunChild([&] {
-    if (Open(process_) != 0 || bufio_writer_puts(&writer_, "accepted") != 0) {
-      _exit(1);
-    }
-    while (dup(STDERR_FILENO) >= 0) {
-    }
-    _exit(errno == EMFILE && bufio_writer_close(&writer_) == 0 ? 0 : 2);
-  });
-  EXPECT_EQ(status, 0);
-  EXPECT_EQ(ReadFile(path_), "accepted");
-  EXPECT_FALSE(Exists(side_));
-}
-
-// Should it be there still, whatever happened to the file meanwhile.
-TEST_F(WriterOpenTest, SideFileOfAClosedWriterDoesNotCount) {
-  for (bool append : {false, true}) {
-    for (int level = 0; level < 4; level++) {
-      for (const char *text : {"accepted, and others'", "acc", "other"}) {
-        unlink(path_.c_str());
-        ASSERT_EQ(Open(process_), 0);
-        ASSERT_EQ(bufio_writer_puts(&writer_, "accepted"), 0);
-        {
-          FaultyKernel kernel;
-          kernel.decide = [](Call call, size_t) {
-            return call == Call::kUnlink ? -EACCES : 0;
-          };
-          EXPECT_EQ(bufio_writer_close(&writer_), 0);
-        }
-        ASSERT_TRUE(Exists(side_));
-        WriteFile(path_, text);
-        bufio_writer_options_t options = {};
-        options.durability = static_cast<bufio_durability_t>(level);
-        options.append = append;
-        ASSERT_EQ(Open(options), 0);
-        EXPECT_EQ(bufio_writer_puts(&writer_, " more"), 0);
-        EXPECT_EQ(bufio_writer_close(&writer_), 0);
-        EXPECT_EQ(ReadFile(path_), (append ? text : "") + std::string(" more"));
-        EXPECT_FALSE(Exists(side_));
-      }
-    }
-  }
-}
-
-// Whoever forks while another thread closes has a child with a copy of every
-// descriptor.
-TEST_F(WriterOpenTest, ChildForkedDuringACloseDoesNotKeepTheLock) {
-  for (bool attach : {false, true}) {
-    static pid_t child;
-    child = -1;
-    int descriptor = -1;
-    if (attach) {
-      descriptor = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-      ASSERT_GE(descriptor, 0);
-      process_.journal_path = side_.c_str();
-      ASSERT_EQ(bufio_writer_attach(&writer_, descriptor, &process_), 0);
-    } else {
-      ASSERT_EQ(Open(process_), 0);
-    }
-    {
-      FaultyKernel kernel;
-      kernel.decide = [](Call call, size_t) -> int64_t {
-        if (call == Call::kUnlink) {
-          child = fork();
-          if (child == 0) {
-            pause();
-          }
-        }
-        return 0;
-      };
-      EXPECT_EQ(bufio_writer_close(&writer_), 0);
-    }
-    ASSERT_GT(child, 0);
-    process_.journal_path = nullptr;
-    EXPECT_EQ(Open(process_), 0);
-    EXPECT_EQ(bufio_writer_close(&writer_), 0);
-    kill(child, SIGKILL);
-    EXPECT_EQ(waitpid(child, nullptr, 0), child);
-    close(descriptor);
-    unlink(path_.c_str());
   }
 }
 
