@@ -27,13 +27,17 @@
 // else; different objects are independent.
 // Cancellation (pthread_cancel): objects that threads share, locked.h,
 // group_commit.h and async_writer.h, do not let a thread be cancelled inside of
-// a call. With others a thread may be, wherever the kernel waits; the object is
-// then to be closed, no more. Cancelled inside of an `open` or `close`, it
-// leaves what it had taken.
+// a call. With others a thread may be where the kernel waits, but a writer's
+// thread only where poll(2) waits for room (descriptors with O_NONBLOCK, and
+// level `exit`): a write(2) or fdatasync(2) is finished, and accounted for. The
+// object is then to be closed, no more. Cancelled inside of an `open`, or the
+// close of a reader, it leaves what it had taken.
 // Signals: only `bufio_exit_flush_all` (writer.h) may be called in handlers.
 // fork: the child never writes bytes that the parent had buffered; each header
-// says what the child may do. (By handlers of `pthread_atfork`: `_Fork`, a raw
-// `clone` and `vfork` do not run them.)
+// says what the child may do. (By handlers of `pthread_atfork`. `_Fork`, a raw
+// `clone` and `vfork` do not run them: their child writes nothing of the
+// parent's when it exits or is killed, but must not touch the parent's
+// objects.)
 //
 // Linux, 64-bit.
 

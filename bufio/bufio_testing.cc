@@ -5,9 +5,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <termios.h>
@@ -24,6 +27,9 @@ namespace bufio_testing {
 namespace {
 
 FaultyKernel *current = nullptr;
+
+// Longer than anything takes that does not hang.
+constexpr time_t kPatienceSeconds = 15;
 
 const bufio_system_t &Kernel() {
   return bufio_system_kernel;
@@ -122,6 +128,21 @@ int FakeStat(int descriptor, struct stat *out_stat) {
                [=] { return Kernel().stat(descriptor, out_stat); });
 }
 
+int FakeStatAt(int folder, const char *name, int flags, struct stat *out_stat) {
+  return Plain(Call::kStat,
+               [=] { return Kernel().stat_at(folder, name, flags, out_stat); });
+}
+
+int FakePathOf(int descriptor, char *path, size_t size_bytes) {
+  return Plain(Call::kPathOf,
+               [=] { return Kernel().path_of(descriptor, path, size_bytes); });
+}
+
+int FakeFileSystem(int descriptor, int64_t *out_magic) {
+  return Plain(Call::kFileSystem,
+               [=] { return Kernel().file_system(descriptor, out_magic); });
+}
+
 int FakeWait(int descriptor, short events) {
   return Plain(Call::kWait, [=] { return Kernel().wait(descriptor, events); });
 }
@@ -218,24 +239,24 @@ int FakeAdvise(void *address, size_t len, int advice) {
 }
 
 const bufio_system_t fake_system = {
-    FakeOpen,     FakeOpenAt,      FakeClose,    FakeRead,     FakeWrite,
-    FakeWriteNow, FakeWriteVector, FakeReadAt,   FakeWriteAt,  FakeSeek,
-    FakeStat,     FakeWait,        FakeFlags,    FakeSetFlags, FakeSync,
-    FakeSyncData, FakeSetMode,     FakeTruncate, FakeAllocate, FakeLock,
-    FakeBirth,    FakeSetNote,     FakeGetNote,  FakeUnlink,   FakeUnlinkAt,
-    FakeRename,   FakeLink,        FakeMap,      FakeUnmap,    FakeAdvise,
+    FakeOpen,     FakeOpenAt,      FakeClose,    FakeRead,       FakeWrite,
+    FakeWriteNow, FakeWriteVector, FakeReadAt,   FakeWriteAt,    FakeSeek,
+    FakeStat,     FakeStatAt,      FakePathOf,   FakeFileSystem, FakeWait,
+    FakeFlags,    FakeSetFlags,    FakeSync,     FakeSyncData,   FakeSetMode,
+    FakeTruncate, FakeAllocate,    FakeLock,     FakeBirth,      FakeSetNote,
+    FakeGetNote,  FakeUnlink,      FakeUnlinkAt, FakeRename,     FakeLink,
+    FakeMap,      FakeUnmap,       FakeAdvise,
 };
 
 }  // namespace
 
 const char *NameOf(Call call) {
   static const char *const names[] = {
-      "open",     "close",     "read",   "write",     "write_vector",
-      "read_at",  "write_at",  "seek",   "stat",      "wait",
-      "flags",    "set_flags", "sync",   "sync_data", "set_mode",
-      "truncate", "allocate",  "lock",   "birth",     "set_note",
-      "get_note", "unlink",    "rename", "link",      "map",
-      "unmap",    "advise"};
+      "open",     "close",     "read",  "write",     "write_vector", "read_at",
+      "write_at", "seek",      "stat",  "path_of",   "file_system",  "wait",
+      "flags",    "set_flags", "sync",  "sync_data", "set_mode",     "truncate",
+      "allocate", "lock",      "birth", "set_note",  "get_note",     "unlink",
+      "rename",   "link",      "map",   "unmap",     "advise"};
   return names[static_cast<size_t>(call)];
 }
 
@@ -408,7 +429,21 @@ pid_t StartChild(const std::function<void()> &body) {
   return child;
 }
 
+bool IsReadable(int descriptor) {
+  // Not poll(2), which some tests have in place of libc's.
+  struct pollfd request = {descriptor, POLLIN, 0};
+  const struct timespec patience = {kPatienceSeconds, 0};
+  return ppoll(&request, 1, &patience, nullptr) > 0;
+}
+
 int StatusOf(pid_t child) {
+  // Readable when the child has ended.
+  int handle = static_cast<int>(syscall(SYS_pidfd_open, child, 0));
+  if (handle >= 0 && !IsReadable(handle)) {
+    ADD_FAILURE() << "a child does not end, and is killed";
+    kill(child, SIGKILL);
+  }
+  close(handle);
   int status = 0;
   EXPECT_EQ(waitpid(child, &status, 0), child);
   return status;

@@ -31,6 +31,8 @@ enum class Call {
   kWriteAt,
   kSeek,
   kStat,
+  kPathOf,
+  kFileSystem,
   kWait,
   kFlags,
   kSetFlags,
@@ -139,8 +141,12 @@ std::string Pattern(uint64_t start, size_t len);
 // returns, unless that exits itself.
 pid_t StartChild(const std::function<void()> &body);
 
-// The status of a child that has ended, as waitpid(2) says it.
+// The status of a child that ends, as waitpid(2) says it. One that does not end
+// in a time that is long for anything is killed, and the test fails.
 int StatusOf(pid_t child);
+
+// Waits until there is something to read; false after that time.
+bool IsReadable(int descriptor);
 
 inline int RunChild(const std::function<void()> &body) {
   return StatusOf(StartChild(body));

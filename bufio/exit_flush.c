@@ -12,6 +12,7 @@
 //   exit           destructor of this library, after all handlers of atexit
 //   quick_exit     at_quick_exit
 //   fatal signals  handlers, abort's SIGABRT too; then the default action
+//                  (exit_signal.c)
 //
 // The destructor rather than atexit: handlers that the program registered may
 // still write.
@@ -33,7 +34,15 @@
 // When the second is over the writers that are left are tried once each.
 //
 // A fatal handler keeps the locks: threads that still run cannot write once
-// more what it has written.
+// more what it has written. If the signal turns out not to kill, it gives back
+// those that it has.
+//
+// Whose the writers are. The child of a fork has copies of them, and until they
+// are put in order (`bufio_exit_after_fork`) nobody in it may write them; the
+// child of a vfork, or of a clone that shares memory, has the very same ones.
+// So a page says which process may: its number, for who shares the page is
+// another process, and the kernel wipes the page where it is copied, for in a
+// namespace of its own the child may have the parent's number.
 //
 // A thread that holds a lock is not cancelled: nobody else would let it go.
 //
@@ -49,22 +58,33 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "bufio/exit_signal.h"
 #include "bufio/io_system.h"
 #include "bufio/journal_internal.h"
+#include "bufio/lock_guard.h"
 #include "bufio/writer_internal.h"
 
 #define SLOTS_PER_CHUNK 62
 // What a handler waits, for all writers together.
 #define HANDLER_WAIT_MS 1000
 #define WAIT_ROUND_NS 1000000
+// After this long it is looked anew whether there is something to wait for.
+#define LOOK_ROUND_MS 100
+
+// Values of `busy`, beside the id of the thread whose fatal handler has it.
+#define FREE 0
+#define TAKEN (-1)
 
 struct bufio_exit_slot {
   bufio_writer_t *writer;  // Guarded by busy.
-  int busy;                // 0 free, 1 taken, by exchange.
+  int busy;                // The lock, by compare-and-swap.
   int is_used;             // 0 or 1, by exchange: whose slot it is.
-  bool may_block;          // Written before `writer`: not a regular file.
+  bool may_block;          // Guarded by busy: not a regular file.
 };
 
 typedef struct slot_chunk {
@@ -73,59 +93,131 @@ typedef struct slot_chunk {
 } slot_chunk_t;
 
 static slot_chunk_t *chunks;  // Pushed by compare-and-swap; never popped.
-static pthread_once_t signals_once = PTHREAD_ONCE_INIT;
 static pthread_once_t quick_exit_once = PTHREAD_ONCE_INIT;
 
-// What kills a process that does not ask for it, beside the real-time signals;
-// SIGKILL cannot be caught.
-static const int fatal_signals[] = {
-    SIGHUP,  SIGINT,  SIGQUIT, SIGILL,    SIGTRAP, SIGABRT,   SIGBUS,  SIGFPE,
-    SIGUSR1, SIGSEGV, SIGUSR2, SIGPIPE,   SIGALRM, SIGTERM,   SIGXCPU, SIGXFSZ,
-    SIGPROF, SIGSYS,  SIGIO,   SIGVTALRM, SIGPWR,  SIGSTKFLT,
-};
+// The page of its own that says whose the writers are.
+typedef struct exit_home {
+  pid_t owner;  // 0 in a copy. Written by the owner.
+} exit_home_t;
 
-static bool try_take(bufio_exit_slot_t *slot) {
+static exit_home_t *home;  // Set once, by compare-and-swap.
+
+static bool try_take(bufio_exit_slot_t *slot, int holder) {
+  int expected = FREE;
   // Acquire: pairs with the release of `give_back`.
-  return __atomic_exchange_n(&slot->busy, 1, __ATOMIC_ACQUIRE) == 0;
+  return __atomic_compare_exchange_n(&slot->busy, &expected, holder, false,
+                                     __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 }
 
 static void give_back(bufio_exit_slot_t *slot) {
-  __atomic_store_n(&slot->busy, 0, __ATOMIC_RELEASE);
+  __atomic_store_n(&slot->busy, FREE, __ATOMIC_RELEASE);
+}
+
+static void for_each_slot(void (*call)(bufio_exit_slot_t *slot)) {
+  // Acquire: pairs with the push in `add_chunk`.
+  for (slot_chunk_t *chunk = __atomic_load_n(&chunks, __ATOMIC_ACQUIRE);
+       chunk != NULL; chunk = chunk->next) {
+    for (int i = 0; i < SLOTS_PER_CHUNK; i++) {
+      call(&chunk->slots[i]);
+    }
+  }
+}
+
+// ---- whose the writers are ----
+
+// Not libc's: before glibc 2.25 that remembered the number, for a copy too.
+static pid_t own_number(void) {
+  return (pid_t)syscall(SYS_getpid);
+}
+
+static pid_t owner(void) {
+  // Acquire: pairs with `make_home`. What is in the page is this process's own
+  // doing, or older than the process.
+  const exit_home_t *mine = __atomic_load_n(&home, __ATOMIC_ACQUIRE);
+  return mine != NULL ? __atomic_load_n(&mine->owner, __ATOMIC_RELAXED) : 0;
+}
+
+static bool is_owner(void) {
+  return owner() == own_number();
+}
+
+static int make_home(void) {
+  if (__atomic_load_n(&home, __ATOMIC_ACQUIRE) != NULL) {
+    return 0;
+  }
+  const size_t size = (size_t)sysconf(_SC_PAGESIZE);
+  int status = 0;
+  exit_home_t *made =
+      bufio_system->map(NULL, size, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, &status);
+  if (made == NULL) {
+    return status;
+  }
+  // Before Linux 4.14 there is the number only.
+  (void)bufio_system->advise(made, size, MADV_WIPEONFORK);
+  made->owner = own_number();
+  exit_home_t *expected = NULL;
+  // Release: whoever finds the page finds it filled in.
+  if (!__atomic_compare_exchange_n(&home, &expected, made, false,
+                                   __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
+    (void)bufio_system->unmap(made, size);
+  }
+  return 0;
+}
+
+// The child has one thread, and no handler touches what has no owner.
+void bufio_exit_after_fork(void) {
+  if (home != NULL) {
+    for_each_slot(give_back);
+    __atomic_store_n(&home->owner, own_number(), __ATOMIC_RELEASE);
+  }
+}
+
+static void forget_writer(bufio_exit_slot_t *slot) {
+  slot->writer = NULL;
+  give_back(slot);
+}
+
+// A copy of the process that was made past the handlers of fork, and opens a
+// writer: what it has copies of is its parent's.
+static void settle_in_copy(void) {
+  if (owner() == 0) {
+    for_each_slot(forget_writer);
+    bufio_exit_after_fork();
+  }
 }
 
 void bufio_exit_lock(bufio_exit_slot_t *slot, bufio_exit_hold_t *out_hold) {
+  out_hold->cancel_state = bufio_hold_begin();
   if (slot == NULL) {
     return;
   }
   sigset_t all;
   sigfillset(&all);
-  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &out_hold->cancel_state);
   pthread_sigmask(SIG_BLOCK, &all, &out_hold->mask);
-  while (!try_take(slot)) {
+  while (!try_take(slot, TAKEN)) {
     sched_yield();
   }
 }
 
 void bufio_exit_unlock(bufio_exit_slot_t *slot, const bufio_exit_hold_t *hold) {
-  if (slot == NULL) {
-    return;
-  }
-  int disabled;
-  give_back(slot);
-  pthread_sigmask(SIG_SETMASK, &hold->mask, NULL);
-  pthread_setcancelstate(hold->cancel_state, &disabled);
-}
-
-void bufio_exit_reset(bufio_exit_slot_t *slot) {
   if (slot != NULL) {
     give_back(slot);
+    pthread_sigmask(SIG_SETMASK, &hold->mask, NULL);
   }
+  bufio_hold_end(hold->cancel_state);
 }
 
 // ---- writing, async-signal-safe ----
 
 bool bufio_exit_may_block(const bufio_exit_slot_t *slot) {
   return slot != NULL && slot->may_block;
+}
+
+void bufio_exit_look(bufio_exit_slot_t *slot, int descriptor) {
+  struct stat stat;
+  slot->may_block =
+      bufio_system->stat(descriptor, &stat) < 0 || !S_ISREG(stat.st_mode);
 }
 
 static bool is_writable(int descriptor, int timeout_ms) {
@@ -226,7 +318,7 @@ static int flush_slot(bufio_exit_slot_t *slot, const wait_end_t *end) {
   sigfillset(&all);
   for (;;) {
     pthread_sigmask(SIG_BLOCK, &all, &mask);
-    bool is_taken = try_take(slot);
+    bool is_taken = try_take(slot, TAKEN);
     int status = is_taken ? write_committed(slot) : -EAGAIN;
     bool is_full = is_taken && status == -EAGAIN;
     int descriptor = is_full ? slot->writer->descriptor : -1;
@@ -242,17 +334,24 @@ static int flush_slot(bufio_exit_slot_t *slot, const wait_end_t *end) {
       return -ETIMEDOUT;
     }
     if (is_full) {
-      // Whatever it says, the next write knows better.
-      (void)is_writable(descriptor, left);
+      // Whatever it says, the next write knows better. In rounds: somebody may
+      // write the bytes, fill the pipe again, or close the writer, meanwhile.
+      (void)is_writable(
+          descriptor, left > 0 && left < LOOK_ROUND_MS ? left : LOOK_ROUND_MS);
     } else {
       pause_round();
     }
   }
 }
 
+static int own_thread(void) {
+  return (int)syscall(SYS_gettid);
+}
+
 // The process dies: keeps the lock.
 static int flush_slot_fatal(bufio_exit_slot_t *slot, const wait_end_t *end) {
-  while (!try_take(slot)) {
+  const int self = own_thread();
+  while (!try_take(slot, self)) {
     if (left_ms(end) == 0) {
       return -ETIMEDOUT;
     }
@@ -274,10 +373,11 @@ static int flush_slot_fatal(bufio_exit_slot_t *slot, const wait_end_t *end) {
 static int flush_slots(int (*flush)(bufio_exit_slot_t *, const wait_end_t *),
                        wait_end_t end) {
   int saved_errno = errno;
-  int cancel_state;
-  int disabled;
   int result = 0;
-  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+  if (!is_owner()) {
+    return 0;
+  }
+  int cancel_state = bufio_hold_begin();
   // Acquire: pairs with the push in `add_chunk`.
   for (slot_chunk_t *chunk = __atomic_load_n(&chunks, __ATOMIC_ACQUIRE);
        chunk != NULL; chunk = chunk->next) {
@@ -292,7 +392,7 @@ static int flush_slots(int (*flush)(bufio_exit_slot_t *, const wait_end_t *),
       }
     }
   }
-  pthread_setcancelstate(cancel_state, &disabled);
+  bufio_hold_end(cancel_state);
   errno = saved_errno;
   return result;
 }
@@ -314,32 +414,16 @@ void bufio_exit_flush_fatal(void) {
   pthread_sigmask(SIG_SETMASK, &mask, NULL);
 }
 
-static void on_fatal_signal(int signal_number) {
-  bufio_exit_flush_fatal();
-  // The signal is blocked until this returns, and then does what it would have
-  // done without us. A fault happens again by itself.
-  signal(signal_number, SIG_DFL);
-  raise(signal_number);
-}
-
-static void install_signal(int number, const struct sigaction *ours) {
-  struct sigaction now;
-  if (sigaction(number, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) == 0 &&
-      now.sa_handler == SIG_DFL) {
-    sigaction(number, ours, NULL);
+static void give_back_own(bufio_exit_slot_t *slot) {
+  // Relaxed: nobody else stores or takes away this thread's id.
+  if (__atomic_load_n(&slot->busy, __ATOMIC_RELAXED) == own_thread()) {
+    give_back(slot);
   }
 }
 
-static void install_signals(void) {
-  struct sigaction ours = {.sa_handler = on_fatal_signal,
-                           .sa_flags = SA_ONSTACK};
-  // One signal at a time: a second one must find the first done.
-  sigfillset(&ours.sa_mask);
-  for (size_t i = 0; i < sizeof(fatal_signals) / sizeof(*fatal_signals); i++) {
-    install_signal(fatal_signals[i], &ours);
-  }
-  for (int number = SIGRTMIN; number <= SIGRTMAX; number++) {
-    install_signal(number, &ours);
+void bufio_exit_live_on(void) {
+  if (is_owner()) {
+    for_each_slot(give_back_own);
   }
 }
 
@@ -376,6 +460,10 @@ static bufio_exit_slot_t *add_chunk(void) {
 }
 
 bufio_exit_slot_t *bufio_exit_add(bufio_writer_t *writer, bool on_signals) {
+  if (make_home() < 0) {
+    return NULL;
+  }
+  settle_in_copy();
   bufio_exit_slot_t *slot = NULL;
   for (slot_chunk_t *chunk = __atomic_load_n(&chunks, __ATOMIC_ACQUIRE);
        chunk != NULL && slot == NULL; chunk = chunk->next) {
@@ -389,14 +477,14 @@ bufio_exit_slot_t *bufio_exit_add(bufio_writer_t *writer, bool on_signals) {
   }
   pthread_once(&quick_exit_once, install_quick_exit);
   if (on_signals) {
-    pthread_once(&signals_once, install_signals);
+    bufio_exit_signals_install();
   }
-  struct stat stat;
-  slot->may_block =
-      on_signals && (bufio_system->stat(writer->descriptor, &stat) < 0 ||
-                     !S_ISREG(stat.st_mode));
   bufio_exit_hold_t hold;
   bufio_exit_lock(slot, &hold);
+  slot->may_block = false;
+  if (on_signals) {
+    bufio_exit_look(slot, writer->descriptor);
+  }
   slot->writer = writer;
   bufio_exit_unlock(slot, &hold);
   return slot;

@@ -34,13 +34,16 @@ typedef struct bufio_exit_hold {
 
 // Brackets whatever moves `written`, `buffer` or `commit_bias`: handlers keep
 // away, and the calling thread is neither interrupted by a signal nor
-// cancelled. NULL is a no-op.
+// cancelled. NULL, of a writer without a slot: it is not cancelled, no more.
 void bufio_exit_lock(bufio_exit_slot_t *slot, bufio_exit_hold_t *out_hold);
 void bufio_exit_unlock(bufio_exit_slot_t *slot, const bufio_exit_hold_t *hold);
 
 // What a handler does before the signal kills: as `bufio_exit_flush_all`, and
 // nobody writes any more. Async-signal-safe.
 void bufio_exit_flush_fatal(void);
+
+// And what it does if the signal did not: writers go on. The same thread.
+void bufio_exit_live_on(void);
 
 // What one write hands over to a descriptor that may block: what a pipe that
 // poll(2) calls writable takes without waiting.
@@ -50,8 +53,12 @@ void bufio_exit_flush_fatal(void);
 // be waited for without the lock and written in pieces. NULL is false.
 bool bufio_exit_may_block(const bufio_exit_slot_t *slot);
 
-// In the child of a fork: the lock is free, whoever held it.
-void bufio_exit_reset(bufio_exit_slot_t *slot);
+// Finds out. The slot is locked, or nobody's yet.
+void bufio_exit_look(bufio_exit_slot_t *slot, int descriptor);
+
+// In the child of a fork, when all writers are in order: the locks are free,
+// whoever held them, and what the child accepts is written when it ends.
+void bufio_exit_after_fork(void);
 
 #ifdef __cplusplus
 }  // extern "C"

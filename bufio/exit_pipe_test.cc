@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "bufio/bufio_testing.h"
+#include "bufio/exit_flush.h"
 #include "bufio/exit_testing.h"
 #include "bufio/writer.h"
 #include "gtest/gtest.h"
@@ -43,16 +44,19 @@ using bufio_testing::OpenInChild;
 using bufio_testing::Pattern;
 using bufio_testing::ReadFile;
 using bufio_testing::ReadToEnd;
+using bufio_testing::RunChild;
 using bufio_testing::Sign;
 using bufio_testing::StartChild;
 using bufio_testing::StatusOf;
 using bufio_testing::TempPath;
 using bufio_testing::Terminal;
 
-// Given when somebody waits for a reader without a bound; and what poll says
-// then: that there is room although another writer was faster.
+// Given when somebody waits for a reader; and what poll says then: that there
+// is room although another writer was faster.
 const Sign *sign_of_wait = nullptr;
 bool poll_lies = false;
+// What happens just before the first wait.
+std::function<void()> before_wait;
 
 }  // namespace
 
@@ -60,12 +64,17 @@ bool poll_lies = false;
 extern "C" int poll(struct pollfd *requests, nfds_t count, int timeout_ms) {
   static auto *const next =
       reinterpret_cast<decltype(&poll)>(dlsym(RTLD_NEXT, "poll"));
-  if (sign_of_wait != nullptr && timeout_ms < 0) {
+  if (sign_of_wait != nullptr && timeout_ms != 0) {
     sign_of_wait->Give();
     sign_of_wait = nullptr;
     if (poll_lies) {
       return 1;
     }
+  }
+  if (before_wait && timeout_ms != 0) {
+    std::function<void()> happens;
+    happens.swap(before_wait);
+    happens();
   }
   return next(requests, count, timeout_ms);
 }
@@ -180,6 +189,27 @@ TEST_F(ExitPipeTest, ExitThatWaitsForAReaderCanBeKilled) {
   }
 }
 
+// Another thread has written the bytes, and filled the pipe again, before the
+// one that exits has begun to wait for room.
+TEST_F(ExitPipeTest, ExitNoticesThatThereIsNothingLeftToWaitFor) {
+  int ends[2];
+  MakeFullPipe(0, ends);
+  pid_t child = StartChild([&] {
+    AttachInChild(ends[1]);
+    Accept("committed");
+    before_wait = [&] {
+      char bytes[65536];
+      (void)!read(ends[0], bytes, sizeof(bytes));
+      (void)bufio_exit_flush_all();
+      Fill(ends[1]);
+    };
+    exit(7);
+  });
+  EXPECT_EQ(StatusOf(child), 7 << 8);
+  close(ends[0]);
+  close(ends[1]);
+}
+
 TEST_F(ExitPipeTest, ExitWaitsForAReaderAndLosesNothing) {
   int ends[2];
   Sign waiting;
@@ -273,6 +303,49 @@ TEST_F(ExitPipeTest, WriterOfATerminalThatWasOvertakenCanBeKilled) {
   ExpectKillableWhenOvertaken([&] { AttachInChild(descriptor); });
   EXPECT_EQ(fcntl(descriptor, F_GETFL) & O_NONBLOCK, 0);
   close(descriptor);
+}
+
+// The child of a fork has the caller's descriptor only, which may wait.
+TEST_F(ExitPipeTest, ChildThatWritesWhatItsParentAttachedCanBeKilled) {
+  Terminal terminal;
+  ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
+  const int reader = open(path_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  const int pipe = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  Fill(pipe);
+  const int screen = terminal.Open();
+  ASSERT_EQ(tcflow(screen, TCOOFF), 0);  // As ^S does.
+  for (int descriptor : {pipe, screen}) {
+    AttachInChild(descriptor);
+    ExpectKillableWhenOvertaken([] {});
+    EXPECT_EQ(bufio_writer_close(&child_writer), 0);
+    EXPECT_EQ(fcntl(descriptor, F_GETFL) & O_NONBLOCK, 0);
+    close(descriptor);
+  }
+  close(reader);
+}
+
+TEST_F(ExitPipeTest, ChildThatRedirectsWhatItsParentAttachedWritesThere) {
+  ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
+  const int reader = open(path_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  const int pipe = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  const std::string other = TempPath("other");
+  AttachInChild(pipe);
+  const int status = RunChild([&] {
+    int file = open(other.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (dup2(file, pipe) != pipe) {
+      _exit(1);
+    }
+    Accept(Pattern(0, 10000));
+    // A file is not written as what may block.
+    exit(bufio_exit_may_block(child_writer.exit_slot) ? 2 : 7);
+  });
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+  EXPECT_EQ(ReadFile(other), Pattern(0, 10000));
+  EXPECT_EQ(bufio_writer_close(&child_writer), 0);
+  unlink(other.c_str());
+  close(pipe);
+  EXPECT_EQ(ReadToEnd(reader), "");
+  close(reader);
 }
 
 TEST_F(ExitPipeTest, NamedPipeGetsEverythingAndEndsWithItsWriters) {

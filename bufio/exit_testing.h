@@ -72,6 +72,7 @@ class Sign {
   }
   void Await() const {
     char byte;
+    ASSERT_TRUE(IsReadable(ends_[0])) << "no sign of the child";
     ASSERT_EQ(read(ends_[0], &byte, 1), 1);
   }
 

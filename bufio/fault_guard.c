@@ -28,7 +28,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "bufio/exit_flush.h"
+#include "bufio/exit_signal.h"
 
 #define SLOTS_PER_CHUNK 60
 
@@ -89,13 +89,8 @@ static void pass_on(int number, siginfo_t *info, void *context) {
   } else if (previous.sa_handler == SIG_IGN && info->si_code <= 0) {
     return;  // Sent by somebody, and ignored. (A fault cannot be.)
   } else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
-    // The default action was ours to replace before `exit_flush` could.
-    bufio_exit_flush_fatal();
-    // The instruction is run again, and kills.
-    signal(number, SIG_DFL);
-    if (info->si_code <= 0) {
-      raise(number);  // Sent by somebody: there is no instruction.
-    }
+    // The default action was ours to replace before `exit_signal` could.
+    bufio_exit_die(number, info);
   } else {
     previous.sa_handler(number);
   }

@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <pthread.h>
 
+#include "bufio/exit_flush.h"
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 // Guarded by lock.
 static bufio_fork_node_t *first;
@@ -31,6 +33,7 @@ static void after_fork_in_child(void) {
   for (bufio_fork_node_t *node = first; node != NULL; node = node->next) {
     node->in_child(node);
   }
+  bufio_exit_after_fork();
   pthread_mutex_unlock(&lock);
 }
 

@@ -139,7 +139,7 @@ static void lead(bufio_group_t *group) {
 // The lock is held.
 static int wait_locked(bufio_group_t *group, uint64_t ticket) {
   while (group->durable < ticket) {
-    int status = bufio_writer_refusal(&group->writer);
+    int status = bufio_writer_begin(&group->writer);
     if (group->is_led) {
       pthread_cond_wait(&group->changed, &group->lock);
     } else if (status < 0) {

@@ -16,6 +16,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -93,6 +94,42 @@ static int kernel_stat(int descriptor, struct stat *out_stat) {
   KERNEL_RESULT(int, fstat(descriptor, out_stat));
 }
 
+static int kernel_stat_at(int folder, const char *name, int flags,
+                          struct stat *out_stat) {
+  KERNEL_RESULT(int, fstatat(folder, name, out_stat, flags));
+}
+
+static int path_of(int descriptor, char *path, size_t size_bytes) {
+  char link[64];
+  (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", descriptor);
+  ssize_t len = readlink(link, path, size_bytes);
+  if (len >= 0 && (size_t)len == size_bytes) {
+    errno = ENAMETOOLONG;
+    return -1;
+  }
+  if (len >= 0) {
+    path[len] = '\0';
+  }
+  return (int)len;
+}
+
+static int kernel_path_of(int descriptor, char *path, size_t size_bytes) {
+  KERNEL_RESULT(int, path_of(descriptor, path, size_bytes));
+}
+
+static int file_system(int descriptor, int64_t *out_magic) {
+  struct statfs info;
+  int status = fstatfs(descriptor, &info);
+  if (status == 0) {
+    *out_magic = (int64_t)info.f_type;
+  }
+  return status;
+}
+
+static int kernel_file_system(int descriptor, int64_t *out_magic) {
+  KERNEL_RESULT(int, file_system(descriptor, out_magic));
+}
+
 static int kernel_wait(int descriptor, short events) {
   struct pollfd request = {.fd = descriptor, .events = events};
   KERNEL_RESULT(int, poll(&request, 1, -1));
@@ -162,9 +199,7 @@ static int set_note(int target, int side) {
   int start =
       snprintf(text, 64, BUFIO_NOTE_FORMAT, (unsigned long long)file.st_dev,
                (unsigned long long)file.st_ino);
-  char link[64];
-  snprintf(link, sizeof(link), "/proc/self/fd/%d", side);
-  ssize_t len = readlink(link, text + start, PATH_MAX);
+  int len = path_of(side, text + start, PATH_MAX);
   if (len < 0) {
     errno = errno == ENOENT ? EOPNOTSUPP : errno;
     return -1;
@@ -259,6 +294,9 @@ const bufio_system_t bufio_system_kernel = {
     .write_at = kernel_write_at,
     .seek = kernel_seek,
     .stat = kernel_stat,
+    .stat_at = kernel_stat_at,
+    .path_of = kernel_path_of,
+    .file_system = kernel_file_system,
     .wait = kernel_wait,
     .flags = kernel_flags,
     .set_flags = kernel_set_flags,

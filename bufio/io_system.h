@@ -39,6 +39,15 @@ typedef struct bufio_system {
                       uint64_t offset);
   int64_t (*seek)(int descriptor, int64_t offset, int whence);
   int (*stat)(int descriptor, struct stat *out_stat);
+  // The same of a name in an open folder, or of AT_FDCWD; `flags` 0 or
+  // AT_SYMLINK_NOFOLLOW.
+  int (*stat_at)(int folder, const char *name, int flags,
+                 struct stat *out_stat);
+  // Stores the path that an open file has now, and a NUL: its length. Errors
+  // without /proc, -ENAMETOOLONG.
+  int (*path_of)(int descriptor, char *path, size_t size_bytes);
+  // Stores the magic number of a file's file system.
+  int (*file_system)(int descriptor, int64_t *out_magic);
   // Waits until one of `events` is there or the descriptor has failed.
   int (*wait)(int descriptor, short events);
   // The flags of open(2) in force, and those that can be changed.

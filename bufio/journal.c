@@ -12,13 +12,15 @@
 // The ring is mapped twice in a row, so every record is contiguous. The byte at
 // offset o of the file is at ring[o mod ring_bytes]: nothing says where the
 // ring begins, so nothing has to be changed together with `written`, and each
-// of the three words is a state of its own:
+// of the words is a state of its own:
 //
 //   store            before it                       after it
 //   committed        the record was not accepted     it was
 //   written          bytes are in file and ring      bytes are in the file
 //   direct_end       nothing unfinished              the file may end
-//   unfinished
+//                                                    unfinished
+//   finished         the file has everything         the same, and nothing here
+//                                                    counts any more
 //
 // The kernel keeps the pages of a shared mapping when the process dies, so a
 // store that was made is a store that a replay sees; on one processor in the
@@ -79,6 +81,10 @@ uint64_t bufio_journal_header_check(const bufio_journal_header_t *header) {
 uint64_t bufio_journal_word(const bufio_journal_header_t *header,
                             uint64_t offset) {
   return offset << 16 | (mix(offset ^ header->nonce) & 0xffff);
+}
+
+uint64_t bufio_journal_mark(const bufio_journal_header_t *header) {
+  return bufio_journal_word(header, BUFIO_JOURNAL_OFFSET_MAX);
 }
 
 void bufio_journal_set_written(bufio_journal_t *journal, uint64_t offset) {
@@ -240,21 +246,30 @@ fail_path:
   return status;
 }
 
+// The name goes before the file's lock does. What cannot be removed stays, and
+// says that it does not count: the file may grow, and another writer come,
+// before anybody looks. A note that stays leads to nothing.
+static void remove_finished(const bufio_journal_t *journal) {
+  // Release: after all that made it true.
+  __atomic_store_n(&journal->header->finished,
+                   bufio_journal_mark(journal->header), __ATOMIC_RELEASE);
+  if (bufio_side_close_moved(journal->descriptor, journal->path) == 0) {
+    (void)bufio_system->set_note(journal->target, -1);
+  }
+}
+
 void bufio_journal_destroy(bufio_journal_t *journal, bool keep) {
   if (journal == NULL) {
     return;
   }
-  // The name goes before the lock does.
-  // What cannot be removed stays; all of it is in the file, as the next open
-  // will see. A note that stays leads to nothing.
-  if (!keep &&
-      bufio_side_remove_moved(journal->descriptor, journal->path) == 0) {
-    (void)bufio_system->set_note(journal->target, -1);
+  if (keep) {
+    (void)bufio_journal_close_locked(journal->descriptor);
+  } else {
+    remove_finished(journal);
   }
   unmap_all(journal);
-  (void)bufio_system->close(journal->descriptor);
   if (journal->target_lock >= 0) {
-    (void)bufio_system->close(journal->target_lock);
+    (void)bufio_journal_close_locked(journal->target_lock);
   }
   free(journal->path);
   free(journal);

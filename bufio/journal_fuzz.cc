@@ -99,6 +99,9 @@ void MakeRight(const std::string &path, std::string *side, unsigned options) {
   if ((options & 16) != 0 && header.direct_end != 0) {
     header.direct_end = bufio_journal_word(&header, near(header.direct_end));
   }
+  if ((options & 64) != 0) {
+    header.finished = bufio_journal_mark(&header);
+  }
   memcpy(&(*side)[0], &header, sizeof(header));
   side->resize(BUFIO_JOURNAL_HEADER_BYTES + header.ring_bytes);
   if ((options & 32) != 0) {
@@ -136,6 +139,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   std::string after = Read(*path);
   size_t common = std::min(before.size(), after.size());
   CHECK(after.compare(0, common, before, 0, common) == 0);
+  if ((options & 65) == 65) {
+    // Finished: whatever else it says, nothing is to be done.
+    CHECK(status == 0 && after == before);
+  }
   if (status != 0) {
     CHECK(status == -EPROTO);
     CHECK(after == before);

@@ -47,6 +47,9 @@ typedef struct bufio_journal_header {
   // 0, or the word of BUFIO_JOURNAL_OFFSET_MAX from before an open empties the
   // file: once the file is empty, nothing here counts.
   uint64_t emptying;
+  // 0, or the same word once the writer has closed and the file has everything:
+  // nothing here counts, whatever becomes of the file.
+  uint64_t finished;
 } bufio_journal_header_t;
 
 static_assert(offsetof(bufio_journal_header_t, committed) == 64,
@@ -75,6 +78,9 @@ uint64_t bufio_journal_header_check(const bufio_journal_header_t *header);
 uint64_t bufio_journal_word(const bufio_journal_header_t *header,
                             uint64_t offset);
 
+// What `emptying` and `finished` are when they are so.
+uint64_t bufio_journal_mark(const bufio_journal_header_t *header);
+
 // Creates, locks and maps the side file for `target`, which ends at `offset`
 // and is locked. -EBUSY if there is one already; errors of the kernel. Nothing
 // is left behind on failure.
@@ -82,7 +88,8 @@ int bufio_journal_create(const char *path, int target, uint64_t offset,
                          size_t ring_bytes,
                          bufio_journal_t **out_journal) BUFIO_MUST_USE;
 
-// Closes it; `keep` leaves the file for a replay. NULL is a no-op.
+// Closes it; `keep` leaves the file for a replay. Without it the file has
+// everything. NULL is a no-op.
 void bufio_journal_destroy(bufio_journal_t *journal, bool keep);
 
 // In the child of a fork: gives back what is the process's own. The side file,
@@ -103,6 +110,11 @@ uint64_t bufio_journal_direct_end(const bufio_journal_t *journal);
 int bufio_journal_lock(int descriptor, const char *path,
                        int operation) BUFIO_MUST_USE;
 
+// Lets go of a file's lock and closes the file: as close(2). A child that
+// another thread has just forked may have a copy of the descriptor, so that
+// closing ours alone would not.
+int bufio_journal_close_locked(int descriptor);
+
 // A side file, opened by its name in a folder that stays open, and locked.
 typedef struct bufio_side {
   int descriptor;  // -1: there is none.
@@ -121,17 +133,13 @@ int bufio_side_open(const char *path, int flags,
 // Removes the name, if it is still that of the file: else -EBUSY.
 int bufio_side_remove(const bufio_side_t *side);
 
-// The same of a side file that has been open for long: removes the name that it
-// has now. A folder may have been renamed, or the process have moved to
-// another.
-int bufio_side_remove_moved(int descriptor, const char *path);
+// The same of a side file that has been open for long: closes it and removes
+// the name that it had now. A folder may have been renamed, or the process have
+// moved to another. Needs no descriptor but the one that it closes.
+int bufio_side_close_moved(int descriptor, const char *path);
 
 // BUFIO_SIDE_NONE is a no-op.
 void bufio_side_close(bufio_side_t *side);
-
-// What a name in a folder (or AT_FDCWD) stands for; O_NOFOLLOW: itself.
-int bufio_side_stat(int folder, const char *name, int flags,
-                    struct stat *out_stat) BUFIO_MUST_USE;
 
 bool bufio_side_is_same(const struct stat *first, const struct stat *second);
 
@@ -154,7 +162,7 @@ int bufio_note_open(int target, const char *path, const bufio_side_t *own,
 int bufio_journal_exists(const char *journal_path) BUFIO_MUST_USE;
 
 // Returns 1 if the open file `journal` begins as a side file of `target` does,
-// 0, or an error.
+// and counts; 0, or an error.
 int bufio_journal_is_of(int target, int journal) BUFIO_MUST_USE;
 
 // A file that is written, as measured.

@@ -55,6 +55,7 @@ static bool is_unfinished(const bufio_journal_header_t *header,
          (header->inode == 0 || header->inode == target->inode) &&
          (header->birth == 0 || header->birth == target->birth) &&
          header->direct_end == 0 && header->emptying == 0 &&
+         header->finished == 0 &&
          (header->written == 0 || header->committed == 0 ||
           header->committed == offset) &&
          is_zero(header->padding1, sizeof(header->padding1));
@@ -150,7 +151,8 @@ int bufio_journal_is_of(int target, int journal) {
   if (status < 0) {
     return status == -EPROTO ? 0 : status;  // Shorter than a header.
   }
-  return is_of(&header, &identity);
+  return is_of(&header, &identity) &&
+         header.finished != bufio_journal_mark(&header);
 }
 
 int bufio_journal_exists(const char *journal_path) {

@@ -92,13 +92,14 @@ int bufio_note_exists(const char *path) {
     return status;
   }
   struct stat file;
-  status = bufio_side_stat(AT_FDCWD, path, 0, &file);
+  status = bufio_system->stat_at(AT_FDCWD, path, 0, &file);
   if (status < 0) {
     return status;
   }
   const char *name = name_in(text, &file);
   struct stat side;
-  status = name != NULL ? bufio_side_stat(AT_FDCWD, name, O_NOFOLLOW, &side)
+  status = name != NULL ? bufio_system->stat_at(AT_FDCWD, name,
+                                                AT_SYMLINK_NOFOLLOW, &side)
                         : -ENOENT;
   if (status < 0) {
     return is_nothing(status) ? 0 : status;
@@ -128,7 +129,8 @@ static int open_noted(int target, const char *name, const struct stat *file,
                       const bufio_side_t *own, bufio_side_t *out_side) {
   struct stat seen;
   struct stat other;
-  int status = bufio_side_stat(AT_FDCWD, name, O_NOFOLLOW, &seen);
+  int status =
+      bufio_system->stat_at(AT_FDCWD, name, AT_SYMLINK_NOFOLLOW, &seen);
   if (status < 0 || !may_count(&seen, file)) {
     return status;
   }

@@ -206,15 +206,15 @@ TEST_F(JournalNoteTest, NoteOfACopyIsNotFollowed) {
   options.append = true;
   FaultyKernel kernel;
   // Not even looked at: it may be where the copy's owner may not.
-  uint64_t opens = 0;
+  uint64_t looks = 0;
   kernel.decide = [&](Call call, size_t) -> int64_t {
-    opens += call == Call::kOpen;
+    looks += call == Call::kOpen || call == Call::kStat;
     return 0;
   };
   ASSERT_EQ(bufio_writer_open(&writer_, other_.c_str(), &options), 0);
   EXPECT_EQ(bufio_writer_close(&writer_), 0);
   // A side file beside it, what its name stands for, and the file.
-  EXPECT_EQ(opens, 3u);
+  EXPECT_EQ(looks, 3u);
   EXPECT_EQ(ReadFile(other_), "old");
   EXPECT_TRUE(Exists(side_));
 }
@@ -356,12 +356,21 @@ TEST_F(JournalNoteTest, SideFileThatHasNothingToAddDoesNotContradict) {
 
 std::map<ino_t, uid_t> *owners;
 
-int StatWithOwners(int descriptor, struct stat *out_stat) {
-  int status = bufio_system_kernel.stat(descriptor, out_stat);
-  if (status == 0 && owners->count(out_stat->st_ino) != 0) {
-    out_stat->st_uid = (*owners)[out_stat->st_ino];
+int WithOwner(int status, struct stat *stat) {
+  if (status == 0 && owners->count(stat->st_ino) != 0) {
+    stat->st_uid = (*owners)[stat->st_ino];
   }
   return status;
+}
+
+int StatWithOwners(int descriptor, struct stat *out_stat) {
+  return WithOwner(bufio_system_kernel.stat(descriptor, out_stat), out_stat);
+}
+
+int StatAtWithOwners(int folder, const char *name, int flags,
+                     struct stat *out_stat) {
+  return WithOwner(bufio_system_kernel.stat_at(folder, name, flags, out_stat),
+                   out_stat);
 }
 
 // While one exists, files seem to belong to others.
@@ -370,6 +379,7 @@ class OtherOwners {
   OtherOwners() {
     table_ = bufio_system_kernel;
     table_.stat = StatWithOwners;
+    table_.stat_at = StatAtWithOwners;
     owners = &owners_;
     bufio_system = &table_;
   }
@@ -426,6 +436,30 @@ TEST_F(JournalNoteTest, TailOfTheFilesOwnerIsNotForOthersToReplace) {
   // Whoever names the place means it.
   EXPECT_EQ(bufio_journal_replay(other_.c_str(), side_.c_str(), nullptr), 0);
   EXPECT_EQ(ReadFile(path_), "oldaccepted");
+}
+
+TEST_F(JournalNoteTest, SideFileOfTheOwnersClosedWriterKeepsNobodyOut) {
+  ForEachWay([&](bufio_writer_options_t options) {
+    ASSERT_EQ(Open(process_), 0);
+    ASSERT_EQ(bufio_writer_puts(&writer_, "old"), 0);
+    {
+      FaultyKernel kernel;
+      kernel.decide = [](Call call, size_t) {
+        return call == Call::kUnlink ? -EACCES : 0;
+      };
+      ASSERT_EQ(bufio_writer_close(&writer_), 0);
+    }
+    LinkOther();
+    OtherOwners others;
+    others.Give(side_, geteuid() + 1);
+    others.Give(path_, geteuid() + 1);
+    ASSERT_EQ(OpenOther(options), 0);
+    EXPECT_EQ(bufio_writer_close(&writer_), 0);
+    EXPECT_EQ(ReadFile(other_), options.append ? "old" : "");
+    for (const std::string &name : {path_, other_, side_}) {
+      unlink(name.c_str());
+    }
+  });
 }
 
 // ---- names that change under us ----

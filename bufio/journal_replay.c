@@ -58,8 +58,8 @@ typedef enum replay_change {
   CHANGE_CUT,
 } replay_change_t;
 
-// A side file that was opened. `of_target` is false if its maker died before
-// the magic, so that nothing was accepted.
+// A side file that was opened. `of_target` is false if nothing in it counts:
+// its maker died before the magic, or had closed.
 typedef struct side_state {
   bufio_side_t file;
   bool of_target;
@@ -196,10 +196,6 @@ static int carry_out(int target, const side_state_t *side, uint64_t size,
   return status;
 }
 
-static uint64_t emptying_word(const bufio_journal_header_t *header) {
-  return bufio_journal_word(header, BUFIO_JOURNAL_OFFSET_MAX);
-}
-
 static int set_emptying(const side_state_t *side, uint64_t word) {
   return side->of_target
              ? bufio_io_write_at(side->file.descriptor, &word, sizeof(word),
@@ -213,7 +209,7 @@ static int set_emptying(const side_state_t *side, uint64_t word) {
 static int truncate_for_good(int target, const side_state_t *sides) {
   int status = 0;
   for (int i = 0; i < NUM_SIDES && status == 0; i++) {
-    status = set_emptying(&sides[i], emptying_word(&sides[i].header));
+    status = set_emptying(&sides[i], bufio_journal_mark(&sides[i].header));
   }
   if (status == 0) {
     status = bufio_io_truncate(target, 0);
@@ -291,12 +287,13 @@ static bool contradict(const side_state_t *sides) {
 
 static int plan_side(int target, const bufio_target_t *identity,
                      side_state_t *side, unsigned char *piece) {
-  if (side->of_target &&
-      side->header.emptying == emptying_word(&side->header) &&
-      identity->size_bytes == 0) {
-    side->of_target = false;  // Nothing in it counts any more.
-  }
   if (!side->of_target) {
+    return 0;
+  }
+  const uint64_t mark = bufio_journal_mark(&side->header);
+  if (side->header.finished == mark ||
+      (side->header.emptying == mark && identity->size_bytes == 0)) {
+    side->of_target = false;  // Nothing in it counts any more.
     return 0;
   }
   int status = make_plan(&side->header, side->size_bytes, &side->plan);

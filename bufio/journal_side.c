@@ -14,7 +14,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -29,30 +28,22 @@ bool bufio_side_is_same(const struct stat *first, const struct stat *second) {
   return first->st_ino == second->st_ino && first->st_dev == second->st_dev;
 }
 
-int bufio_side_stat(int folder, const char *name, int flags,
-                    struct stat *out_stat) {
-  int descriptor = bufio_io_open_at(folder, name, flags | O_PATH, 0);
-  if (descriptor < 0) {
-    return descriptor;
+// Whether a name in a folder is that of a file. `flags` as for fstatat(2).
+static int compare_name(const struct stat *file, int folder, const char *name,
+                        int flags) {
+  struct stat named;
+  int status = bufio_system->stat_at(folder, name, flags, &named);
+  if (status < 0) {
+    return status == -ENOENT ? -EBUSY : status;
   }
-  int status = bufio_system->stat(descriptor, out_stat);
-  (void)bufio_system->close(descriptor);
-  return status;
+  return bufio_side_is_same(file, &named) ? 0 : -EBUSY;
 }
 
 // Somebody may have moved or removed the name before the lock was ours.
 static int check_name(int descriptor, int folder, const char *name, int flags) {
   struct stat mine;
-  struct stat named;
   int status = bufio_system->stat(descriptor, &mine);
-  if (status < 0) {
-    return status;
-  }
-  status = bufio_side_stat(folder, name, flags, &named);
-  if (status < 0) {
-    return status == -ENOENT ? -EBUSY : status;
-  }
-  return bufio_side_is_same(&mine, &named) ? 0 : -EBUSY;
+  return status < 0 ? status : compare_name(&mine, folder, name, flags);
 }
 
 int bufio_journal_lock(int descriptor, const char *path, int operation) {
@@ -93,8 +84,8 @@ int bufio_side_open(const char *path, int flags, bufio_side_t *out_side) {
   side.descriptor = status;
   status = bufio_journal_lock(side.descriptor, NULL, LOCK_EX);
   if (status == 0) {
-    status =
-        check_name(side.descriptor, side.folder, name_of(path), O_NOFOLLOW);
+    status = check_name(side.descriptor, side.folder, name_of(path),
+                        AT_SYMLINK_NOFOLLOW);
   }
   if (status == 0) {
     *out_side = side;
@@ -112,29 +103,36 @@ fail:
 
 int bufio_side_remove(const bufio_side_t *side) {
   const char *name = name_of(side->path);
-  int status = check_name(side->descriptor, side->folder, name, O_NOFOLLOW);
+  int status =
+      check_name(side->descriptor, side->folder, name, AT_SYMLINK_NOFOLLOW);
   return status < 0 ? status : bufio_system->unlink_at(side->folder, name);
 }
 
-int bufio_side_remove_moved(int descriptor, const char *path) {
-  char link[64];
+// The file is mapped still, so no other one can have its inode meanwhile.
+int bufio_side_close_moved(int descriptor, const char *path) {
   char name[PATH_MAX];
-  (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", descriptor);
-  ssize_t len = readlink(link, name, sizeof(name) - 1);
-  if (len > 0) {
-    name[len] = '\0';
+  struct stat mine;
+  int status = bufio_system->stat(descriptor, &mine);
+  if (bufio_system->path_of(descriptor, name, sizeof(name)) > 0) {
     path = name;
   }
-  int folder = open_folder_of(path);
+  // Should no other be free, this one is the folder's.
+  (void)bufio_system->close(descriptor);
+  int folder = status == 0 ? open_folder_of(path) : status;
   if (folder < 0) {
     return folder;
   }
-  int status = check_name(descriptor, folder, name_of(path), O_NOFOLLOW);
+  status = compare_name(&mine, folder, name_of(path), AT_SYMLINK_NOFOLLOW);
   if (status == 0) {
     status = bufio_system->unlink_at(folder, name_of(path));
   }
   (void)bufio_system->close(folder);
   return status;
+}
+
+int bufio_journal_close_locked(int descriptor) {
+  (void)bufio_system->lock(descriptor, LOCK_UN);
+  return bufio_system->close(descriptor);
 }
 
 void bufio_side_close(bufio_side_t *side) {

@@ -25,8 +25,9 @@
 // 3. While an error is sticky, limit == cursor: nothing is accepted.
 //
 // limit == cursor also where every record has to be looked at (line-buffered,
-// sync policy). Each function that moves the cursor then ends by
-// `bufio_writer_set_limit`: the inline ones never see limit < cursor.
+// sync policy), or the first one (in the child of a fork). Each function that
+// moves the cursor then ends by `bufio_writer_set_limit`: the inline ones never
+// see limit < cursor.
 
 #include "bufio/writer.h"
 
@@ -40,7 +41,7 @@
 #include "bufio/writer_internal.h"
 
 static bool must_look_at_each(const bufio_writer_t *writer) {
-  return writer->error != 0 || writer->line_buffered ||
+  return writer->error != 0 || writer->line_buffered || writer->opens_anew ||
          writer->sync_records != 0 || writer->sync_bytes != 0 ||
          writer->sync_interval_ms != 0;
 }
@@ -49,9 +50,12 @@ void bufio_writer_set_limit(bufio_writer_t *writer) {
   writer->limit = must_look_at_each(writer) ? writer->cursor : writer->room_end;
 }
 
-int bufio_writer_refusal(const bufio_writer_t *writer) {
+int bufio_writer_begin(bufio_writer_t *writer) {
   if (writer->is_foreign) {
     return -ECHILD;
+  }
+  if (writer->opens_anew) {
+    bufio_writer_open_anew(writer);
   }
   return writer->buffer == NULL ? -EBADF : writer->error;
 }
@@ -63,7 +67,7 @@ static void accept(bufio_writer_t *writer, size_t len) {
 
 // Room for `len` bytes; -EMSGSIZE if there never is.
 static int ensure_room(bufio_writer_t *writer, size_t len) {
-  int status = bufio_writer_refusal(writer);
+  int status = bufio_writer_begin(writer);
   if (status < 0) {
     return status;
   }
@@ -78,7 +82,7 @@ static int ensure_room(bufio_writer_t *writer, size_t len) {
 
 int bufio_writer_write_slow(bufio_writer_t *writer, const void *bytes,
                             size_t len) {
-  int status = bufio_writer_refusal(writer);
+  int status = bufio_writer_begin(writer);
   if (status < 0 || len == 0) {
     return status;
   }
@@ -105,7 +109,7 @@ unsigned char *bufio_writer_reserve_slow(bufio_writer_t *writer, size_t len) {
 }
 
 int bufio_writer_commit_slow(bufio_writer_t *writer, size_t len) {
-  int status = bufio_writer_refusal(writer);
+  int status = bufio_writer_begin(writer);
   if (status < 0) {
     return status;
   }
@@ -118,7 +122,7 @@ int bufio_writer_commit_slow(bufio_writer_t *writer, size_t len) {
 }
 
 unsigned char *bufio_putter_limit(bufio_writer_t *writer) {
-  return bufio_writer_refusal(writer) == 0 ? writer->room_end : writer->cursor;
+  return bufio_writer_begin(writer) == 0 ? writer->room_end : writer->cursor;
 }
 
 // After an error the putter has neither cursor nor limit, so all bytes come
@@ -126,7 +130,7 @@ unsigned char *bufio_putter_limit(bufio_writer_t *writer) {
 void bufio_putter_putc_slow(bufio_putter_t *putter, unsigned char byte) {
   bufio_writer_t *writer = putter->writer;
   putter->limit = NULL;
-  if (putter->cursor == NULL || bufio_writer_refusal(writer) < 0) {
+  if (putter->cursor == NULL || bufio_writer_begin(writer) < 0) {
     putter->cursor = NULL;
     return;
   }
@@ -141,7 +145,7 @@ void bufio_putter_putc_slow(bufio_putter_t *putter, unsigned char byte) {
 }
 
 int bufio_putter_finish(bufio_writer_t *writer, unsigned char *cursor) {
-  int status = bufio_writer_refusal(writer);
+  int status = bufio_writer_begin(writer);
   if (status < 0) {
     return status;
   }
@@ -172,7 +176,7 @@ int bufio_writer_write_vector(bufio_writer_t *writer, const struct iovec *parts,
       return -EINVAL;
     }
   }
-  int status = bufio_writer_refusal(writer);
+  int status = bufio_writer_begin(writer);
   if (status < 0 || total == 0) {
     return status;
   }

@@ -37,12 +37,14 @@
 // - `exit`: a handler is installed for each signal that would kill the process,
 //   if its disposition is the default one when the first such writer opens; it
 //   writes what is committed, then lets the default action follow; for readers,
-//   and for threads that are writing, it waits for a second at most. Programs
+//   and for threads that are writing, it waits for a second at most. Where the
+//   kernel ignores the signal (process 1 of a container), all goes on. Programs
 //   with handlers of their own call `bufio_exit_flush_all`. exit and quick_exit
 //   wait as long as it takes, and can be killed meanwhile.
 //   A named pipe or pseudo terminal that is attached is opened anew, by way of
 //   /proc, so that no write waits with signals blocked; the child of a fork
-//   closes that again.
+//   does so when it first writes, not before. So dup2(2) over the descriptor
+//   that was attached does not turn the writer: close and attach again.
 // - `process`: the buffer is a circular one in a side file mapped shared,
 //   `<path>.bufio-journal`. A record is committed by one store of 64 bits. The
 //   next open of the file, or `bufio_journal_replay`, appends to the file what
@@ -58,7 +60,9 @@
 // (-ECHILD; close flushes only): the kernel tells an error of the disk once for
 // the open file that both have, and it is the parent's. At level `process`
 // every call in the child returns -ECHILD, and close gives back memory only.
-// Not between reserve and commit, nor in a putter.
+// Not between reserve and commit, nor in a putter. And not while a writer is on
+// the stack of another thread, unless the child execs: it has the writer in its
+// lists, but not the thread.
 
 #ifndef MY_ALLOC_BUFIO_WRITER_H_
 #define MY_ALLOC_BUFIO_WRITER_H_
@@ -151,6 +155,7 @@ typedef struct bufio_writer {
   bool is_foreign;  // This process is a child of the one that opened, and may
                     // do nothing.
   bool is_child;    // The same, and it may write.
+  bool opens_anew;  // In the child: its first call opens anew what is attached.
 } bufio_writer_t;
 
 // Opens the file for writing, creating it. If a side file of a killed writer is

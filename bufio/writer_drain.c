@@ -20,6 +20,9 @@
 // and accepted by the store that says `written` includes it. A replay that
 // finds the announcement and not that store cuts the file back.
 //
+// pthread_cancel. What a call took is known to the thread that made it only, so
+// it is not cancelled before that is noted; it may be where it waits for room.
+//
 // Level `exit`. A handler may come at any instruction and write [written,
 // committed) itself, so `written` and what the kernel has may never differ when
 // it does: the slot's lock is held, with signals blocked, around each call and
@@ -37,6 +40,7 @@
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/journal_internal.h"
+#include "bufio/lock_guard.h"
 #include "bufio/writer_internal.h"
 
 #define PAGE_BYTES ((uint64_t)4096)
@@ -100,17 +104,13 @@ static bool returns_would_block(const bufio_writer_t *writer) {
   return flags >= 0 && (flags & O_NONBLOCK) != 0;
 }
 
-// Whether `wait_for_room` waits, so that nothing else may.
-static bool waits_unlocked(const bufio_writer_t *writer) {
-  return bufio_exit_may_block(writer->exit_slot) &&
-         !returns_would_block(writer);
-}
-
-// One call; EINTR and EAGAIN dealt with. Returns the count, or -errno.
-static int64_t write_some(bufio_writer_t *writer, const struct iovec *parts,
-                          int count, size_t total, uint64_t offset) {
-  for (;;) {
-    int64_t result;
+// One call; EINTR dealt with. Returns the count, or -errno. The slot is locked,
+// so that nobody cancels the thread before it knows what was taken.
+static int64_t write_once(const bufio_writer_t *writer,
+                          const struct iovec *parts, int count, size_t total,
+                          uint64_t offset) {
+  int64_t result = -EINTR;
+  while (result == -EINTR) {
     if (writer->journal != NULL) {
       result = bufio_system->write_at(writer->descriptor, parts->iov_base,
                                       parts->iov_len, offset);
@@ -126,31 +126,38 @@ static int64_t write_some(bufio_writer_t *writer, const struct iovec *parts,
     } else {
       result = bufio_system->write_vector(writer->descriptor, parts, count);
     }
-    if (result == -EINTR) {
-      continue;
-    }
-    if (result == -EAGAIN && !bufio_exit_may_block(writer->exit_slot) &&
-        !writer->return_would_block) {
-      int status = bufio_system->wait(writer->descriptor, POLLOUT);
-      if (status < 0 && status != -EINTR) {
-        return status;
-      }
-      continue;
-    }
-    // Nothing taken and no error, or more than was offered: neither is sane,
-    // and going on would never end or lose bytes.
-    return result == 0 || result > (int64_t)total ? -EIO : result;
   }
+  // Nothing taken and no error, or more than was offered: neither is sane, and
+  // going on would never end or lose bytes.
+  return result == 0 || result > (int64_t)total ? -EIO : result;
+}
+
+// Waits with nothing held, so that a signal may kill, and pthread_cancel end,
+// who waits.
+static int wait_for_room(const bufio_writer_t *writer) {
+  int status = -EINTR;
+  while (status == -EINTR) {
+    status = bufio_system->wait(writer->descriptor, POLLOUT);
+  }
+  return status < 0 ? status : 0;
 }
 
 // Before the lock is taken: a writer that a handler may have to flush must not
-// block with all signals blocked, so it waits here, where a signal may kill.
-static int wait_for_room(const bufio_writer_t *writer) {
-  int status = -EINTR;
-  while (waits_unlocked(writer) && status == -EINTR) {
-    status = bufio_system->wait(writer->descriptor, POLLOUT);
+// block with all signals blocked.
+static int wait_before(const bufio_writer_t *writer) {
+  return bufio_exit_may_block(writer->exit_slot) && !returns_would_block(writer)
+             ? wait_for_room(writer)
+             : 0;
+}
+
+// After a call: 1 if there was no room, or somebody else took it first, and
+// there is now; 0 if the result stands; or an error.
+static int wait_after(const bufio_writer_t *writer, int64_t result) {
+  if (result != -EAGAIN || returns_would_block(writer)) {
+    return 0;
   }
-  return status < 0 && status != -EINTR ? status : 0;
+  int status = wait_for_room(writer);
+  return status < 0 ? status : 1;
 }
 
 static void cut_to_piece(const bufio_writer_t *writer, struct iovec *part) {
@@ -167,7 +174,7 @@ static int64_t drain_some(bufio_writer_t *writer, uint64_t until) {
   if (written_hint(writer) >= until) {
     return 0;  // Or it would wait for room that nobody needs.
   }
-  int64_t result = wait_for_room(writer);
+  int64_t result = wait_before(writer);
   bufio_exit_hold_t hold;
   if (result < 0) {
     return result;
@@ -179,14 +186,14 @@ static int64_t drain_some(bufio_writer_t *writer, uint64_t until) {
         .iov_len = (size_t)(until - writer->written),
     };
     cut_to_piece(writer, &part);
-    result = write_some(writer, &part, 1, part.iov_len, writer->written);
+    result = write_once(writer, &part, 1, part.iov_len, writer->written);
     if (result > 0) {
       note_written(writer, writer->written + (uint64_t)result);
     }
   }
   bufio_exit_unlock(writer->exit_slot, &hold);
-  // Somebody else filled the pipe first: wait again.
-  return result == -EAGAIN && waits_unlocked(writer) ? 1 : result;
+  int waited = wait_after(writer, result);
+  return waited != 0 ? waited : result;
 }
 
 int bufio_writer_drain(bufio_writer_t *writer, uint64_t until) {
@@ -268,7 +275,7 @@ static int64_t write_through(bufio_writer_t *writer, const struct iovec *parts,
     cut_to_piece(writer, list);
     used = 1;
   }
-  int64_t result = write_some(writer, list, used, buffered + following, 0);
+  int64_t result = write_once(writer, list, used, buffered + following, 0);
   if (result <= 0) {
     return result;
   }
@@ -311,14 +318,15 @@ static int write_large_linear(bufio_writer_t *writer, const struct iovec *parts,
   int64_t result = 0;
   bufio_exit_hold_t hold;
   while (done < total && result >= 0) {
-    result = wait_for_room(writer);
+    result = wait_before(writer);
     if (result < 0) {
       break;
     }
     bufio_exit_lock(writer->exit_slot, &hold);
     result = write_through(writer, parts, count, &done);
     bufio_exit_unlock(writer->exit_slot, &hold);
-    result = result == -EAGAIN && waits_unlocked(writer) ? 0 : result;
+    int waited = wait_after(writer, result);
+    result = waited != 0 ? waited : result;
   }
   bufio_exit_lock(writer->exit_slot, &hold);
   rewind_buffer(writer);
@@ -343,13 +351,22 @@ static int cut_unfinished(bufio_writer_t *writer) {
   return status;
 }
 
-static int write_large_process(bufio_writer_t *writer,
-                               const struct iovec *parts, int count,
-                               size_t total) {
-  int status = bufio_writer_flush(writer);
-  if (status < 0) {
-    return status;
-  }
+// One call behind the end, outside of the account, which handlers of signals do
+// not look at.
+static int64_t write_direct(const bufio_writer_t *writer,
+                            const struct iovec *part, uint64_t offset) {
+  int64_t result;
+  int waited;
+  do {
+    result = write_once(writer, part, 1, part->iov_len, offset);
+    waited = wait_after(writer, result);
+  } while (waited > 0);
+  return waited < 0 ? waited : result;
+}
+
+// The ring is empty.
+static int write_past_ring(bufio_writer_t *writer, const struct iovec *parts,
+                           int count, size_t total) {
   uint64_t end = 0;
   if (__builtin_add_overflow(writer->written, total, &end) ||
       end > BUFIO_JOURNAL_OFFSET_MAX) {
@@ -361,7 +378,7 @@ static int write_large_process(bufio_writer_t *writer,
     struct iovec part;
     size_t len = 0;
     parts_from(parts, count, done, &part, 1, &len);
-    int64_t result = write_some(writer, &part, 1, len, writer->written + done);
+    int64_t result = write_direct(writer, &part, writer->written + done);
     if (result < 0) {
       // Should the cut fail too, the announcement stays, and resume, close or
       // a replay cut the file; until then nothing may be accepted.
@@ -389,6 +406,19 @@ static int write_large_process(bufio_writer_t *writer,
   return 0;
 }
 
+static int write_large_process(bufio_writer_t *writer,
+                               const struct iovec *parts, int count,
+                               size_t total) {
+  int status = bufio_writer_flush(writer);
+  if (status < 0) {
+    return status;
+  }
+  int cancel_state = bufio_hold_begin();
+  status = write_past_ring(writer, parts, count, total);
+  bufio_hold_end(cancel_state);
+  return status;
+}
+
 int bufio_writer_write_large(bufio_writer_t *writer, const struct iovec *parts,
                              int count, size_t total) {
   return writer->journal != NULL
@@ -399,7 +429,7 @@ int bufio_writer_write_large(bufio_writer_t *writer, const struct iovec *parts,
 // ---- flush, sync, resume ----
 
 int bufio_writer_flush(bufio_writer_t *writer) {
-  int status = bufio_writer_refusal(writer);
+  int status = bufio_writer_begin(writer);
   if (status < 0) {
     return status;
   }
@@ -413,17 +443,8 @@ static uint64_t now_ms(void) {
   return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-int bufio_writer_sync(bufio_writer_t *writer) {
-  int status = bufio_writer_flush(writer);
-  if (status < 0) {
-    return status;
-  }
-  if (writer->is_child) {
-    // The open file is shared with the parent, and the kernel tells an error of
-    // the disk once per open file: we would take it from the parent.
-    return -ECHILD;
-  }
-  status = bufio_io_sync_data(writer->descriptor);
+static int sync_flushed(bufio_writer_t *writer) {
+  int status = bufio_io_sync_data(writer->descriptor);
   if (status < 0) {
     // The pages that did not reach the disk are clean now: a second call would
     // return 0. There is no way back but writing the file anew.
@@ -435,8 +456,26 @@ int bufio_writer_sync(bufio_writer_t *writer) {
   return 0;
 }
 
+int bufio_writer_sync(bufio_writer_t *writer) {
+  int status = bufio_writer_flush(writer);
+  if (status < 0) {
+    return status;
+  }
+  if (writer->is_child) {
+    // The open file is shared with the parent, and the kernel tells an error of
+    // the disk once per open file: we would take it from the parent.
+    return -ECHILD;
+  }
+  // The kernel says it once: who is cancelled before it is noted would leave a
+  // writer whose next sync is a success.
+  int cancel_state = bufio_hold_begin();
+  status = sync_flushed(writer);
+  bufio_hold_end(cancel_state);
+  return status;
+}
+
 int bufio_writer_resume(bufio_writer_t *writer) {
-  int status = bufio_writer_refusal(writer);
+  int status = bufio_writer_begin(writer);
   if (status == 0 || status != writer->error || writer->error_is_final) {
     return status;
   }

@@ -34,8 +34,13 @@ int bufio_writer_settle_attached(int descriptor, const char *journal_path);
 // Makes the inline functions come to us or not, as the state asks for.
 void bufio_writer_set_limit(bufio_writer_t *writer);
 
-// Why nothing can be accepted now: 0, -EBADF, -ECHILD, or the sticky error.
-int bufio_writer_refusal(const bufio_writer_t *writer);
+// Every call that accepts bytes or hands them over begins so. Returns why that
+// cannot be: 0, -EBADF, -ECHILD, or the sticky error.
+int bufio_writer_begin(bufio_writer_t *writer);
+
+// In the child of a fork that is about to write what was attached: opens it
+// anew, as `attach` did.
+void bufio_writer_open_anew(bufio_writer_t *writer);
 
 // Hands over [written, until). On an error it is noted (sticky, unless -EAGAIN)
 // and exactly what was not taken stays.

@@ -25,13 +25,13 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/vfs.h>
 
 #include "bufio/exit_flush.h"
 #include "bufio/fork_guard.h"
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/journal_internal.h"
+#include "bufio/lock_guard.h"
 #include "bufio/writer_internal.h"
 
 static const bufio_writer_options_t default_options;
@@ -48,7 +48,6 @@ static void writer_in_child(bufio_fork_node_t *node) {
   bufio_writer_t *writer =
       (bufio_writer_t *)((unsigned char *)node -
                          offsetof(bufio_writer_t, fork_node));
-  bufio_exit_reset(writer->exit_slot);
   if (writer->journal != NULL) {
     bufio_journal_abandon(writer->journal);
     if (writer->owns_descriptor) {
@@ -67,10 +66,11 @@ static void writer_in_child(bufio_fork_node_t *node) {
   }
   if (writer->callers_descriptor >= 0 && writer->owns_descriptor) {
     // Whoever closes the pipe in the child does not know of ours, and a reader
-    // would wait for its end.
+    // would wait for its end. Who writes does know of the writer.
     (void)bufio_system->close(writer->descriptor);
     writer->descriptor = writer->callers_descriptor;
     writer->owns_descriptor = false;
+    writer->opens_anew = true;
   }
   writer->is_child = true;
   writer->commit_bias = writer->written - (uint64_t)(uintptr_t)writer->buffer;
@@ -193,8 +193,9 @@ static bool can_open_anew(int descriptor, const struct stat *stat) {
   if (S_ISFIFO(stat->st_mode)) {
     // The pipes of pipe(2) can be written without waiting as they are, and may
     // have modes of the open file.
-    struct statfs system;
-    return fstatfs(descriptor, &system) == 0 && system.f_type != PIPEFS_MAGIC;
+    int64_t system;
+    return bufio_system->file_system(descriptor, &system) == 0 &&
+           system != PIPEFS_MAGIC;
   }
   // Terminals of windows and of ssh. /dev/ptmx would be another one each time,
   // and so may be /dev/tty.
@@ -231,6 +232,16 @@ static int keep_from_blocking(bufio_writer_t *writer) {
     open_anew(writer);  // Unless that would lose what the open file has.
   }
   return 0;
+}
+
+void bufio_writer_open_anew(bufio_writer_t *writer) {
+  bufio_exit_hold_t hold;
+  bufio_exit_lock(writer->exit_slot, &hold);
+  writer->opens_anew = false;
+  (void)keep_from_blocking(writer);
+  // The child may have redirected the descriptor, to a file, say.
+  bufio_exit_look(writer->exit_slot, writer->descriptor);
+  bufio_exit_unlock(writer->exit_slot, &hold);
 }
 
 static int start(bufio_writer_t *writer, const char *journal_path,
@@ -379,32 +390,54 @@ int bufio_writer_attach(bufio_writer_t *writer, int descriptor,
 
 // ---- close ----
 
-// What close says: the first thing that went wrong.
-static int finish(bufio_writer_t *writer) {
+static int hand_over(bufio_writer_t *writer) {
   if (writer->is_foreign) {
     return -ECHILD;
   }
-  int status = writer->durability == BUFIO_DURABILITY_POWER && !writer->is_child
-                   ? bufio_writer_sync(writer)
-                   : bufio_writer_flush(writer);
-  if (writer->journal != NULL) {
-    // Handlers look through the slot at the words that go now.
-    bufio_exit_remove(writer->exit_slot);
-    writer->exit_slot = NULL;
-    bool is_cut = bufio_journal_direct_end(writer->journal) == 0;
-    if (!is_cut &&
-        bufio_system->truncate(writer->descriptor, writer->written) == 0) {
-      is_cut = true;
-    }
-    if (!writer->owns_descriptor) {
-      // pwrite does not move it; the caller goes on where we stopped.
-      (void)bufio_system->seek(writer->descriptor, (int64_t)writer->written,
-                               SEEK_SET);
-    }
-    bufio_journal_destroy(
-        writer->journal,
-        !is_cut || writer->written != bufio_writer_tell(writer));
+  return writer->durability == BUFIO_DURABILITY_POWER && !writer->is_child
+             ? bufio_writer_sync(writer)
+             : bufio_writer_flush(writer);
+}
+
+static void finish_journal(bufio_writer_t *writer) {
+  bool is_cut = bufio_journal_direct_end(writer->journal) == 0;
+  if (!is_cut &&
+      bufio_system->truncate(writer->descriptor, writer->written) == 0) {
+    is_cut = true;
   }
+  if (!writer->owns_descriptor) {
+    // pwrite does not move it; the caller goes on where we stopped.
+    (void)bufio_system->seek(writer->descriptor, (int64_t)writer->written,
+                             SEEK_SET);
+  }
+  bufio_journal_destroy(
+      writer->journal, !is_cut || writer->written != bufio_writer_tell(writer));
+}
+
+// The descriptor that is ours. EINTR is no failure: it is gone on Linux, and
+// the bytes were handed over before.
+static int close_own(const bufio_writer_t *writer) {
+  int status = writer->journal != NULL
+                   ? bufio_journal_close_locked(writer->descriptor)
+                   : bufio_system->close(writer->descriptor);
+  return status == -EINTR ? 0 : status;
+}
+
+// Gives back everything but the bytes. Returns the error of close(2).
+static int deinit(bufio_writer_t *writer) {
+  // Handlers look through the slot, and children of a fork through the list, at
+  // what goes now.
+  bufio_exit_remove(writer->exit_slot);
+  bufio_fork_guard_remove(&writer->fork_node);
+  if (writer->is_foreign) {
+    free(writer->journal->path);
+    free(writer->journal);
+  } else if (writer->journal != NULL) {
+    finish_journal(writer);
+  }
+  int status = writer->owns_descriptor ? close_own(writer) : 0;
+  deinit_memory(writer);
+  forget(writer);
   return status;
 }
 
@@ -412,22 +445,10 @@ int bufio_writer_close(bufio_writer_t *writer) {
   if (writer == NULL || (writer->buffer == NULL && !writer->is_foreign)) {
     return 0;
   }
-  int status = finish(writer);
-  bufio_exit_remove(writer->exit_slot);
-  bufio_fork_guard_remove(&writer->fork_node);
-  if (writer->is_foreign) {
-    free(writer->journal->path);
-    free(writer->journal);
-  }
-  if (writer->owns_descriptor) {
-    // EINTR too: the descriptor is gone on Linux, and the bytes were handed
-    // over before.
-    int closed = bufio_system->close(writer->descriptor);
-    if (status == 0 && closed < 0 && closed != -EINTR) {
-      status = closed;
-    }
-  }
-  deinit_memory(writer);
-  forget(writer);
-  return status;
+  int status = hand_over(writer);
+  // Cancelled in the middle of what follows, nobody could close it once more.
+  int cancel_state = bufio_hold_begin();
+  int closed = deinit(writer);
+  bufio_hold_end(cancel_state);
+  return status < 0 ? status : closed;
 }
