@@ -2,15 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // fork: the handlers hold the lock across fork(2), so the child's copy of
-// everything behind it is whole. They are registered by a constructor, once:
-// registering them from the first allocation would allocate in its turn, and
-// before constructors have run no second thread can be inside the heap.
+// everything behind it is whole.
 //
-// The hard problem: handlers that somebody registered before ours run after
-// ours in the parent's prepare phase and before ours in the child, and they
-// may allocate. The thread that forks therefore passes through its own lock:
-// it is the only one that can be behind it, and it is not in the middle of
-// anything there.
+// The first hard problem: other libraries have handlers that take locks of
+// theirs, and other threads allocate with these held. So ours must be the last
+// to run in the parent's prepare phase, which means to be registered first: by
+// the first allocation of the process, or before all constructors if the malloc
+// is the program's (malloc_preinit.c) or preloaded (it is linked as the first
+// to be initialised).
+//
+// The second: those that were registered before ours all the same run after it
+// in that phase and before it in the child, and they may allocate. The thread
+// that forks therefore passes through its own lock: it is the only one that can
+// be behind it, and it is not in the middle of anything there.
 
 #include "heap/central.h"
 
@@ -66,6 +70,12 @@ static void after_fork(void) {
   pthread_mutex_unlock(&central_mutex);
 }
 
-__attribute__((constructor)) static void central_register_fork(void) {
-  pthread_atfork(before_fork, after_fork, after_fork);
+__attribute__((constructor(101))) void heap_central_register_fork(void) {
+  // Two threads at once cannot be: the first one allocates before it makes the
+  // second. Set before, as the registration may allocate.
+  static bool is_registered;
+  if (!is_registered) {
+    is_registered = true;
+    pthread_atfork(before_fork, after_fork, after_fork);
+  }
 }

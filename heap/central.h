@@ -22,6 +22,9 @@ void heap_central_unlock(void);
 void heap_central_count_kernel_call(void);
 size_t heap_central_kernel_calls(void);
 
+// Makes fork hold the lock; by the first to come.
+void heap_central_register_fork(void);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif

@@ -29,7 +29,8 @@ static void diagnose_in_span(const heap_page_t *page, diagnosis_t *diagnosis) {
   if (index >= info->block_count) {
     return;  // In the rest behind the last block.
   }
-  bool is_live = page->states[index] == HEAP_BLOCK_LIVE;
+  bool is_live = __atomic_load_n(&page->states[index], __ATOMIC_RELAXED) ==
+                 HEAP_BLOCK_LIVE;
   diagnosis->misuse = is_live ? HEAP_MISUSE_INTERIOR : HEAP_MISUSE_FREED;
   diagnosis->block = page->start + index * info->size_bytes;
   diagnosis->block_bytes = info->size_bytes;

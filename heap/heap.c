@@ -323,10 +323,9 @@ void heap_free_slow(void *ptr) {
   free_called(ptr, &call);
 }
 
-// Tells whether a block that was asked for with this size and alignment can be
-// `block`; `may_have_shrunk` in place since.
-static bool can_have_size(const block_t *block, size_t align_bytes,
-                          size_t size_bytes, bool may_have_shrunk) {
+// As below, but for what C++'s aligned new rounds up.
+static bool can_have_exactly(const block_t *block, size_t align_bytes,
+                             size_t size_bytes, bool may_have_shrunk) {
   size_t usable_bytes = block->usable_bytes;
   if (size_bytes > usable_bytes) {
     return false;
@@ -345,6 +344,18 @@ static bool can_have_size(const block_t *block, size_t align_bytes,
   size_t size_class = aligned_class(align_bytes, size_bytes);
   return size_class == block->page->size_class ||
          (may_have_shrunk && stays_small_block(usable_bytes, size_bytes));
+}
+
+// Tells whether a block that was asked for with this size and alignment can be
+// `block`; `may_have_shrunk` in place since. C++ libraries make an aligned size
+// a multiple of the alignment, and tell the sized delete what it was before.
+static bool can_have_size(const block_t *block, size_t align_bytes,
+                          size_t size_bytes, bool may_have_shrunk) {
+  size_t asked_bytes = size_bytes == 0 ? 1 : size_bytes;
+  size_t rounded_bytes = (asked_bytes + align_bytes - 1) & ~(align_bytes - 1);
+  return can_have_exactly(block, align_bytes, size_bytes, may_have_shrunk) ||
+         (rounded_bytes > size_bytes &&
+          can_have_exactly(block, align_bytes, rounded_bytes, may_have_shrunk));
 }
 
 void heap_free_sized_slow(void *ptr, size_t align_bytes, size_t size_bytes,

@@ -34,7 +34,8 @@
 //                         break (default; mmap where the break cannot grow),
 //                         or mapped reservations only.
 // Read when a misuse is found:
-//   HEAP_ON_ERROR=report  report and go on; the bad call has no effect.
+//   HEAP_ON_ERROR=report  report and go on; the bad call has no effect (a free
+//                         with a wrong size is a free).
 // Read by programs whose malloc this is (//heap:malloc, libheap.so):
 //   HEAP_STATS=1|json     print heap_stats_get() to stderr at exit.
 //   HEAP_HELP=1           list these variables on stderr at start.
@@ -121,7 +122,9 @@ HEAP_API size_t heap_add_memory(void *memory, size_t size_bytes,
 
 // Verifies every invariant of the process heap that can be seen while no other
 // thread is inside it. Returns NULL, or a text naming the first broken one.
-// Slow: proportional to the heap. For tests and debuggers.
+// Slow: proportional to the heap. For tests and debuggers. Not in the child of a
+// process that had other threads when it forked: what these were in the midst of
+// stays undone there, which harms nobody.
 HEAP_API const char *heap_check(void);
 
 // Called with each live block; false ends the walk.

@@ -40,9 +40,13 @@ EXPORT struct mallinfo2 mallinfo2(void) {
   heap_stats_get(&stats);
   size_t arena_bytes = stats.mapped_bytes - stats.huge_bytes;
   size_t free_bytes = stats.free_run_bytes + stats.span_free_bytes;
+  size_t num_free = 0;
+  for (size_t i = 0; i < HEAP_STATS_CLASS_COUNT; ++i) {
+    num_free += stats.classes[i].num_free;
+  }
   return (struct mallinfo2){
       .arena = arena_bytes,
-      .ordblks = stats.num_spans,
+      .ordblks = num_free,
       .hblks = stats.num_huge,
       .hblkhd = stats.huge_bytes,
       .uordblks = arena_bytes - free_bytes,

@@ -155,6 +155,13 @@ TEST(MallocProcessTest, RunsAfterExecsOutOfThreads) {
       Start({kLinked, "5", "20"}, [] { Set("HEAP_SOURCE", "mmap"); }));
 }
 
+// Its handlers of fork were registered before the program's constructors ran.
+TEST(MallocProcessTest, ForksBesideALibraryWithALockOfItsOwn) {
+  ExpectSuccess(Start({"heap/malloc_fork_client"}));
+  ExpectSuccess(Start({"heap/malloc_fork_client_plain"},
+                      [] { Set("LD_PRELOAD", kPreload); }));
+}
+
 TEST(MallocProcessTest, RunsWithStandardErrorClosed) {
   ExpectSuccess(Start({kLinked, "10"}, [] {
     Set("HEAP_STATS", "1");

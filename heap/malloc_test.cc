@@ -271,6 +271,20 @@ TEST_F(MallocTest, MemoryOfLibcFunctionsIsFreedHere) {
   free(text);
 }
 
+// The library makes the size of an aligned new a multiple of the alignment, and
+// its sized delete is told the one before.
+TEST_F(MallocTest, AlignedSizedDeleteOfWhatAlignedNewMade) {
+  for (size_t align = 32; align <= size_t{4} << 20; align *= 2) {
+    const std::align_val_t value{align};
+    for (const size_t size :
+         {size_t{0}, size_t{1}, size_t{100}, align - 1, align, align + 1,
+          size_t{3000}, size_t{100000}, size_t{40} << 20}) {
+      ::operator delete(Hidden(::operator new(size, value)), size, value);
+      ::operator delete[](Hidden(::operator new[](size, value)), size, value);
+    }
+  }
+}
+
 TEST_F(MallocTest, InfoFunctionsTellOfThisHeap) {
   void *ptr = Hidden(malloc(40 << 20));
   EXPECT_GE(mallinfo2().hblkhd, size_t{40} << 20);

@@ -95,9 +95,11 @@ bool heap_mapped_free(void *ptr) {
   heap_hook_unmap(mapping, mapping_bytes);
   heap_central_count_kernel_call();
   heap_central_unlock();
-  // A refusal (the limit on the number of mappings, when this one lies inside
-  // a bigger area) leaves addresses that nobody uses; there is no other way.
-  heap_kernel->unmap(mapping, mapping_bytes);
+  // A refusal (the limit on the number of mappings, when this one lies inside a
+  // bigger area) leaves addresses that nobody uses, but not their memory.
+  if (!heap_kernel->unmap(mapping, mapping_bytes)) {
+    heap_kernel->discard(mapping, mapping_bytes);
+  }
   return true;
 }
 

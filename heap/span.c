@@ -137,7 +137,6 @@ void heap_span_destroy(heap_page_t *page) {
     heap_page_t *other = heap_page_of(start + i * HEAP_PAGE_BYTES);
     other->kind = HEAP_PAGE_NONE;
     other->reciprocal = 0;
-    other->index = 0;
   }
   heap_arena_free(start);
 }

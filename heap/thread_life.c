@@ -116,6 +116,7 @@ heap_thread_t *heap_thread_get(void) {
   if (own_heap != NULL) {
     return own_heap;
   }
+  heap_central_register_fork();
   heap_central_lock();
   heap_thread_t *thread = heap_create_locked();
   heap_central_unlock();
