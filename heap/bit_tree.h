@@ -93,6 +93,17 @@ static inline void heap_bit_tree_remove(heap_bit_tree_t *tree,
   }
 }
 
+// The same in a tree that is known to have no summaries.
+static inline void heap_bit_tree_add_flat(heap_bit_tree_t *tree,
+                                          uint32_t number) {
+  tree->levels[0][number / 64] |= UINT64_C(1) << (number % 64);
+}
+
+static inline void heap_bit_tree_remove_flat(heap_bit_tree_t *tree,
+                                             uint32_t number) {
+  tree->levels[0][number / 64] &= ~(UINT64_C(1) << (number % 64));
+}
+
 static inline bool heap_bit_tree_has(const heap_bit_tree_t *tree,
                                      uint32_t number) {
   return (tree->levels[0][number / 64] >> (number % 64) & 1) != 0;

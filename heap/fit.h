@@ -25,6 +25,8 @@ enum {
   // Lists of free pieces: of a TLSF at most 32 doublings of 32, of a buddy heap
   // one an order.
   HEAP_FIT_LISTS_MAX = 32 * 32,
+  // Ranges of the kernel's memory are multiples of this.
+  HEAP_FIT_GROWTH_BYTES = 65536,
 };
 
 #define HEAP_FIT_NONE UINT32_MAX
@@ -67,6 +69,7 @@ struct heap {
   uint32_t count;     // Granules that there are now.
   uint32_t capacity;  // At most.
   bool is_buddy;
+  bool is_tlsf;
   bool has_lists;  // TLSF and buddy.
   // Pieces tile [0, count): `starts` has the first granule of each, and
   // `count`; `frees` has the first and the last of each free one. Only those
@@ -86,12 +89,21 @@ struct heap {
   size_t metadata_bytes;
   pthread_mutex_t lock;
   // Of the strategies.
-  uint32_t rover;          // Next fit: where the next search starts.
-  uint32_t root;           // Best fit: a link.
-  uint32_t list_bits[32];  // Lists that are not empty, 32 a word.
-  uint32_t word_bits;      // Words of these that are not 0.
-  uint32_t lists[HEAP_FIT_LISTS_MAX];  // Links.
+  uint32_t rover;       // Next fit: where the next search starts.
+  uint32_t root;        // Best fit: a link.
+  uint32_t lists_log2;  // TLSF: lists a doubling.
+  uint32_t word_bits;   // Words of the next that are not 0.
+  uint64_t list_bits[HEAP_FIT_LISTS_MAX / 64];  // Lists that are not empty.
+  uint32_t lists[HEAP_FIT_LISTS_MAX];           // Links.
 };
+
+static inline uintptr_t heap_fit_round_up(uintptr_t value, uintptr_t align) {
+  return (value + align - 1) & ~(align - 1);
+}
+
+static inline bool heap_fit_is_power_of_two(size_t value) {
+  return value != 0 && (value & (value - 1)) == 0;
+}
 
 // In a free piece. A link is the number of a piece plus 1, or 0.
 typedef struct heap_fit_links {

@@ -13,24 +13,9 @@ void heap_fit_lists_reset(heap_t *heap) {
   heap->word_bits = 0;
 }
 
-static uint32_t first_list(const heap_t *heap, uint32_t list) {
-  uint32_t word = list / 32;
-  uint32_t bits = heap->list_bits[word] & (UINT32_MAX << (list % 32));
-  if (bits == 0) {
-    uint32_t words =
-        word == 31 ? 0 : heap->word_bits & (UINT32_MAX << (word + 1));
-    if (words == 0) {
-      return HEAP_FIT_NONE;
-    }
-    word = (uint32_t)__builtin_ctz(words);
-    bits = heap->list_bits[word];
-  }
-  return word * 32 + (uint32_t)__builtin_ctz(bits);
-}
-
 uint32_t heap_fit_list_find(heap_t *heap, uint32_t list, uint32_t length,
                             uint32_t *out_piece_length) {
-  uint32_t found = first_list(heap, list);
+  uint32_t found = heap_fit_list_first(heap, list);
   heap->steps += 2;
   if (found == HEAP_FIT_NONE) {
     return HEAP_FIT_NONE;
@@ -49,8 +34,8 @@ const char *heap_fit_lists_check(heap_t *heap) {
   uint32_t listed = 0;
   for (uint32_t list = 0; list < HEAP_FIT_LISTS_MAX; ++list) {
     uint32_t prev = 0;
-    bool has_bit = (heap->list_bits[list / 32] >> (list % 32) & 1) != 0;
-    bool has_word = (heap->word_bits >> (list / 32) & 1) != 0;
+    bool has_bit = (heap->list_bits[list / 64] >> (list % 64) & 1) != 0;
+    bool has_word = (heap->word_bits >> (list / 64) & 1) != 0;
     if (has_bit != (heap->lists[list] != 0) || (has_bit && !has_word)) {
       return "private heap: a list that is empty and not, or the reverse";
     }

@@ -231,7 +231,7 @@ static uint32_t free_length(const heap_t *heap, uint32_t end) {
 
 // Makes a piece, whose start is in `starts`, free, joined with its free
 // neighbours.
-static void join_free(heap_t *heap, uint32_t start, uint32_t length) {
+void heap_piece_join(heap_t *heap, uint32_t start, uint32_t length) {
   uint32_t behind = free_length(heap, start + length);
   if (behind != 0) {
     remove_free(heap, start + length, behind);
@@ -290,8 +290,7 @@ uint32_t heap_piece_take(heap_t *heap, uint32_t length, size_t align_bytes) {
     }
     piece_length = cut(heap, start, piece_length - (start - piece), length);
   }
-  ++heap->live_count;
-  note_live(heap, piece_length);
+  heap_piece_note_live(heap, piece_length);
   heap->rover = start + piece_length;
   return start;
 }
@@ -302,7 +301,7 @@ void heap_piece_free(heap_t *heap, uint32_t start, uint32_t length) {
   if (heap->is_buddy) {
     buddy_free(heap, start, length);
   } else {
-    join_free(heap, start, length);
+    heap_piece_join(heap, start, length);
   }
 }
 
@@ -336,7 +335,7 @@ void heap_piece_append(heap_t *heap, uint32_t length) {
   }
   heap->count += length;
   heap_bit_tree_add(&heap->starts, heap->count);
-  join_free(heap, start, length);
+  heap_piece_join(heap, start, length);
 }
 
 void heap_piece_free_all(heap_t *heap) {

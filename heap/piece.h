@@ -19,12 +19,25 @@
 extern "C" {
 #endif
 
+// A free piece became live.
+static inline void heap_piece_note_live(heap_t *heap, uint32_t length) {
+  ++heap->live_count;
+  heap->live_length += length;
+  if (heap->live_length > heap->peak_length) {
+    heap->peak_length = heap->live_length;
+  }
+}
+
 // Returns the start of a live piece of at least `length`, at a multiple of
 // `align_bytes`, or HEAP_FIT_NONE.
 uint32_t heap_piece_take(heap_t *heap, uint32_t length, size_t align_bytes);
 
 // Frees a live piece.
 void heap_piece_free(heap_t *heap, uint32_t start, uint32_t length);
+
+// Makes a piece that is counted as live no more free, joined with its
+// neighbours; not in a buddy heap.
+void heap_piece_join(heap_t *heap, uint32_t start, uint32_t length);
 
 // Changes the length of a live piece to at least `wanted`; false when what is
 // behind it is not free. To make it shorter never fails.

@@ -252,6 +252,32 @@ TEST_P(PrivateHeapTest, AgreesWithTheModelWhateverTheOptions) {
   }
 }
 
+// So small a heap that all of it can be checked each time. The long form, a
+// million operations, is HEAP_TEST_CHECKED_OPERATIONS=1000000.
+TEST_P(PrivateHeapTest, IsWholeAfterEachOperation) {
+  const char *wanted = getenv("HEAP_TEST_CHECKED_OPERATIONS");
+  const int operations = wanted == nullptr ? 30000 : atoi(wanted);
+  std::vector<unsigned char> memory(24000);
+  heap_options_t options = Options(GetParam());
+  options.buffer = memory.data();
+  options.buffer_bytes = memory.size();
+  const Heap heap = Create(options);
+  Random random(heap_testing::Seed());
+  Model model(heap.get(), 16);
+  for (int i = 0; i < operations; ++i) {
+    model.Step(&random, 10);
+    ASSERT_STREQ(heap_check_in(heap.get()), nullptr) << "operation " << i;
+    if (i % 256 == 0) {
+      model.Check();
+    }
+    ASSERT_FALSE(HasFailure()) << "operation " << i;
+  }
+  EXPECT_GT(model.refused(), 0u) << "the heap is never full";
+  EXPECT_GT(model.served(), static_cast<size_t>(operations) / 3);
+  model.FreeAll();
+  model.Check();
+}
+
 // No kernel at all: each call to it would fail.
 TEST_P(PrivateHeapTest, LivesInABuffer) {
   const uint64_t seed = heap_testing::Seed();

@@ -1,0 +1,261 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Where a private heap's memory comes from, and how it is laid out in it:
+//
+//   kernel:  | heap_t, bitmaps |    | granule 0 | 1 | ... count | ... capacity
+//              a mapping              a reservation, made usable when needed
+//
+//   buffer:  | heap_t, bitmaps | granule 0 | 1 | ... count = capacity |
+//
+// The tables come first, where no write past the end of a block leads to.
+
+#include "heap/private_heap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "heap/kernel.h"
+#include "heap/piece.h"
+
+enum {
+  GRANULE_MIN_BYTES = 16,
+  GRANULE_MAX_BYTES = 65536,
+  TLSF_LISTS_LOG2 = 4,
+  TLSF_LISTS_LOG2_MAX = 5,
+};
+
+#define DEFAULT_LIMIT_BYTES ((size_t)4 << 30)
+#define LIMIT_MIN_BYTES ((size_t)HEAP_FIT_GROWTH_BYTES)
+
+static const heap_fit_t *const fits[HEAP_STRATEGY_COUNT] = {
+    [HEAP_FIRST_FIT] = &heap_fit_first, [HEAP_NEXT_FIT] = &heap_fit_next,
+    [HEAP_BEST_FIT] = &heap_fit_best,   [HEAP_TLSF] = &heap_fit_tlsf,
+    [HEAP_BUDDY] = &heap_fit_buddy,
+};
+
+// Completes the options; false: one is out of its range.
+static bool set_defaults(heap_options_t *options) {
+  if (options->granule_bytes == 0) {
+    options->granule_bytes = GRANULE_MIN_BYTES;
+  }
+  if (options->split_bytes == 0) {
+    options->split_bytes = options->granule_bytes;
+  }
+  if (options->tlsf_lists_log2 == 0) {
+    options->tlsf_lists_log2 = TLSF_LISTS_LOG2;
+  }
+  return (unsigned)options->strategy < HEAP_STRATEGY_COUNT &&
+         heap_fit_is_power_of_two(options->granule_bytes) &&
+         options->granule_bytes >= GRANULE_MIN_BYTES &&
+         options->granule_bytes <= GRANULE_MAX_BYTES &&
+         options->tlsf_lists_log2 <= TLSF_LISTS_LOG2_MAX &&
+         (options->buffer == NULL || !options->use_file) &&
+         (options->limit_bytes == 0 || options->buffer != NULL ||
+          options->limit_bytes >= LIMIT_MIN_BYTES);
+}
+
+static size_t tables_bytes(uint32_t capacity) {
+  return heap_fit_round_up(sizeof(heap_t), _Alignof(max_align_t)) +
+         2 * heap_bit_tree_bytes(capacity + 1);
+}
+
+// Returns the most that the first block in a buffer can be aligned to at the
+// price of 1/64 of it.
+static size_t base_align_in_buffer(const heap_options_t *options) {
+  size_t align_bytes = options->granule_bytes;
+  while (align_bytes < HEAP_FIT_GROWTH_BYTES &&
+         align_bytes * 2 <= options->buffer_bytes / 64) {
+    align_bytes *= 2;
+  }
+  return align_bytes;
+}
+
+// Returns the most that blocks of a buddy heap can be aligned to.
+static size_t base_align(const heap_options_t *options, uintptr_t base) {
+  // A reservation may be better aligned, but not always.
+  return options->buffer != NULL ? base & (~base + 1) : HEAP_FIT_GROWTH_BYTES;
+}
+
+// Starts a heap without granules in zeroed memory of tables_bytes(capacity).
+static heap_t *start(void *tables, const heap_options_t *options,
+                     uintptr_t base, uint32_t capacity) {
+  heap_t *heap = tables;
+  unsigned char *trees =
+      (unsigned char *)tables +
+      heap_fit_round_up(sizeof(heap_t), _Alignof(max_align_t));
+  heap->fit = fits[options->strategy];
+  heap->options = *options;
+  heap->base = base;
+  heap->granule_shift = (uint32_t)__builtin_ctzll(options->granule_bytes);
+  heap->is_buddy = options->strategy == HEAP_BUDDY;
+  heap->is_tlsf = options->strategy == HEAP_TLSF;
+  heap->has_lists = heap->is_buddy || heap->is_tlsf;
+  heap->lists_log2 = options->tlsf_lists_log2;
+  heap->capacity = capacity;
+  heap->broken_at = HEAP_FIT_NONE;
+  heap->base_align_bytes = base_align(options, base);
+  size_t split_length = options->split_bytes / options->granule_bytes +
+                        (options->split_bytes % options->granule_bytes != 0);
+  heap->split_length =
+      split_length < UINT32_MAX ? (uint32_t)split_length : UINT32_MAX;
+  heap->metadata_bytes = tables_bytes(capacity);
+  heap_bit_tree_init(&heap->starts, trees, capacity + 1, &heap->steps);
+  bool is_searched =
+      heap->fit == &heap_fit_first || heap->fit == &heap_fit_next;
+  (is_searched ? heap_bit_tree_init : heap_bit_tree_init_flat)(
+      &heap->frees, trees + heap_bit_tree_bytes(capacity + 1), capacity + 1,
+      &heap->steps);
+  pthread_mutex_init(&heap->lock, NULL);
+  heap_piece_free_all(heap);
+  return heap;
+}
+
+// Returns how many granules fit behind the tables for them, and where.
+static uint32_t fit_in_buffer(const heap_options_t *options, uintptr_t tables,
+                              uintptr_t end, uintptr_t *out_base) {
+  size_t granule = options->granule_bytes;
+  size_t align_bytes = base_align_in_buffer(options);
+  size_t most = (end - tables) / granule;
+  uint32_t capacity = most < UINT32_MAX - 2 ? (uint32_t)most : UINT32_MAX - 2;
+  while (capacity > 0) {
+    size_t used_bytes = tables_bytes(capacity);
+    uintptr_t base = heap_fit_round_up(tables + used_bytes, align_bytes);
+    if (used_bytes <= end - tables && base <= end &&
+        (end - base) / granule >= capacity) {
+      *out_base = base;
+      return capacity;
+    }
+    uint32_t excess = capacity / 4096 + 1;
+    capacity -= excess;
+  }
+  return 0;
+}
+
+static heap_t *create_in_buffer(const heap_options_t *options) {
+  uintptr_t tables =
+      heap_fit_round_up((uintptr_t)options->buffer, _Alignof(max_align_t));
+  uintptr_t end;
+  uintptr_t base = 0;
+  if (__builtin_add_overflow((uintptr_t)options->buffer, options->buffer_bytes,
+                             &end) ||
+      tables < (uintptr_t)options->buffer || tables > end) {
+    errno = EINVAL;
+    return NULL;
+  }
+  uint32_t capacity = fit_in_buffer(options, tables, end, &base);
+  if (capacity == 0) {
+    errno = EINVAL;
+    return NULL;
+  }
+  memset((void *)tables, 0, tables_bytes(capacity));
+  heap_t *heap = start((void *)tables, options, base, capacity);
+  heap_piece_append(heap, capacity);
+  return heap;
+}
+
+// Maps the file over addresses that are reserved; false with `errno`.
+static bool map_file(const heap_options_t *options, void *base,
+                     size_t limit_bytes) {
+  return mmap(base, limit_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+              options->file, 0) != MAP_FAILED;
+}
+
+// Makes a heap of at most `limit_bytes`; NULL with `errno`.
+static heap_t *create_limited(const heap_options_t *options,
+                              size_t limit_bytes) {
+  limit_bytes &= ~(size_t)(HEAP_FIT_GROWTH_BYTES - 1);
+  size_t granules = limit_bytes / options->granule_bytes;
+  if (granules > UINT32_MAX - 2) {
+    granules = (UINT32_MAX - 2) & ~(size_t)(HEAP_FIT_GROWTH_BYTES - 1);
+    limit_bytes = granules * options->granule_bytes;
+  }
+  // The first block starts at a multiple of the growth.
+  size_t reservation_bytes = limit_bytes + HEAP_FIT_GROWTH_BYTES;
+  void *reservation = heap_kernel->map(reservation_bytes, true);
+  if (reservation == NULL) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  uintptr_t base =
+      heap_fit_round_up((uintptr_t)reservation, HEAP_FIT_GROWTH_BYTES);
+  size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+  size_t metadata_bytes =
+      heap_fit_round_up(tables_bytes((uint32_t)granules), page_bytes);
+  void *tables = NULL;
+  int error = ENOMEM;
+  if (options->use_file && !map_file(options, (void *)base, limit_bytes)) {
+    error = errno;
+  } else {
+    tables = heap_kernel->map(metadata_bytes, false);
+  }
+  if (tables == NULL) {
+    heap_kernel->unmap(reservation, reservation_bytes);
+    errno = error;
+    return NULL;
+  }
+  heap_t *heap = start(tables, options, base, (uint32_t)granules);
+  heap->reservation = reservation;
+  heap->reservation_bytes = reservation_bytes;
+  heap->metadata_bytes = metadata_bytes;
+  heap->page_bytes = page_bytes;
+  return heap;
+}
+
+// Makes a heap of the limit asked for, or of the highest there can be.
+static heap_t *create_in_kernels(const heap_options_t *options) {
+  if (options->limit_bytes != 0) {
+    return create_limited(options, options->limit_bytes);
+  }
+  size_t limit_bytes = DEFAULT_LIMIT_BYTES;
+  heap_t *heap = create_limited(options, limit_bytes);
+  while (heap == NULL && errno == ENOMEM && limit_bytes > LIMIT_MIN_BYTES) {
+    limit_bytes /= 2;
+    heap = create_limited(options, limit_bytes);
+  }
+  return heap;
+}
+
+heap_t *heap_create(const heap_options_t *given) {
+  heap_options_t options = *given;
+  if (!set_defaults(&options)) {
+    errno = EINVAL;
+    return NULL;
+  }
+  if (options.buffer != NULL) {
+    return create_in_buffer(&options);
+  }
+  if (!options.use_file) {
+    return create_in_kernels(&options);
+  }
+  options.file = fcntl(options.file, F_DUPFD_CLOEXEC, 0);
+  if (options.file < 0) {
+    return NULL;
+  }
+  heap_t *heap = create_in_kernels(&options);
+  if (heap == NULL) {
+    int error = errno;
+    close(options.file);
+    errno = error;
+  }
+  return heap;
+}
+
+void heap_destroy(heap_t *heap) {
+  if (heap == NULL) {
+    return;
+  }
+  int saved_errno = errno;
+  pthread_mutex_destroy(&heap->lock);
+  if (heap->options.use_file) {
+    close(heap->options.file);
+  }
+  if (heap->reservation != NULL) {
+    heap_kernel->unmap(heap->reservation, heap->reservation_bytes);
+    heap_kernel->unmap(heap, heap->metadata_bytes);
+  }
+  errno = saved_errno;
+}
