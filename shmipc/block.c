@@ -73,13 +73,17 @@ int shmipc_place_find(const shmipc_region_t *region, const void *block,
                                                                  : -EINVAL;
 }
 
-size_t shmipc_place_bytes(const shmipc_region_t *region,
+size_t shmipc_place_bytes(shmipc_region_t *region,
                           const shmipc_place_t *place) {
   if (place->class_index < SHMIPC_CLASSES) {
     return shmipc_classes[place->class_index].size_bytes;
   }
   uint32_t num_pages = __atomic_load_n(
       &shmipc_note_of(region, place->page)->num_pages, __ATOMIC_RELAXED);
+  if (num_pages > shmipc_pages_mapped(region) - place->page) {
+    // The region has grown, and we have mapped no more than its beginning.
+    shmipc_pages_refresh(region);
+  }
   uint32_t mapped = shmipc_pages_mapped(region) - place->page;
   // Never more than is there, whatever the region says.
   num_pages = num_pages < mapped ? num_pages : mapped;
@@ -316,6 +320,9 @@ static bool resize_large(shmipc_region_t *region, const shmipc_place_t *place,
   }
   // Relaxed: of the block's owner only.
   __atomic_store_n(num_pages, (uint32_t)wanted, __ATOMIC_RELAXED);
+  if (place->page + wanted > shmipc_pages_mapped(region)) {
+    shmipc_pages_refresh(region);
+  }
   if (wanted < extent) {
     shmipc_run_shorten(region, place->page, (uint32_t)wanted);
   }

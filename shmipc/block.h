@@ -103,7 +103,9 @@ SHMIPC_API void *shmipc_block_get(shmipc_region_t *region, shmipc_ref_t ref,
 SHMIPC_API int shmipc_block_give(shmipc_region_t *region, void *block);
 
 // Makes a block in flight, or of the region, this process's. Of any number that
-// call it at once for one block, one gets it. -EPERM if it is a process's.
+// call it at once for one block, one gets it. -EPERM if it is a process's. The
+// block must not be freed at the same time, by one who got it before: where
+// that can be, look for it and take it under a lock.
 SHMIPC_API SHMIPC_MUST_USE int shmipc_block_take(shmipc_region_t *region,
                                                  void *block);
 

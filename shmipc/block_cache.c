@@ -98,7 +98,9 @@ static void drop_page(const shmipc_region_t *region, shmipc_bin_t *bin,
   }
 }
 
-// Gives a page back if it has no live block.
+// Gives a page back if it has no live block. Not while somebody reclaims: the
+// words of one class are where another has blocks, so a reclaimer that has read
+// the head before would change the caller's data.
 static bool empty_page(shmipc_region_t *region, const shmipc_self_t *self,
                        uint32_t class_index, uint32_t place) {
   shmipc_bin_t *bin = &self->cache->bins[class_index];
@@ -109,6 +111,11 @@ static bool empty_page(shmipc_region_t *region, const shmipc_self_t *self,
   }
   if (!is_empty(shmipc_words_of(region, page, class_index),
                 shmipc_classes[class_index].count)) {
+    return false;
+  }
+  shmipc_head_store(region, page, self->page_id | SHMIPC_PAGE_FREEING);
+  if (shmipc_is_reclaiming(region)) {
+    shmipc_head_store(region, page, self->page_id | (class_index + 1));
     return false;
   }
   drop_page(region, bin, place);

@@ -177,10 +177,14 @@ bool shmipc_run_extend(shmipc_region_t *region, uint32_t first, uint32_t extent,
 // Frees all but the first `count` pages.
 void shmipc_run_shorten(shmipc_region_t *region, uint32_t first,
                         uint32_t count);
-// Frees the run of a dead thread. False if somebody else is at it.
+// Frees the run of a dead thread. False if somebody else is at it, or it may
+// not be done now.
 bool shmipc_run_take_over(shmipc_region_t *region, const shmipc_self_t *self,
                           uint32_t first, uint64_t head);
 void shmipc_page_release(shmipc_region_t *region, uint32_t page);
+// Whether a thread that lives may be looking through the words of pages, none
+// of which may then become another kind.
+bool shmipc_is_reclaiming(const shmipc_region_t *region);
 
 // block_cache.c: a thread's blocks.
 int shmipc_cache_of(shmipc_region_t *region, shmipc_self_t **out_self);
@@ -212,8 +216,8 @@ typedef struct shmipc_place {
 // (free, as a whole page). The word may be of a free block.
 int shmipc_place_find(const shmipc_region_t *region, const void *block,
                       shmipc_place_t *out_place);
-size_t shmipc_place_bytes(const shmipc_region_t *region,
-                          const shmipc_place_t *place);
+// Bytes of the block, all of them mapped.
+size_t shmipc_place_bytes(shmipc_region_t *region, const shmipc_place_t *place);
 // Frees the block if its word is still `seen`, which is live. -EALREADY.
 int shmipc_place_free(shmipc_region_t *region, const shmipc_self_t *self,
                       const shmipc_place_t *place, uint32_t seen);

@@ -42,6 +42,10 @@ typedef struct shmipc_heap_head {
   shmipc_mutex_t runs_mutex;  // 64. Of those that look for several pages.
   uint8_t padding1[60];
   uint32_t first_free;  // 128. A page to begin the search with; any value.
+  uint8_t padding2[60];
+  // 192. While blocks of the dead are being freed: the thread that is at it, as
+  // a page's head names it. Written under roots_mutex.
+  uint64_t reclaimer;
 } shmipc_heap_head_t;
 
 // `state`: bit 0 there is a root, bits 1..31 count changes. Written under

@@ -3,7 +3,8 @@
 
 // Pages of the heap: who has which, and runs of them.
 //
-//   FREE ──► PREPARING t ──► class t ──► FREE          a page of blocks
+//   FREE ──► PREPARING t ──► class t                   a page of blocks
+//                                  ──► FREEING t ──► FREE
 //        ──► PREPARING t, MORE... ──► LARGE, MORE...   a run: one large block
 //                 LARGE, MORE... ──► FREEING t, MORE... ──► FREE
 //
@@ -129,9 +130,25 @@ bool shmipc_run_extend(shmipc_region_t *region, uint32_t first, uint32_t extent,
   return true;
 }
 
+bool shmipc_is_reclaiming(const shmipc_region_t *region) {
+  // Behind the store of the caller's head; the reclaimer has the same between
+  // its own store and its first look at a head. So one of them sees the other.
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  uint64_t reclaimer = __atomic_load_n(&shmipc_heap_head_of(region)->reclaimer,
+                                       __ATOMIC_RELAXED);
+  if (reclaimer == 0) {
+    return false;
+  }
+  shmipc_census_t census;
+  shmipc_census_begin(&census);
+  return shmipc_head_is_alive(region, &census, reclaimer);
+}
+
 bool shmipc_run_take_over(shmipc_region_t *region, const shmipc_self_t *self,
                           uint32_t first, uint64_t head) {
-  if (!shmipc_head_change(region, first, head,
+  // It may be a page of blocks that its thread was giving back (block_cache.c).
+  if (shmipc_is_reclaiming(region) ||
+      !shmipc_head_change(region, first, head,
                           SHMIPC_PAGE_FREEING | self->page_id)) {
     return false;
   }

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -23,6 +24,7 @@
 
 #include "gtest/gtest.h"
 #include "shmipc/block_class.h"
+#include "shmipc/block_internal.h"
 #include "shmipc/block_layout.h"
 #include "shmipc/shared_heap.h"
 #include "shmipc/shmipc_testing.h"
@@ -401,8 +403,16 @@ TEST_P(BlockTest, GrowsForOneLargeBlockJoiningWhatIsFreeAtTheEnd) {
     o->heap_bytes = 4 * kPage;
     o->heap_capacity_bytes = 100 * kPage;
   });
+  shmipc_region_t *second = grows.Attach();
   void *most = shmipc_block_alloc(grows.region(), 90 * kPage);
-  EXPECT_NE(most, nullptr);
+  ASSERT_NE(most, nullptr);
+  // The other one had mapped its first pages only; now it has all of it.
+  auto *theirs = static_cast<char *>(
+      shmipc_block_get(second, shmipc_ref_of(grows.region(), most), 1));
+  ASSERT_NE(theirs, nullptr);
+  EXPECT_EQ(shmipc_block_usable_size(second, theirs), 90 * kPage);
+  theirs[90 * kPage - 1] = 1;
+  shmipc_region_close(second);
   EXPECT_EQ(shmipc_block_alloc(grows.region(), 20 * kPage), nullptr);
   EXPECT_NE(shmipc_block_alloc(grows.region(), 6 * kPage), nullptr);
 }
@@ -638,6 +648,43 @@ TEST_P(BlockTest, EmptyPagesGoBackWithoutATrim) {
   }
   // All but a few, which the next free would have looked at.
   EXPECT_GE(Stats().free_page_bytes, 55 * kPage);
+  ExpectUnused();
+}
+
+TEST_P(BlockTest, NoPageChangesItsKindWhileSomebodyReclaims) {
+  std::vector<void *> blocks;
+  for (int i = 0; i < 100; i++) {
+    blocks.push_back(shmipc_block_alloc(region_, 4000));
+  }
+  for (void *block : blocks) {
+    ASSERT_EQ(shmipc_block_free(region_, block), 0);
+  }
+  ASSERT_LT(Stats().free_page_bytes, Stats().heap_bytes);
+  // As if another thread were at it, then one of a dead process.
+  uint64_t *reclaimer = &shmipc_heap_head_of(region_)->reclaimer;
+  std::atomic<uint64_t> id{0};
+  std::atomic<bool> is_over{false};
+  std::thread lives([&] {
+    shmipc_self_t *self;
+    ASSERT_EQ(shmipc_self_of(region_, &self), 0);
+    id = self->page_id;
+    while (!is_over) {
+      std::this_thread::yield();
+    }
+  });
+  while (id == 0) {
+    std::this_thread::yield();
+  }
+  *reclaimer = id;
+  EXPECT_EQ(shmipc_heap_trim(region_), 0);
+  EXPECT_LT(Stats().free_page_bytes, Stats().heap_bytes);
+  EXPECT_EQ(Problems(region_), "");
+  void *block = shmipc_block_alloc(region_, 4000);
+  EXPECT_EQ(shmipc_block_free(region_, block), 0);
+  is_over = true;
+  lives.join();
+  EXPECT_GT(shmipc_heap_trim(region_), 0);
+  *reclaimer = 0;
   ExpectUnused();
 }
 

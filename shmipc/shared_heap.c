@@ -9,6 +9,10 @@
 // reclaimer may be killed anywhere; what it had taken over is then a dead
 // process's again.
 //
+// The words that are changed must still be words: while a reclaimer is at it,
+// said in the heap's head, no page of blocks becomes free, and so none becomes
+// one of another class (block_cache.c). A dead reclaimer does not count.
+//
 // A root's block is named before it is made the region's, so it may still be a
 // dead process's: those are made the region's first, under the mutex of roots.
 
@@ -71,7 +75,10 @@ static int walk_word(void *context, const shmipc_place_t *place,
                      uint32_t index) {
   const walker_t *walker = context;
   uint32_t word = shmipc_word_load(place->word);
-  if (word == SHMIPC_BLOCK_FREE) {
+  uint64_t head = shmipc_head_load(walker->region, place->page);
+  // The page may have become another kind, and the word something else.
+  if (word == SHMIPC_BLOCK_FREE ||
+      shmipc_kind_of(head) != shmipc_kind_of(place->head)) {
     return 0;
   }
   uint64_t position =
@@ -206,9 +213,14 @@ int shmipc_heap_reclaim(shmipc_region_t *region, unsigned int flags) {
     return -ENOMEM;
   }
   shmipc_census_begin(reclaimer.census);
+  uint64_t *word = &shmipc_heap_head_of(region)->reclaimer;
+  __atomic_store_n(word, reclaimer.self->page_id, __ATOMIC_RELAXED);
+  // See shmipc_is_reclaiming.
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
   // With one census: whoever is dead for the one is so for the other.
   shmipc_roots_redo(region, reclaimer.census);
   (void)visit_all(region, reclaim_word, &reclaimer);
+  __atomic_store_n(word, 0, __ATOMIC_RELEASE);
   shmipc_roots_unlock(region);
   free(reclaimer.census);
   return reclaimer.num_freed;
