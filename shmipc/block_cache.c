@@ -40,8 +40,9 @@
 void shmipc_page_note_freed(const shmipc_region_t *region, uint32_t page) {
   uint32_t *freed = &shmipc_note_of(region, page)->freed;
   // Only a load, mostly: the line stays shared. Sequentially consistent, as is
-  // the change of the word before it: so either it sees that the owner has
-  // cleared it, or the owner, who has a fence between, sees the word (4).
+  // the change of the word before it, and what the owner does the other way
+  // round: so either it sees that the owner has cleared it, or the owner sees
+  // the word (4).
   if (__atomic_load_n(freed, __ATOMIC_SEQ_CST) == 0) {
     __atomic_store_n(freed, 1, __ATOMIC_RELAXED);
   }
@@ -51,10 +52,8 @@ void shmipc_page_note_freed(const shmipc_region_t *region, uint32_t page) {
 static bool is_empty(const uint32_t *words, uint32_t count) {
   uint32_t any = 0;
   for (uint32_t i = 0; i < count && any == 0; i++) {
-    any = __atomic_load_n(&words[i], __ATOMIC_RELAXED);
+    any = shmipc_word_load(&words[i]);
   }
-  // Acquire: pairs with those that freed the blocks.
-  __atomic_thread_fence(__ATOMIC_ACQUIRE);
   return any == 0;
 }
 
@@ -113,7 +112,9 @@ static bool empty_page(shmipc_region_t *region, const shmipc_self_t *self,
                 shmipc_classes[class_index].count)) {
     return false;
   }
-  shmipc_head_store(region, page, self->page_id | SHMIPC_PAGE_FREEING);
+  // Sequentially consistent: see shmipc_is_reclaiming.
+  __atomic_store_n(shmipc_head_of(region, page),
+                   self->page_id | SHMIPC_PAGE_FREEING, __ATOMIC_SEQ_CST);
   if (shmipc_is_reclaiming(region)) {
     shmipc_head_store(region, page, self->page_id | (class_index + 1));
     return false;
@@ -241,7 +242,8 @@ static bool scan_current(shmipc_region_t *region, const shmipc_self_t *self,
   uint32_t i = bin->position;
   uint32_t found = 0;
   for (; i < class_of->count && found < SHMIPC_HINTS; i++) {
-    if (shmipc_word_load(&words[i]) == SHMIPC_BLOCK_FREE) {
+    // Sequentially consistent: see shmipc_page_note_freed.
+    if (__atomic_load_n(&words[i], __ATOMIC_SEQ_CST) == SHMIPC_BLOCK_FREE) {
       bin->hints[found].word = &words[i];
       bin->hints[found].block = start + (size_t)i * class_of->size_bytes;
       found++;
@@ -270,8 +272,7 @@ static bool scan_others(shmipc_region_t *region, const shmipc_self_t *self,
       continue;
     }
     // Before the words are read (4). See shmipc_page_note_freed.
-    __atomic_store_n(note, 0, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    __atomic_store_n(note, 0, __ATOMIC_SEQ_CST);
     bin->position = 0;
     if (scan_current(region, self, class_index)) {
       return true;

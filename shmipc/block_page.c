@@ -131,11 +131,10 @@ bool shmipc_run_extend(shmipc_region_t *region, uint32_t first, uint32_t extent,
 }
 
 bool shmipc_is_reclaiming(const shmipc_region_t *region) {
-  // Behind the store of the caller's head; the reclaimer has the same between
-  // its own store and its first look at a head. So one of them sees the other.
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  // Behind the store of the head; the reclaimer stores this and looks at heads.
+  // All four are sequentially consistent, so one of them sees the other.
   uint64_t reclaimer = __atomic_load_n(&shmipc_heap_head_of(region)->reclaimer,
-                                       __ATOMIC_RELAXED);
+                                       __ATOMIC_SEQ_CST);
   if (reclaimer == 0) {
     return false;
   }

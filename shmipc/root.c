@@ -64,10 +64,11 @@ static void set_state(shmipc_root_t *root, uint32_t state) {
   __atomic_store_n(&root->state, state, __ATOMIC_RELEASE);
 }
 
-// Copies a name, and ends it. Bytes, since it may change meanwhile.
+// Copies a name, and ends it. Bytes, since it may change meanwhile. Acquire:
+// the second look at the state comes after.
 static void copy_name(const shmipc_root_t *root, char *name) {
   for (size_t i = 0; i < sizeof(root->name); i++) {
-    name[i] = __atomic_load_n(&root->name[i], __ATOMIC_RELAXED);
+    name[i] = __atomic_load_n(&root->name[i], __ATOMIC_ACQUIRE);
   }
   name[sizeof(root->name) - 1] = '\0';
 }
@@ -80,9 +81,7 @@ static int read_root(const shmipc_root_t *root, char *name,
     return 0;
   }
   copy_name(root, name);
-  out_ref->offset = __atomic_load_n(&root->ref, __ATOMIC_RELAXED);
-  // The loads above come before this one.
-  __atomic_thread_fence(__ATOMIC_ACQUIRE);
+  out_ref->offset = __atomic_load_n(&root->ref, __ATOMIC_ACQUIRE);
   return __atomic_load_n(&root->state, __ATOMIC_RELAXED) == state ? 1 : -EAGAIN;
 }
 
@@ -153,11 +152,12 @@ static int add(shmipc_region_t *region, const char *name, shmipc_ref_t ref,
     return -ENOSPC;
   }
   size_t len = strlen(name);
+  // Release: who reads one of these sees that the state has changed before.
   for (size_t i = 0; i < sizeof(root->name); i++) {
     __atomic_store_n(&root->name[i], i < len ? name[i] : '\0',
-                     __ATOMIC_RELAXED);
+                     __ATOMIC_RELEASE);
   }
-  __atomic_store_n(&root->ref, ref.offset, __ATOMIC_RELAXED);
+  __atomic_store_n(&root->ref, ref.offset, __ATOMIC_RELEASE);
   set_state(root, state_of(root) + 1);
   return 0;
 }

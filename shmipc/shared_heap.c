@@ -32,7 +32,8 @@ typedef int word_fn_t(void *context, const shmipc_place_t *place,
 static int visit_page(shmipc_region_t *region, uint32_t page, word_fn_t *visit,
                       void *context) {
   shmipc_place_t place = {
-      .head = shmipc_head_load(region, page),
+      // Sequentially consistent: see shmipc_is_reclaiming.
+      .head = __atomic_load_n(shmipc_head_of(region, page), __ATOMIC_SEQ_CST),
       .page = page,
       .class_index = SHMIPC_CLASSES,
       .word = shmipc_table_words_of(region, page),
@@ -214,9 +215,8 @@ int shmipc_heap_reclaim(shmipc_region_t *region, unsigned int flags) {
   }
   shmipc_census_begin(reclaimer.census);
   uint64_t *word = &shmipc_heap_head_of(region)->reclaimer;
-  __atomic_store_n(word, reclaimer.self->page_id, __ATOMIC_RELAXED);
-  // See shmipc_is_reclaiming.
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  // Sequentially consistent: see shmipc_is_reclaiming.
+  __atomic_store_n(word, reclaimer.self->page_id, __ATOMIC_SEQ_CST);
   // With one census: whoever is dead for the one is so for the other.
   shmipc_roots_redo(region, reclaimer.census);
   (void)visit_all(region, reclaim_word, &reclaimer);
