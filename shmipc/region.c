@@ -27,6 +27,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "shmipc/block_layout.h"
 #include "shmipc/region_internal.h"
 
 shmipc_region_t *shmipc_region_new(const shmipc_region_options_t *options) {
@@ -121,6 +122,10 @@ static unsigned char *reserve(size_t size_bytes, size_t page_bytes) {
 
 int shmipc_region_map(shmipc_region_t *region, uint64_t actual_bytes) {
   assert(region->base == NULL && actual_bytes <= region->capacity_bytes);
+  if (region->heap_offset != 0) {
+    region->pages_offset =
+        region->heap_offset + shmipc_heap_tables_bytes(region->heap_pages);
+  }
   if (region->backend == SHMIPC_SYSV) {
     int flags = region->read_only ? SHM_RDONLY : 0;
     void *memory = shmat(region->shm_id, NULL, flags);
@@ -164,9 +169,11 @@ int shmipc_region_build(shmipc_region_t *region, const char *name,
   shmipc_header_fill(header, name, options, plan);
   region->header_hash = header->hash;
   if (options->initialize != NULL) {
-    int status = options->initialize(
-        options->context, region->base + region->data_offset,
-        region->mapped_bytes - (size_t)region->data_offset);
+    uint64_t end =
+        region->heap_offset != 0 ? region->heap_offset : region->mapped_bytes;
+    int status = options->initialize(options->context,
+                                     region->base + region->data_offset,
+                                     (size_t)(end - region->data_offset));
     if (status < 0) {
       return status;
     }

@@ -74,6 +74,13 @@ typedef struct shmipc_region_options {
   // The most that the data may grow to; address space of this size is reserved
   // in each process. 0: `size_bytes`, no growth.
   size_t capacity_bytes;
+  // A heap behind the data (block.h): bytes of its pages, rounded up to 64 KiB;
+  // 0: none. Its tables come on top: 80 bytes a page of the capacity, 24 KiB.
+  size_t heap_bytes;
+  // The most that its pages may grow to, by themselves when they are full.
+  // 0: `heap_bytes`. With a heap the data itself cannot grow (-EINVAL), and
+  // what `shmipc_region_grow` adds is the heap's.
+  size_t heap_capacity_bytes;
   // Attachments at one time, 1 to SHMIPC_PROCESSES_MAX. 0: 64.
   uint32_t max_processes;
   // Threads of all processes that use locks, at one time, 1 to
@@ -162,7 +169,7 @@ SHMIPC_API SHMIPC_MUST_USE int shmipc_region_unlink(const char *name,
 // The caller's data in this process: constant until close.
 SHMIPC_API void *shmipc_region_data(const shmipc_region_t *region);
 
-// Bytes of data that are mapped now; grows only.
+// Bytes of data that are mapped now, a heap among them; grows only.
 SHMIPC_API size_t shmipc_region_size(const shmipc_region_t *region);
 
 // Returns the `len` bytes at `offset` of the data, mapping what others have
@@ -202,9 +209,10 @@ typedef void shmipc_problem_fn_t(void *context, const char *what,
                                  uint64_t offset, uint64_t value);
 
 // Checks the header, the slots, the threads' records and the locks they hold,
-// and changes nothing. Returns the number of problems, or -ECHILD. Others may
-// be at work: what does not last for several looks is not reported. `report`
-// may be NULL. What dead processes left is no problem; it awaits its recovery.
+// the heap and its roots, and changes nothing. Returns the number of problems,
+// or -ECHILD. Others may be at work: what does not last for several looks is
+// not reported. `report` may be NULL. What dead processes left is no problem;
+// it awaits its recovery.
 SHMIPC_API int shmipc_region_verify(shmipc_region_t *region,
                                     shmipc_problem_fn_t *report, void *context);
 

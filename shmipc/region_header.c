@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "shmipc/block_class.h"
 #include "shmipc/region_internal.h"
 
 #define FNV_BASIS 0xcbf29ce484222325u
@@ -28,7 +29,7 @@
 
 _Static_assert(sizeof(shmipc_slot_t) == 64, "a cache line");
 _Static_assert(sizeof(shmipc_record_t) == 128, "two cache lines");
-_Static_assert(offsetof(shmipc_header_t, hash) == 288, "documented");
+_Static_assert(offsetof(shmipc_header_t, hash) == 304, "documented");
 _Static_assert(offsetof(shmipc_header_t, ready) == 320, "documented");
 _Static_assert(offsetof(shmipc_header_t, records_used) == 384, "documented");
 _Static_assert(sizeof(shmipc_header_t) <= SHMIPC_HEADER_BYTES, "its page");
@@ -54,6 +55,12 @@ static uint64_t layout_hash(void) {
       offsetof(shmipc_header_t, ready),
       offsetof(shmipc_record_t, holds),
       SHMIPC_WORD_OWNER,
+      SHMIPC_PAGE_BYTES,
+      SHMIPC_HEAP_HEAD_BYTES,
+      SHMIPC_ROOTS_MAX,
+      sizeof(shmipc_root_t),
+      SHMIPC_TABLE_WORDS,
+      SHMIPC_CLASSES,
   };
   // As words, so that the other byte order has another hash.
   return hash_bytes(FNV_BASIS, facts, sizeof(facts));
@@ -69,6 +76,40 @@ static bool round_up(uint64_t *bytes, uint64_t unit) {
   }
   *bytes = (*bytes + unit - 1) / unit * unit;
   return true;
+}
+
+// Puts the heap behind the data.
+static int plan_heap(const shmipc_region_options_t *options,
+                     shmipc_plan_t *plan) {
+  uint64_t now_bytes = options->heap_bytes;
+  uint64_t most_bytes = options->heap_capacity_bytes != 0
+                            ? options->heap_capacity_bytes
+                            : now_bytes;
+  if (now_bytes == 0) {
+    return most_bytes == 0 ? 0 : -EINVAL;
+  }
+  // Data before a heap cannot grow.
+  if (most_bytes < now_bytes || plan->capacity_bytes != plan->total_bytes) {
+    return -EINVAL;
+  }
+  if (options->backend == SHMIPC_SYSV && most_bytes != now_bytes) {
+    return -EOPNOTSUPP;
+  }
+  if (!round_up(&now_bytes, SHMIPC_PAGE_BYTES) ||
+      !round_up(&most_bytes, SHMIPC_PAGE_BYTES) ||
+      most_bytes / SHMIPC_PAGE_BYTES > SHMIPC_PAGES_MAX) {
+    return -EFBIG;
+  }
+  plan->heap_offset = plan->total_bytes;
+  plan->heap_pages = (uint32_t)(most_bytes / SHMIPC_PAGE_BYTES);
+  uint64_t pages_offset =
+      plan->heap_offset + shmipc_heap_tables_bytes(plan->heap_pages);
+  plan->total_bytes = pages_offset + now_bytes;
+  plan->capacity_bytes = pages_offset + most_bytes;
+  return round_up(&plan->total_bytes, plan->page_bytes) &&
+                 round_up(&plan->capacity_bytes, plan->page_bytes)
+             ? 0
+             : -EFBIG;
 }
 
 int shmipc_plan_make(const shmipc_region_options_t *options,
@@ -106,8 +147,11 @@ int shmipc_plan_make(const shmipc_region_options_t *options,
       shmipc_data_offset(plan.num_slots, plan.num_records, plan.page_bytes);
   plan.total_bytes = plan.data_offset + size_bytes;
   plan.capacity_bytes = plan.data_offset + capacity_bytes;
-  *out_plan = plan;
-  return 0;
+  int status = plan_heap(options, &plan);
+  if (status == 0) {
+    *out_plan = plan;
+  }
+  return status;
 }
 
 void shmipc_header_fill(shmipc_header_t *header, const char *name,
@@ -131,10 +175,30 @@ void shmipc_header_fill(shmipc_header_t *header, const char *name,
   header->creator_pid = (uint32_t)getpid();
   header->created_s = (uint64_t)now.tv_sec;
   header->layout_tag = options->layout_tag;
+  header->heap_offset = plan->heap_offset;
+  header->heap_pages = plan->heap_pages;
   if (name != NULL) {
     memcpy(header->name, name, strlen(name));
   }
   header->hash = shmipc_header_hash(header);
+}
+
+// Its tables and one page are there, and all its pages are in the capacity.
+static bool heap_is_whole(const shmipc_header_t *copy, uint64_t actual_bytes) {
+  if (copy->heap_offset == 0) {
+    return copy->heap_pages == 0;
+  }
+  if (copy->heap_pages == 0 || copy->heap_pages > SHMIPC_PAGES_MAX ||
+      copy->heap_offset <= copy->data_offset ||
+      copy->heap_offset >= actual_bytes ||
+      copy->heap_offset % copy->page_bytes != 0) {
+    return false;
+  }
+  uint64_t pages_offset =
+      copy->heap_offset + shmipc_heap_tables_bytes(copy->heap_pages);
+  return pages_offset + SHMIPC_PAGE_BYTES <= actual_bytes &&
+         pages_offset + (uint64_t)copy->heap_pages * SHMIPC_PAGE_BYTES <=
+             copy->capacity_bytes;
 }
 
 bool shmipc_header_is_ours(const shmipc_header_t *copy, uint64_t actual_bytes) {
@@ -156,7 +220,8 @@ bool shmipc_header_is_ours(const shmipc_header_t *copy, uint64_t actual_bytes) {
          actual_bytes % copy->page_bytes == 0 &&
          copy->capacity_bytes >= actual_bytes &&
          copy->capacity_bytes <= 2 * BYTES_MAX &&
-         copy->name[sizeof(copy->name) - 1] == '\0';
+         copy->name[sizeof(copy->name) - 1] == '\0' &&
+         heap_is_whole(copy, actual_bytes);
 }
 
 int shmipc_header_accept(const shmipc_header_t *copy, uint64_t actual_bytes,
@@ -177,6 +242,8 @@ int shmipc_header_accept(const shmipc_header_t *copy, uint64_t actual_bytes,
   region->data_offset = copy->data_offset;
   region->layout_tag = copy->layout_tag;
   region->header_hash = copy->hash;
+  region->heap_offset = copy->heap_offset;
+  region->heap_pages = copy->heap_pages;
   return 0;
 }
 

@@ -44,6 +44,9 @@ struct shmipc_region {
   uint64_t data_offset;
   uint64_t layout_tag;
   uint64_t header_hash;
+  uint64_t heap_offset;      // 0: none.
+  uint64_t pages_offset;     // Of the heap's pages; 0: no heap.
+  uint32_t heap_pages;       // The most of them.
   uint32_t slot;             // UINT32_MAX: none.
   uint32_t slot_generation;  // While it is ours.
   bool read_only;
@@ -94,6 +97,8 @@ typedef struct shmipc_plan {
   uint64_t capacity_bytes;
   uint64_t data_offset;
   uint32_t num_slots;
+  uint64_t heap_offset;  // 0: no heap.
+  uint32_t heap_pages;
   uint32_t num_records;
   uint32_t page_bytes;
 } shmipc_plan_t;

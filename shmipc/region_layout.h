@@ -7,6 +7,8 @@
 //   4096     slots: one for each attached process
 //   ...      records: one for each thread that uses locks
 //   ...      the caller's data, from a page boundary on
+//   ...      the heap, if there is one (block_layout.h), from a page boundary
+//   on
 //
 // Everything is in the machine's byte order and read with __atomic builtins
 // where it changes. What a process relies on after it attached is in its own
@@ -25,7 +27,7 @@ extern "C" {
 #endif
 
 #define SHMIPC_MAGIC 0x3163706963706d68u
-#define SHMIPC_VERSION 1u
+#define SHMIPC_VERSION 2u
 #define SHMIPC_HEADER_BYTES 4096u
 #define SHMIPC_READY 0x79646165u
 
@@ -45,8 +47,11 @@ typedef struct shmipc_header {
   uint64_t created_s;       // 64. Of CLOCK_REALTIME.
   uint64_t layout_tag;      // 72
   char name[208];           // 80. As given, without the slash; NUL at the end.
-  uint64_t hash;            // 288. Of all bytes before it.
-  uint8_t padding[24];
+  uint64_t heap_offset;     // 288. 0: no heap.
+  uint32_t heap_pages;      // 296. That the capacity has room for.
+  uint32_t reserved;        // 300
+  uint64_t hash;            // 304. Of all bytes before it.
+  uint8_t padding[8];
   // Written last by the creator.
   uint32_t ready;  // 320
   uint8_t padding1[60];

@@ -180,6 +180,8 @@ static int fill_segment(shmipc_region_t *region, const char *name,
   region->page_bytes = plan->page_bytes;
   region->capacity_bytes = plan->capacity_bytes;
   region->data_offset = plan->data_offset;
+  region->heap_offset = plan->heap_offset;
+  region->heap_pages = plan->heap_pages;
   region->layout_tag = options->layout_tag;
   int status = shmipc_region_map(region, plan->total_bytes);
   if (status < 0) {

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // The checker: walks header, slots, records and the locks they note, and names
-// what cannot be.
+// what cannot be; block_verify.c has the heap's part.
 //
 // Others are at work meanwhile, and pass through states that look wrong from
 // outside (a slot is locked before it says taken). None of these lasts, unless
@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "shmipc/block_internal.h"
 #include "shmipc/region_internal.h"
 
 #define LOOKS 4
@@ -229,6 +230,14 @@ int shmipc_region_verify(shmipc_region_t *region, shmipc_problem_fn_t *report,
   }
   for (uint32_t i = 0; i < region->num_records; i++) {
     examine(&verifier, look_at_record, i);
+  }
+  if (region->heap_offset != 0) {
+    for (uint32_t i = 0; i < region->heap_pages; i++) {
+      examine(&verifier, shmipc_look_at_page, i);
+    }
+    for (uint32_t i = 0; i < SHMIPC_ROOTS_MAX; i++) {
+      examine(&verifier, shmipc_look_at_root, i);
+    }
   }
   return verifier.num_problems;
 }

@@ -13,9 +13,14 @@
 //   rwlock.h         a robust reader-writer lock
 //   semaphore.h      a counting semaphore, and System V ones that are undone
 //   event.h          events and condition variables
+//   ref.h            pointers into a region
+//   block.h          memory allocated in a region
+//   root.h           blocks found by name
+//   shared_heap.h    all blocks of a region: walk, statistics, the dead's
 //   registry.h       finds regions, and removes those that nobody uses
 //
-// Failure: functions return 0 or a negative errno and leave `errno` alone;
+// Failure: functions return 0 or a negative errno and leave `errno` alone (the
+// three that allocate memory return NULL and set it);
 // `shmipc_strerror` says what it means here and what to do. Bytes of a region
 // are never believed: damage is an error or without effect.
 //

@@ -1,10 +1,10 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// What do the locks of shmipc cost, beside those that a C library and
-// Boost.Interprocess offer between processes?
+// What do the locks and the heap of shmipc cost, beside what a C library and
+// Boost.Interprocess offer between processes (and malloc within one)?
 //
-//   bazel run //shmipc:benchmark              [-- --rounds=9 --smoke]
+//   bazel run //shmipc:benchmark              [-- --rounds=9 --heap --smoke]
 //
 // All contenders run in turn, round after round, so that slow and fast states
 // of the machine hit all of them; medians, the range, and ratios of medians.
@@ -30,12 +30,15 @@
 #include <vector>
 
 #if __has_include(<boost/interprocess/sync/interprocess_mutex.hpp>)
+#include <boost/interprocess/managed_external_buffer.hpp>
+#include <boost/interprocess/mem_algo/rbtree_best_fit.hpp>
 #include <boost/interprocess/sync/interprocess_mutex.hpp>
 #define HAS_BOOST_INTERPROCESS 1
 #else
 #define HAS_BOOST_INTERPROCESS 0
 #endif
 
+#include "shmipc/block.h"
 #include "shmipc/event.h"
 #include "shmipc/mutex.h"
 #include "shmipc/rwlock.h"
@@ -48,6 +51,8 @@ struct Flags {
   int64_t pairs = 2000000;
   int64_t contended = 200000;
   int64_t hand_offs = 20000;
+  int64_t batches = 200;
+  bool only_heap = false;
 };
 
 Flags flags;
@@ -69,6 +74,8 @@ struct Board {
   alignas(64) std::atomic<uint32_t> start;
   alignas(64) std::atomic<uint32_t> turn;
   alignas(64) uint64_t counter;
+  alignas(64) std::atomic<uint64_t> batch;
+  alignas(64) uint64_t offsets[1000];
 #if HAS_BOOST_INTERPROCESS
   alignas(64) char boost[sizeof(boost::interprocess::interprocess_mutex)];
 #endif
@@ -431,6 +438,157 @@ void HandOffs() {
           {{0, 3, 1.1}, {1, 3, 1.1}});
 }
 
+// -- The heap.
+
+constexpr size_t kHeapBytes = 64 << 20;
+constexpr int kBatch = 1000;
+
+void *volatile sink;
+
+#if HAS_BOOST_INTERPROCESS
+using BoostHeap = boost::interprocess::basic_managed_external_buffer<
+    char,
+    boost::interprocess::rbtree_best_fit<boost::interprocess::mutex_family>,
+    boost::interprocess::iset_index>;
+
+// In memory that a child of fork shares.
+BoostHeap *boost_heap;
+
+void MakeBoostHeap() {
+  void *memory = mmap(nullptr, kHeapBytes, PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  if (memory == MAP_FAILED) {
+    Die("mmap");
+  }
+  boost_heap =
+      new BoostHeap(boost::interprocess::create_only, memory, kHeapBytes);
+}
+#endif
+
+// One block at a time, or a thousand.
+template <typename Alloc, typename Free>
+std::function<double()> AllocAndFree(int count, const Alloc &alloc,
+                                     const Free &release) {
+  return [count, alloc, release] {
+    void *blocks[kBatch];
+    int64_t rounds = std::max<int64_t>(1, flags.pairs / count);
+    double start = NowNs();
+    for (int64_t i = 0; i < rounds; i++) {
+      for (int j = 0; j < count; j++) {
+        blocks[j] = alloc();
+        sink = blocks[j];
+      }
+      for (int j = 0; j < count; j++) {
+        release(blocks[j]);
+      }
+    }
+    return (NowNs() - start) / static_cast<double>(rounds * count);
+  };
+}
+
+// Two processes, each with its own blocks.
+std::function<double()> InTwo(const std::function<double()> &run) {
+  return [run] {
+    double result = 0;
+    TwoProcesses(1, [&](int who) {
+      double own = run();
+      result = who == 0 ? own : 0;
+    });
+    return result;
+  };
+}
+
+// One allocates a batch, the other frees it.
+template <typename Alloc, typename Free>
+std::function<double()> FreedByTheOther(const Alloc &alloc,
+                                        const Free &release) {
+  return [alloc, release] {
+    board->batch = 0;
+    return TwoProcesses(flags.batches * kBatch, [&](int who) {
+      for (int64_t i = 0; i < flags.batches; i++) {
+        uint64_t turn = static_cast<uint64_t>(2 * i + who);
+        while (board->batch != turn) {
+          // Spins: a batch takes longer than a wake-up would.
+        }
+        for (uint64_t &offset : board->offsets) {
+          if (who == 0) {
+            offset = alloc();
+          } else {
+            release(offset);
+          }
+        }
+        board->batch = turn + 1;
+      }
+    });
+  };
+}
+
+void Blocks(size_t size) {
+  auto shm_alloc = [size] {
+    return shmipc_block_alloc(region, size);
+  };
+  auto shm_free = [](void *block) {
+    if (shmipc_block_free(region, block) != 0) {
+      Die("free");
+    }
+  };
+  auto libc_alloc = [size] {
+    return malloc(size);
+  };
+  auto libc_free = [](void *block) {
+    free(block);
+  };
+  std::string title = std::to_string(size) + " bytes, alloc and free, a pair";
+  for (int count : {1, kBatch}) {
+    std::vector<Contender> contenders = {
+        {"shmipc block", AllocAndFree(count, shm_alloc, shm_free)},
+        {"malloc, private", AllocAndFree(count, libc_alloc, libc_free)},
+        {"shmipc block, two processes",
+         InTwo(AllocAndFree(count, shm_alloc, shm_free))},
+    };
+    std::vector<Bar> bars = {{0, 1, 0.8}, {2, 0, 1.25}};
+#if HAS_BOOST_INTERPROCESS
+    contenders.push_back(
+        {"Boost rbtree_best_fit",
+         AllocAndFree(
+             count, [size] { return boost_heap->allocate(size); },
+             [](void *block) { boost_heap->deallocate(block); })});
+    bars.push_back({0, 3, 1.0 / 40});
+#endif
+    Compare((title + (count == 1 ? "" : ", a thousand at a time")).c_str(),
+            contenders, bars);
+  }
+  std::vector<Contender> contenders = {
+      {"shmipc block",
+       FreedByTheOther(
+           [size] {
+             return shmipc_ref_of(region, shmipc_block_alloc(region, size))
+                 .offset;
+           },
+           [&](uint64_t offset) {
+             if (shmipc_block_free(
+                     region, shmipc_block_get(region, {offset}, 1)) != 0) {
+               Die("free of another's");
+             }
+           })},
+  };
+  std::vector<Bar> bars;
+#if HAS_BOOST_INTERPROCESS
+  contenders.push_back(
+      {"Boost rbtree_best_fit",
+       FreedByTheOther(
+           [size] {
+             return reinterpret_cast<uint64_t>(boost_heap->allocate(size));
+           },
+           [](uint64_t block) {
+             boost_heap->deallocate(reinterpret_cast<void *>(block));
+           })});
+  bars.push_back({0, 1, 0.25});
+#endif
+  Compare((std::to_string(size) + " bytes, freed by the other process").c_str(),
+          contenders, bars);
+}
+
 int InitialiseBoard(void *, void *data, size_t) {
   auto *all = static_cast<Board *>(data);
   pthread_mutexattr_t attributes;
@@ -456,10 +614,12 @@ void ReadFlags(int argc, char **argv) {
   for (int i = 1; i < argc; i++) {
     if (strncmp(argv[i], "--rounds=", 9) == 0) {
       flags.rounds = std::max(1, atoi(argv[i] + 9));
+    } else if (strcmp(argv[i], "--heap") == 0) {
+      flags.only_heap = true;
     } else if (strcmp(argv[i], "--smoke") == 0) {
-      flags = {1, 1000, 1000, 100};
+      flags = {1, 1000, 1000, 100, 2, false};
     } else {
-      fprintf(stderr, "usage: benchmark [--rounds=N] [--smoke]\n");
+      fprintf(stderr, "usage: benchmark [--rounds=N] [--heap] [--smoke]\n");
       exit(2);
     }
   }
@@ -472,6 +632,7 @@ int main(int argc, char **argv) {
   shmipc_region_options_t options = {};
   options.backend = SHMIPC_MEMFD;
   options.size_bytes = sizeof(Board);
+  options.heap_bytes = kHeapBytes;
   options.initialize = InitialiseBoard;
   Check(shmipc_region_create(nullptr, &options, &region));
   board = static_cast<Board *>(shmipc_region_data(region));
@@ -480,9 +641,16 @@ int main(int argc, char **argv) {
   if (!HAS_BOOST_INTERPROCESS) {
     printf("without Boost.Interprocess: libboost-dev is not installed\n");
   }
-  Uncontended();
-  ContendedLocks();
-  HandOffs();
+  if (!flags.only_heap) {
+    Uncontended();
+    ContendedLocks();
+    HandOffs();
+  }
+#if HAS_BOOST_INTERPROCESS
+  MakeBoostHeap();
+#endif
+  Blocks(64);
+  Blocks(1024);
   shmipc_region_close(region);
   return 0;
 }

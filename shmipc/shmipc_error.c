@@ -29,8 +29,9 @@ static const status_text_t texts[] = {
     {EDEADLK,
      "this thread holds the lock already: it would wait for itself for ever"},
     {EPERM,
-     "not allowed: the lock is not held by this thread, or the region belongs "
-     "to another user (`allow_other_owner`)"},
+     "not allowed: the lock is not held by this thread, the block is not this "
+     "process's, or the region belongs to another user (`allow_other_owner`)"},
+    {EALREADY, "the block is free already: it was freed twice"},
     {ECHILD,
      "this process was forked from the one that attached: open the region "
      "anew in the child"},
@@ -53,20 +54,28 @@ static const status_text_t texts[] = {
     {EBUSY,
      "another process is creating, attaching to or removing the region and "
      "did not end in time (is it stopped?): try again"},
-    {EEXIST, "a region of that name exists: open it, or unlink it first"},
-    {ENOENT, "no region of that name: create it first"},
+    {EEXIST,
+     "a region of that name exists, or a root: open it, or remove it first"},
+    {ENOENT, "no region of that name, or no root: create it first"},
     {ENOSPC,
-     "no space: /dev/shm is full, or the System V limits (kernel.shmall, "
-     "kernel.shmmni, kernel.sem) are reached"},
+     "no space: /dev/shm is full, the System V limits (kernel.shmall, "
+     "kernel.shmmni, kernel.sem) are reached, or there are SHMIPC_ROOTS_MAX "
+     "roots"},
     {EFBIG,
      "larger than RLIMIT_FSIZE or than the region's `capacity_bytes` allows"},
-    {ENOMEM, "not enough memory or address space (or no huge pages)"},
+    {ENOMEM,
+     "not enough memory or address space (or no huge pages), or the region's "
+     "heap is full: create it with more `heap_capacity_bytes`"},
     {EOPNOTSUPP,
      "this kind of region cannot do that: System V regions do not grow, only "
-     "they have undone semaphores, and only the others have descriptors"},
+     "they have undone semaphores, only the others have descriptors; and only "
+     "those created with `heap_bytes` have a heap"},
     {EOVERFLOW, "the semaphore has its largest value already"},
-    {EINVAL, "an argument is out of its range, or outside of the region"},
-    {ENAMETOOLONG, "the name has more than SHMIPC_NAME_MAX bytes"},
+    {EINVAL,
+     "an argument is out of its range, outside of the region, or not the start "
+     "of a block"},
+    {ENAMETOOLONG,
+     "the name has more than SHMIPC_NAME_MAX or SHMIPC_ROOT_NAME_MAX bytes"},
     {EACCES, "permission denied: see the region's mode and owner"},
     {ELOOP, "the name is a symbolic link, which is never followed"},
 };

@@ -11,8 +11,6 @@
 // where ptrace is not permitted.
 
 #include <signal.h>
-#include <sys/ptrace.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -37,9 +35,11 @@ using shmipc_testing::Backends;
 using shmipc_testing::Count;
 using shmipc_testing::NameOf;
 using shmipc_testing::NowNs;
+using shmipc_testing::Outcome;
 using shmipc_testing::Problems;
 using shmipc_testing::Process;
 using shmipc_testing::Seed;
+using shmipc_testing::StepAndKill;
 using shmipc_testing::TestRegion;
 using shmipc_testing::Watchdog;
 
@@ -55,54 +55,9 @@ struct Board {
   uint64_t b;
 };
 
-enum class Outcome {
-  kKilled,
-  kCameThrough,
-  kNotPermitted
-};
-
 class StepTest : public testing::TestWithParam<shmipc_backend_t> {
  protected:
   using Operation = std::function<void(TestRegion *own, Board *board)>;
-
-  // Runs `work` in a child that is stepped `steps` times from its first SIGSTOP
-  // on and then killed. Coming through is its second SIGSTOP, or its end.
-  static Outcome StepAndKill(uint64_t steps,
-                             const std::function<void()> &work) {
-    pid_t child = fork();
-    if (child == 0) {
-      if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) {
-        _exit(77);
-      }
-      work();
-      raise(SIGSTOP);
-      _exit(0);
-    }
-    int status;
-    waitpid(child, &status, 0);
-    // It may have had children: SIGCHLD stops it, too.
-    while (WIFSTOPPED(status) && WSTOPSIG(status) != SIGSTOP) {
-      ptrace(PTRACE_CONT, child, nullptr, nullptr);
-      waitpid(child, &status, 0);
-    }
-    if (!WIFSTOPPED(status)) {
-      return Outcome::kNotPermitted;
-    }
-    Outcome outcome = Outcome::kKilled;
-    for (uint64_t i = 0; i < steps; i++) {
-      if (ptrace(PTRACE_SINGLESTEP, child, nullptr, nullptr) != 0 ||
-          waitpid(child, &status, 0) != child || !WIFSTOPPED(status) ||
-          WSTOPSIG(status) == SIGSTOP) {
-        outcome = Outcome::kCameThrough;
-        break;
-      }
-    }
-    kill(child, SIGKILL);
-    while (waitpid(child, &status, 0) == child && !WIFEXITED(status) &&
-           !WIFSIGNALED(status)) {
-    }
-    return outcome;
-  }
 
   // `operation` is stepped in a child that is attached when `attaches`;
   // `survive` is called after each kill and returns what is wrong.

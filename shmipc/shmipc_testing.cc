@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -196,6 +197,42 @@ shmipc_region_t *TestRegion::AttachInChild() {
   CloseOwn();
   region_ = Attach();
   return region_;
+}
+
+Outcome StepAndKill(uint64_t steps, const std::function<void()> &work) {
+  pid_t child = fork();
+  if (child == 0) {
+    if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) {
+      _exit(77);
+    }
+    work();
+    raise(SIGSTOP);
+    _exit(0);
+  }
+  int status;
+  waitpid(child, &status, 0);
+  // It may have had children: SIGCHLD stops it, too.
+  while (WIFSTOPPED(status) && WSTOPSIG(status) != SIGSTOP) {
+    ptrace(PTRACE_CONT, child, nullptr, nullptr);
+    waitpid(child, &status, 0);
+  }
+  if (!WIFSTOPPED(status)) {
+    return Outcome::kNotPermitted;
+  }
+  Outcome outcome = Outcome::kKilled;
+  for (uint64_t i = 0; i < steps; i++) {
+    if (ptrace(PTRACE_SINGLESTEP, child, nullptr, nullptr) != 0 ||
+        waitpid(child, &status, 0) != child || !WIFSTOPPED(status) ||
+        WSTOPSIG(status) == SIGSTOP) {
+      outcome = Outcome::kCameThrough;
+      break;
+    }
+  }
+  kill(child, SIGKILL);
+  while (waitpid(child, &status, 0) == child && !WIFEXITED(status) &&
+         !WIFSIGNALED(status)) {
+  }
+  return outcome;
 }
 
 std::string Problems(shmipc_region_t *region) {

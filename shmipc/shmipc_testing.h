@@ -120,6 +120,15 @@ class TestRegion {
 const char *NameOf(shmipc_backend_t backend);
 const std::vector<shmipc_backend_t> &Backends();
 
+// Runs `work` in a child that is stepped `steps` times from its first SIGSTOP
+// on and then killed. Coming through is its second SIGSTOP, or its end.
+enum class Outcome {
+  kKilled,
+  kCameThrough,
+  kNotPermitted
+};
+Outcome StepAndKill(uint64_t steps, const std::function<void()> &work);
+
 // The problems that verify names, each on a line.
 std::string Problems(shmipc_region_t *region);
 

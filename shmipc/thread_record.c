@@ -20,6 +20,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "shmipc/block_internal.h"
 #include "shmipc/region_internal.h"
 
 __thread shmipc_self_t *shmipc_self_cached;
@@ -39,6 +40,7 @@ static void thread_ends(void *unused) {
     shmipc_self_t *self = all;
     all = self->next;
     shmipc_attachment_with(self->serial, release, self->index);
+    shmipc_cache_delete(self->cache);
     free(self);
   }
   shmipc_self_cached = NULL;
@@ -77,8 +79,10 @@ static int take_record(shmipc_region_t *region, shmipc_self_t *self) {
       }
       self->record = record;
       self->index = i;
-      self->id = SHMIPC_WORD_OF(
-          i, __atomic_load_n(&record->generation, __ATOMIC_RELAXED));
+      uint32_t generation =
+          __atomic_load_n(&record->generation, __ATOMIC_RELAXED);
+      self->id = SHMIPC_WORD_OF(i, generation);
+      self->page_id = SHMIPC_PAGE_ID(i, generation);
       return 0;
     }
   }

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "shmipc/block_layout.h"
 #include "shmipc/region_internal.h"
 
 #ifdef __cplusplus
@@ -21,9 +22,11 @@ extern "C" {
 typedef struct shmipc_self {
   uint64_t serial;  // Of the attachment.
   shmipc_record_t *record;
-  uint32_t index;      // Of the record.
-  uint32_t id;         // What lock words say while they are ours.
-  uint32_t num_holds;  // Places up to the last that is in use.
+  uint32_t index;              // Of the record.
+  uint32_t id;                 // What lock words say while they are ours.
+  uint32_t num_holds;          // Places up to the last that is in use.
+  uint64_t page_id;            // What heads of pages say that are ours.
+  struct shmipc_cache *cache;  // Of blocks; NULL before the first.
   struct shmipc_self *next;
 } shmipc_self_t;
 

@@ -1,0 +1,418 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Blocks: from a size to memory, and from any pointer to its block.
+//
+//   pointer ──► page (a shift) ──► head: kind, thread ──► class: index (a
+//   multiplication) ──► word: whose it is
+//
+// All that a pointer is taken for is looked up outside of the block, so one
+// that is not the start of a live block is told from one that is.
+//
+// The short way of an allocation takes a free block that the thread knows of
+// and stores whose it is in the block's word: the block is the process's with
+// that store, and before it nobody's. The short way of a free is the store of 0
+// and a note in private memory. Both are for pages that are the thread's own,
+// and make no atomic read-modify-write. block_cache.c has the rest of small
+// blocks, block_page.c pages.
+//
+// A large block is a run of pages of its own. It is live while the head of its
+// first page says LARGE; its word is in the heap's table.
+
+#include "shmipc/block.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "shmipc/block_internal.h"
+
+int shmipc_heap_status(const shmipc_region_t *region, bool writes) {
+  if (region->serial == 0) {
+    return region->status;
+  }
+  if (region->heap_offset == 0) {
+    return -EOPNOTSUPP;
+  }
+  return writes && region->read_only ? -EROFS : 0;
+}
+
+static int begin(shmipc_region_t *region, shmipc_self_t **out_self) {
+  int status = shmipc_heap_status(region, true);
+  return status < 0 ? status : shmipc_cache_of(region, out_self);
+}
+
+int shmipc_place_find(const shmipc_region_t *region, const void *block,
+                      shmipc_place_t *out_place) {
+  uint64_t offset = (uint64_t)((uintptr_t)block - (uintptr_t)region->base -
+                               (uintptr_t)region->pages_offset);
+  uint64_t page = offset >> SHMIPC_PAGE_SHIFT;
+  if (page >= shmipc_pages_mapped(region)) {
+    return -EINVAL;
+  }
+  out_place->page = (uint32_t)page;
+  uint32_t position = (uint32_t)offset & (SHMIPC_PAGE_BYTES - 1);
+  uint64_t head = shmipc_head_load(region, (uint32_t)page);
+  uint32_t kind = shmipc_kind_of(head);
+  out_place->head = head;
+  if (shmipc_is_class(kind)) {
+    uint32_t index;
+    if (!shmipc_class_index(&shmipc_classes[kind - 1], position, &index)) {
+      return -EINVAL;
+    }
+    out_place->class_index = kind - 1;
+    out_place->word = shmipc_words_of(region, (uint32_t)page, kind - 1) + index;
+    return 0;
+  }
+  out_place->class_index = SHMIPC_CLASSES;
+  out_place->word = shmipc_table_words_of(region, (uint32_t)page);
+  if (kind == SHMIPC_PAGE_LARGE) {
+    return position == 0 ? 0 : -EINVAL;
+  }
+  return kind == SHMIPC_PAGE_FREE || kind == SHMIPC_PAGE_FREEING ? -EALREADY
+                                                                 : -EINVAL;
+}
+
+size_t shmipc_place_bytes(shmipc_region_t *region,
+                          const shmipc_place_t *place) {
+  if (place->class_index < SHMIPC_CLASSES) {
+    return shmipc_classes[place->class_index].size_bytes;
+  }
+  uint32_t num_pages = __atomic_load_n(
+      &shmipc_note_of(region, place->page)->num_pages, __ATOMIC_RELAXED);
+  if (num_pages > shmipc_pages_mapped(region) - place->page) {
+    // The region has grown, and we have mapped no more than its beginning.
+    shmipc_pages_refresh(region);
+  }
+  uint32_t mapped = shmipc_pages_mapped(region) - place->page;
+  // Never more than is there, whatever the region says.
+  num_pages = num_pages < mapped ? num_pages : mapped;
+  return (size_t)num_pages << SHMIPC_PAGE_SHIFT;
+}
+
+// Finds the block and what its word says, which is not 0.
+static int find_live(const shmipc_region_t *region, const void *block,
+                     shmipc_place_t *out_place, uint32_t *out_seen) {
+  int status = shmipc_place_find(region, block, out_place);
+  if (status < 0) {
+    return status;
+  }
+  *out_seen = shmipc_word_load(out_place->word);
+  return *out_seen != SHMIPC_BLOCK_FREE ? 0 : -EALREADY;
+}
+
+static void *alloc_large(shmipc_region_t *region, shmipc_self_t *self,
+                         size_t size_bytes) {
+  uint64_t most = (uint64_t)region->heap_pages << SHMIPC_PAGE_SHIFT;
+  if (size_bytes > most) {
+    return NULL;
+  }
+  uint32_t count =
+      (uint32_t)((size_bytes + SHMIPC_PAGE_BYTES - 1) >> SHMIPC_PAGE_SHIFT);
+  uint32_t first = shmipc_run_claim(region, self, count);
+  if (first == SHMIPC_NO_PAGE &&
+      shmipc_cache_trim_dead(region, self) + shmipc_cache_trim(region, self) !=
+          0) {
+    first = shmipc_run_claim(region, self, count);
+  }
+  // What was added may end a run that was too short; a second time, if others
+  // took it.
+  for (int i = 0; i < 2 && first == SHMIPC_NO_PAGE; i++) {
+    if (!shmipc_pages_grow(region, count)) {
+      break;
+    }
+    first = shmipc_run_claim(region, self, count);
+  }
+  if (first == SHMIPC_NO_PAGE) {
+    return NULL;
+  }
+  __atomic_store_n(&shmipc_note_of(region, first)->num_pages, count,
+                   __ATOMIC_RELAXED);
+  __atomic_store_n(shmipc_table_words_of(region, first), self->cache->owner,
+                   __ATOMIC_RELAXED);
+  // From here on it is a block.
+  shmipc_head_store(region, first, SHMIPC_PAGE_LARGE);
+  return shmipc_page_of(region, first);
+}
+
+static __attribute__((noinline)) void *alloc_any(shmipc_region_t *region,
+                                                 size_t alignment,
+                                                 size_t size_bytes) {
+  shmipc_self_t *self;
+  int status = begin(region, &self);
+  if (status < 0) {
+    errno = -status;
+    return NULL;
+  }
+  uint32_t class_index = shmipc_class_aligned(alignment, size_bytes);
+  int saved = errno;
+  void *block = class_index < SHMIPC_CLASSES
+                    ? shmipc_cache_alloc(region, self, class_index, alignment)
+                    : alloc_large(region, self, size_bytes);
+  errno = block != NULL ? saved : ENOMEM;
+  return block;
+}
+
+void *shmipc_block_alloc(shmipc_region_t *region, size_t size_bytes) {
+  shmipc_self_t *self = shmipc_self_cached;
+  if (__builtin_expect(self != NULL && self->serial == region->serial &&
+                           self->cache != NULL &&
+                           size_bytes <= SHMIPC_CLASS_TABLE_MAX,
+                       1)) {
+    shmipc_cache_t *cache = self->cache;
+    shmipc_bin_t *bin =
+        &cache->bins[shmipc_class_table[(size_bytes + 15) / 16]];
+    if (__builtin_expect(bin->num_hints != 0, 1)) {
+      shmipc_hint_t *hint = &bin->hints[--bin->num_hints];
+      if (__builtin_expect(shmipc_word_load(hint->word) == SHMIPC_BLOCK_FREE,
+                           1)) {
+        // Relaxed: as in block_cache.c.
+        __atomic_store_n(hint->word, cache->owner, __ATOMIC_RELAXED);
+        return hint->block;
+      }
+    }
+  }
+  return alloc_any(region, 1, size_bytes);
+}
+
+void *shmipc_block_alloc_aligned(shmipc_region_t *region, size_t alignment,
+                                 size_t size_bytes) {
+  if (alignment == 0 || (alignment & (alignment - 1)) != 0 ||
+      alignment > SHMIPC_BLOCK_ALIGNMENT_MAX) {
+    errno = EINVAL;
+    return NULL;
+  }
+  return alloc_any(region, alignment, size_bytes);
+}
+
+int shmipc_place_free(shmipc_region_t *region, const shmipc_self_t *self,
+                      const shmipc_place_t *place, uint32_t seen) {
+  if (place->class_index < SHMIPC_CLASSES) {
+    // Sequentially consistent: see shmipc_page_note_freed.
+    if (!__atomic_compare_exchange_n(place->word, &seen, SHMIPC_BLOCK_FREE,
+                                     false, __ATOMIC_SEQ_CST,
+                                     __ATOMIC_RELAXED)) {
+      return -EALREADY;
+    }
+    shmipc_page_note_freed(region, place->page);
+    return 0;
+  }
+  // From here on it is no block. Killed now, whoever looks for pages goes on.
+  if (!shmipc_head_change(region, place->page, place->head,
+                          SHMIPC_PAGE_FREEING | self->page_id)) {
+    return -EALREADY;
+  }
+  shmipc_run_release(region, place->page);
+  return 0;
+}
+
+static __attribute__((noinline)) int free_any(shmipc_region_t *region,
+                                              void *block) {
+  shmipc_self_t *self;
+  if (block == NULL) {
+    return 0;
+  }
+  int saved = errno;
+  int status = begin(region, &self);
+  errno = saved;
+  if (status < 0) {
+    return status;
+  }
+  shmipc_place_t place;
+  uint32_t seen;
+  status = find_live(region, block, &place, &seen);
+  if (status < 0) {
+    return status;
+  }
+  status = shmipc_place_free(region, self, &place, seen);
+  if (status == 0 && place.class_index < SHMIPC_CLASSES &&
+      place.head == (self->page_id | (place.class_index + 1))) {
+    shmipc_bin_t *bin = &self->cache->bins[place.class_index];
+    if (bin->num_hints < SHMIPC_HINTS) {
+      shmipc_hint_t hint = {.word = place.word, .block = block};
+      bin->hints[bin->num_hints++] = hint;
+    } else {
+      shmipc_cache_note_free(region, self, place.class_index, place.page);
+    }
+  }
+  return status;
+}
+
+// The short way: a block of this process, in a page of this thread whose words
+// are in it.
+int shmipc_block_free(shmipc_region_t *region, void *block) {
+  shmipc_self_t *self = shmipc_self_cached;
+  if (__builtin_expect(
+          self == NULL || self->serial != region->serial || self->cache == NULL,
+          0)) {
+    return free_any(region, block);
+  }
+  uint64_t offset = (uint64_t)((uintptr_t)block - (uintptr_t)region->base) -
+                    region->pages_offset;
+  // Unmapped pages, and pointers from elsewhere, are beyond it.
+  if (__builtin_expect((offset | (SHMIPC_PAGE_BYTES - 1)) >=
+                           shmipc_mapped_bytes(region) - region->pages_offset,
+                       0)) {
+    return free_any(region, block);
+  }
+  uint32_t page = (uint32_t)(offset >> SHMIPC_PAGE_SHIFT);
+  uint64_t own_class = shmipc_head_load(region, page) - self->page_id - 1;
+  uint32_t index;
+  if (__builtin_expect(page < region->heap_pages && own_class < SHMIPC_CLASSES,
+                       1)) {
+    const shmipc_class_t *class_of = &shmipc_classes[own_class];
+    shmipc_bin_t *bin = &self->cache->bins[own_class];
+    uint32_t position = (uint32_t)offset & (SHMIPC_PAGE_BYTES - 1);
+    if (__builtin_expect(class_of->words_offset != 0 &&
+                             shmipc_class_index(class_of, position, &index),
+                         1)) {
+      uint32_t *word = (uint32_t *)(void *)((unsigned char *)block - position +
+                                            class_of->words_offset) +
+                       index;
+      if (__builtin_expect(shmipc_word_load(word) == self->cache->owner, 1)) {
+        // Release: pairs with the acquire of whoever allocates it, which may be
+        // another thread once this one has ended.
+        __atomic_store_n(word, SHMIPC_BLOCK_FREE, __ATOMIC_RELEASE);
+        uint32_t place = bin->num_hints;
+        if (__builtin_expect(place < SHMIPC_HINTS, 1)) {
+          bin->hints[place].word = word;
+          bin->hints[place].block = block;
+          bin->num_hints = place + 1;
+          return 0;
+        }
+        shmipc_cache_note_free(region, self, (uint32_t)own_class, page);
+        return 0;
+      }
+    }
+  }
+  return free_any(region, block);
+}
+
+size_t shmipc_block_usable_size(shmipc_region_t *region, const void *block) {
+  shmipc_place_t place;
+  uint32_t seen;
+  if (shmipc_heap_status(region, false) < 0 ||
+      find_live(region, block, &place, &seen) < 0) {
+    return 0;
+  }
+  return shmipc_place_bytes(region, &place);
+}
+
+void *shmipc_block_get(shmipc_region_t *region, shmipc_ref_t ref, size_t len) {
+  void *block = shmipc_ref_get(region, ref, len);
+  size_t usable = block != NULL ? shmipc_block_usable_size(region, block) : 0;
+  return usable != 0 && usable >= len ? block : NULL;
+}
+
+// Makes a run longer or shorter where it is.
+static bool resize_large(shmipc_region_t *region, const shmipc_place_t *place,
+                         size_t size_bytes) {
+  uint64_t wanted =
+      ((uint64_t)size_bytes + SHMIPC_PAGE_BYTES - 1) >> SHMIPC_PAGE_SHIFT;
+  uint32_t extent = shmipc_run_extent(region, place->page);
+  uint32_t *num_pages = &shmipc_note_of(region, place->page)->num_pages;
+  if (wanted > region->heap_pages) {
+    return false;
+  }
+  if (wanted > extent && !shmipc_run_extend(region, place->page, extent,
+                                            (uint32_t)wanted - extent)) {
+    return false;
+  }
+  // Relaxed: of the block's owner only.
+  __atomic_store_n(num_pages, (uint32_t)wanted, __ATOMIC_RELAXED);
+  if (place->page + wanted > shmipc_pages_mapped(region)) {
+    shmipc_pages_refresh(region);
+  }
+  if (wanted < extent) {
+    shmipc_run_shorten(region, place->page, (uint32_t)wanted);
+  }
+  return true;
+}
+
+// Whether the block can stay where it is.
+static bool resize(shmipc_region_t *region, const shmipc_place_t *place,
+                   size_t size_bytes) {
+  size_t usable = shmipc_place_bytes(region, place);
+  if (place->class_index == SHMIPC_CLASSES) {
+    return size_bytes > SHMIPC_CLASS_BYTES_MAX &&
+           resize_large(region, place, size_bytes);
+  }
+  return size_bytes <= usable && (size_bytes > usable / 2 || usable == 16);
+}
+
+void *shmipc_block_realloc(shmipc_region_t *region, void *block,
+                           size_t size_bytes) {
+  if (block == NULL) {
+    return shmipc_block_alloc(region, size_bytes);
+  }
+  shmipc_self_t *self;
+  shmipc_place_t place;
+  uint32_t seen = 0;
+  int status = begin(region, &self);
+  if (status == 0) {
+    status = find_live(region, block, &place, &seen);
+  }
+  if (status == 0 && seen != self->cache->owner) {
+    status = -EPERM;
+  }
+  if (status < 0) {
+    errno = -status;
+    return NULL;
+  }
+  if (resize(region, &place, size_bytes)) {
+    return block;
+  }
+  void *moved = shmipc_block_alloc(region, size_bytes);
+  if (moved != NULL) {
+    size_t usable = shmipc_place_bytes(region, &place);
+    memcpy(moved, block, size_bytes < usable ? size_bytes : usable);
+    (void)shmipc_block_free(region, block);
+  }
+  return moved;
+}
+
+// What a word becomes; 0: it may not.
+typedef uint32_t next_fn_t(uint32_t seen, uint32_t owner);
+
+static uint32_t next_given(uint32_t seen, uint32_t owner) {
+  return seen == owner ? owner | SHMIPC_BLOCK_FLIGHT : 0;
+}
+
+static uint32_t next_taken(uint32_t seen, uint32_t owner) {
+  bool may = seen == SHMIPC_BLOCK_REGION || (seen & SHMIPC_BLOCK_FLIGHT) != 0;
+  return may ? owner : 0;
+}
+
+static uint32_t next_shared(uint32_t seen, uint32_t owner) {
+  bool may = seen == owner || (seen & SHMIPC_BLOCK_FLIGHT) != 0;
+  return may ? SHMIPC_BLOCK_REGION : 0;
+}
+
+static int change_owner(shmipc_region_t *region, const void *block,
+                        next_fn_t *next_of) {
+  int status = shmipc_heap_status(region, true);
+  shmipc_place_t place;
+  uint32_t seen = 0;
+  if (status == 0) {
+    status = find_live(region, block, &place, &seen);
+  }
+  if (status < 0) {
+    return status;
+  }
+  uint32_t owner = SHMIPC_BLOCK_OWNER(region->slot, region->slot_generation);
+  uint32_t next = next_of(seen, owner);
+  // Acquire: pairs with the release of whoever gave it.
+  return next != 0 && shmipc_word_change(place.word, seen, next) ? 0 : -EPERM;
+}
+
+int shmipc_block_give(shmipc_region_t *region, void *block) {
+  return change_owner(region, block, next_given);
+}
+
+int shmipc_block_take(shmipc_region_t *region, void *block) {
+  return change_owner(region, block, next_taken);
+}
+
+int shmipc_block_share(shmipc_region_t *region, void *block) {
+  return change_owner(region, block, next_shared);
+}
