@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "heap/private_heap.h"
 #include "slab/slab.h"
 #include "slab/slab_inline.h"
 #include "slab/slab_testing.h"
@@ -419,6 +420,32 @@ TEST(SlabThreadsTest, ReapReachesOtherThreadsWhenTheyOverflow) {
   slab_reap(cache);
   EXPECT_EQ(Stats(cache).num_slabs, 0u);
   EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+}
+
+TEST(SlabThreadsTest, CacheOnAPrivateHeapServesManyThreads) {
+  heap_options_t heap_options = {};
+  heap_options.strategy = HEAP_TLSF;
+  heap_t *heap = heap_create(&heap_options);
+  ASSERT_NE(heap, nullptr);
+  slab_options_t options = Options();
+  options.source.context = heap;
+  options.source.alloc = [](void *context, size_t size_bytes,
+                            size_t align_bytes) {
+    return heap_aligned_alloc_in(static_cast<heap_t *>(context), align_bytes,
+                                 size_bytes);
+  };
+  options.source.free = [](void *context, void *ptr, size_t) {
+    heap_free_in(static_cast<heap_t *>(context), ptr);
+  };
+  slab_cache_t *cache = slab_cache_create(&options);
+  ASSERT_NE(cache, nullptr);
+  RunThreads(cache, 3, 10000);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+  EXPECT_EQ(heap_check_in(heap), nullptr);
+  heap_private_stats_t stats;
+  heap_stats_get_in(heap, &stats);
+  EXPECT_EQ(stats.num_live, 0u);
+  heap_destroy(heap);
 }
 
 }  // namespace
