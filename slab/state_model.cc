@@ -161,7 +161,7 @@ void GiveBack(World *world) {
 // Runs the next step of a thread.
 void Run(World *world, size_t index) {
   Thread &thread = world->threads[index];
-  const Step step = thread.program[thread.at++];
+  const Step step = (*thread.program)[thread.at++];
   switch (step) {
     case kFreeLoad:
       BeginFree(world, index);
@@ -248,7 +248,7 @@ void FlushAll(World world, Verdict verdict, size_t *num_worlds) {
 void RunAll(const World &world, Verdict verdict, size_t *num_worlds) {
   bool is_over = true;
   for (size_t i = 0; i < world.num_threads && !world.is_reported; ++i) {
-    if (world.threads[i].at < world.threads[i].program.size()) {
+    if (world.threads[i].at < world.threads[i].program->size()) {
       is_over = false;
       World next = world;
       Run(&next, i);
@@ -270,7 +270,7 @@ size_t Try(const std::vector<std::vector<Step>> &programs, Verdict verdict,
   world.looks_before_it_goes = start.looks_before_it_goes;
   world.num_threads = programs.size();
   for (size_t i = 0; i < programs.size(); ++i) {
-    world.threads[i].program = programs[i];
+    world.threads[i].program = &programs[i];
     world.threads[i].has_first = programs[i].front() == kFreeLoad;
   }
   size_t num_worlds = 0;

@@ -65,7 +65,7 @@ enum Step : uint8_t {
 constexpr size_t kMaxThreads = 3;
 
 struct Thread {
-  std::vector<Step> program;
+  const std::vector<Step> *program = nullptr;  // Worlds are copied often.
   size_t at = 0;
   // Believes that it has the object that was there in the beginning. If more
   // than one thread does, that is the mistake.
