@@ -65,19 +65,44 @@ TEST_F(SlabRangeTest, LargeStridesAreALineLonger) {
 }
 
 TEST_F(SlabRangeTest, CachesStartAtDifferentLines) {
+  std::vector<uintptr_t> caches;
   std::vector<uintptr_t> objects;
   std::vector<uintptr_t> states;
   for (int i = 0; i < 8; ++i) {
     Create(Options(64));
+    caches.push_back(Address(cache_) % 4096);
     objects.push_back(cache_->fast.base % 4096);
     states.push_back(Address(cache_->fast.states) % 4096);
     EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
   }
   cache_ = nullptr;
-  for (std::vector<uintptr_t> *lines : {&objects, &states}) {
+  for (std::vector<uintptr_t> *lines : {&caches, &objects, &states}) {
     std::sort(lines->begin(), lines->end());
     EXPECT_EQ(std::unique(lines->begin(), lines->end()), lines->end());
   }
+}
+
+// Only the large slabs of a large cache are worth it.
+TEST_F(SlabRangeTest, LargeCachesAskForHugePages) {
+  static constexpr size_t kHugeBytes = size_t{2} << 20;
+  static size_t num_huge;
+  num_huge = 0;
+  slab_kernel_t kernel = slab_kernel_default;
+  kernel.advise_huge = [](void *ptr, size_t size_bytes) {
+    EXPECT_EQ(Address(ptr) % kHugeBytes, 0u);
+    EXPECT_EQ(size_bytes, kHugeBytes);
+    ++num_huge;
+  };
+  slab_kernel = &kernel;
+  Create(Options(1000));
+  std::vector<void *> objects = AllocMany(6000);
+  EXPECT_EQ(num_huge, 0u);
+  std::vector<void *> more = AllocMany(10000);
+  EXPECT_GE(num_huge, 2u);
+  FreeAll(objects);
+  FreeAll(more);
+  TearDown();
+  cache_ = nullptr;
 }
 
 TEST_F(SlabRangeTest, AddressesOfSlabsThatWentBackAreUsedAgainLowestFirst) {
