@@ -1,104 +1,35 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Where the objects of a cache lie: in its range, and outside of it when that
-// is full, was refused, or the memory is the caller's.
+// The range in which a cache's objects lie: where they are in it, what goes
+// back, and how long it is.
 
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
-#include <random>
-#include <string>
-#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "slab/range_testing.h"
 #include "slab/slab.h"
 #include "slab/slab_internal.h"
 #include "slab/slab_testing.h"
 
 namespace {
 
-using slab_testing::CacheModel;
-using slab_testing::FakeSource;
+using slab_testing::Address;
+using slab_testing::Options;
 using slab_testing::Stats;
 
-// The kernel with less to give: of so much, a range gets some MiB.
-constexpr size_t kScarce = 80 << 20;
-size_t reserve_bytes_max = SIZE_MAX;
-size_t num_refused = 0;
-size_t refused_bytes_least = SIZE_MAX;
-
-void *ScarceReserve(size_t size_bytes) {
-  if (size_bytes > reserve_bytes_max) {
-    ++num_refused;
-    refused_bytes_least = std::min(refused_bytes_least, size_bytes);
-    return nullptr;
-  }
-  return slab_kernel_default.reserve(size_bytes);
-}
-
-slab_options_t Options(size_t object_bytes) {
-  slab_options_t options = {};
-  options.name = "range";
-  options.object_bytes = object_bytes;
-  return options;
-}
-
-uintptr_t Address(const void *ptr) {
-  return reinterpret_cast<uintptr_t>(ptr);
-}
-
-class SlabRangeTest : public testing::Test {
- protected:
-  void SetUp() override {
-    GTEST_FLAG_SET(death_test_style, "threadsafe");
-    scarce_ = slab_kernel_default;
-    scarce_.reserve = ScarceReserve;
-    num_refused = 0;
-    refused_bytes_least = SIZE_MAX;
-  }
-  void TearDown() override {
-    slab_kernel = &slab_kernel_default;
-    if (cache_ != nullptr) {
-      EXPECT_STREQ(slab_check(cache_), nullptr);
-      EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
-    }
-  }
-
-  void Create(const slab_options_t &options) {
-    cache_ = slab_cache_create(&options);
-    ASSERT_NE(cache_, nullptr);
-  }
-  // From now on no more than `bytes` can be reserved at once.
-  void Limit(size_t bytes) {
-    reserve_bytes_max = bytes;
-    slab_kernel = &scarce_;
-  }
-  std::vector<void *> AllocMany(size_t count) {
-    std::vector<void *> objects(count);
-    EXPECT_EQ(slab_alloc_bulk(cache_, count, objects.data()), 0);
-    return objects;
-  }
-  void FreeAll(const std::vector<void *> &objects) {
-    slab_free_bulk(cache_, objects.size(), objects.data());
-  }
-  bool IsInRange(const void *object) const {
-    return Address(object) - cache_->fast.base < cache_->fast.limit_bytes;
-  }
-
-  slab_kernel_t scarce_;
-  slab_cache_t *cache_ = nullptr;
-};
+using SlabRangeTest = slab_testing::RangeTest;
 
 TEST_F(SlabRangeTest, ObjectsAreAStrideApart) {
   for (size_t size : {1, 3, 24, 64, 1000, 70000, 1 << 20}) {
@@ -134,19 +65,44 @@ TEST_F(SlabRangeTest, LargeStridesAreALineLonger) {
 }
 
 TEST_F(SlabRangeTest, CachesStartAtDifferentLines) {
+  std::vector<uintptr_t> caches;
   std::vector<uintptr_t> objects;
   std::vector<uintptr_t> states;
   for (int i = 0; i < 8; ++i) {
     Create(Options(64));
+    caches.push_back(Address(cache_) % 4096);
     objects.push_back(cache_->fast.base % 4096);
     states.push_back(Address(cache_->fast.states) % 4096);
     EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
   }
   cache_ = nullptr;
-  for (std::vector<uintptr_t> *lines : {&objects, &states}) {
+  for (std::vector<uintptr_t> *lines : {&caches, &objects, &states}) {
     std::sort(lines->begin(), lines->end());
     EXPECT_EQ(std::unique(lines->begin(), lines->end()), lines->end());
   }
+}
+
+// Only the large slabs of a large cache are worth it.
+TEST_F(SlabRangeTest, LargeCachesAskForHugePages) {
+  static constexpr size_t kHugeBytes = size_t{2} << 20;
+  static size_t num_huge;
+  num_huge = 0;
+  slab_kernel_t kernel = slab_kernel_default;
+  kernel.advise_huge = [](void *ptr, size_t size_bytes) {
+    EXPECT_EQ(Address(ptr) % kHugeBytes, 0u);
+    EXPECT_EQ(size_bytes, kHugeBytes);
+    ++num_huge;
+  };
+  slab_kernel = &kernel;
+  Create(Options(1000));
+  std::vector<void *> objects = AllocMany(6000);
+  EXPECT_EQ(num_huge, 0u);
+  std::vector<void *> more = AllocMany(10000);
+  EXPECT_GE(num_huge, 2u);
+  FreeAll(objects);
+  FreeAll(more);
+  TearDown();
+  cache_ = nullptr;
 }
 
 TEST_F(SlabRangeTest, AddressesOfSlabsThatWentBackAreUsedAgainLowestFirst) {
@@ -245,79 +201,15 @@ TEST_F(SlabRangeTest, StatesArePagesThatGoBack) {
   EXPECT_LE(resident_kib, 8u);
 }
 
-// ---- outside of the range ----
+// ---- how much of the address space ----
 
 TEST_F(SlabRangeTest, RefusedRangeIsAPartOfWhatIsGranted) {
   Limit(100 << 20);
   Create(Options(64));
-  EXPECT_GT(num_refused, 0u);
-  EXPECT_LT(refused_bytes_least, size_t{210} << 20);
+  EXPECT_GT(num_refused_, 0u);
+  EXPECT_LT(refused_bytes_least_, size_t{210} << 20);
   EXPECT_GT(cache_->range.length_bytes, size_t{2} << 20);
   EXPECT_LT(cache_->range.length_bytes, size_t{8} << 20);
-}
-
-TEST_F(SlabRangeTest, ObjectsThatTheRangeHasNoRoomForAreOutside) {
-  Limit(kScarce);
-  Create(Options(1000));
-  std::vector<void *> objects = AllocMany(20000);
-  const auto num_in_range =
-      std::count_if(objects.begin(), objects.end(),
-                    [&](void *object) { return IsInRange(object); });
-  EXPECT_GT(num_in_range, 1000);
-  EXPECT_LT(num_in_range, 10000);
-  EXPECT_STREQ(slab_check(cache_), nullptr);
-  std::shuffle(objects.begin(), objects.end(), std::mt19937(1));
-  for (void *object : objects) {
-    slab_free(cache_, object);
-  }
-  EXPECT_STREQ(slab_check(cache_), nullptr);
-  slab_reap(cache_);
-  EXPECT_EQ(Stats(cache_).num_slabs, 0u);
-}
-
-TEST_F(SlabRangeTest, ModelInAndOutsideOfTheRange) {
-  const uint64_t seed = slab_testing::Seed();
-  for (size_t range_bytes : {size_t{0}, kScarce}) {
-    Limit(range_bytes);
-    for (size_t size : {40, 3000}) {
-      CacheModel model(Options(size));
-      std::mt19937_64 random(seed);
-      for (int i = 0; i < 4000; ++i) {
-        const bool grows = i / 1000 % 2 == 0;
-        if (random() % 100 < (grows ? 80u : 20u)) {
-          model.AllocBulk(random() % 10);
-        } else {
-          model.FreeBulk(random(), random() % 10);
-        }
-        model.Free(random());
-        model.Alloc();
-        if (i % 400 == 0) {
-          model.Reap();
-          model.Check();
-        }
-      }
-    }
-  }
-}
-
-TEST_F(SlabRangeTest, MisuseOutsideOfTheRangeDies) {
-  Limit(0);
-  Create(Options(48));
-  EXPECT_EQ(cache_->fast.limit_bytes, 0u);
-  auto *object = static_cast<char *>(slab_alloc(cache_));
-  auto free_twice = [&](ptrdiff_t offset) {
-    slab_free(cache_, object);
-    slab_free(cache_, object + offset);
-  };
-  EXPECT_EXIT(free_twice(0), testing::KilledBySignal(SIGABRT),
-              "^slab: slab_free: double free");
-  EXPECT_EXIT(free_twice(1), testing::KilledBySignal(SIGABRT),
-              "not the start of its object");
-  EXPECT_EXIT(free_twice(4800), testing::KilledBySignal(SIGABRT),
-              "never allocated");
-  EXPECT_EXIT(free_twice(1 << 24), testing::KilledBySignal(SIGABRT),
-              "no object of any cache");
-  slab_free(cache_, object);
 }
 
 // Limits are of the process: each of these is a child.
@@ -452,119 +344,6 @@ TEST_F(SlabRangeTest, ThousandsOfCachesShareTheAddresses) {
     EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
   }
   EXPECT_LT(AddressSpaceBytes(), before + (size_t{1} << 30));
-}
-
-// ---- a source of the caller's ----
-
-TEST_F(SlabRangeTest, MemoryThatTheSourceReturnsAgainIsANewSlab) {
-  static void *block;
-  block = nullptr;
-  slab_options_t options = Options(64);
-  options.source.alloc = [](void *, size_t size_bytes, size_t align_bytes) {
-    void *ptr = nullptr;
-    if (size_bytes == 65536 && block != nullptr) {
-      std::swap(ptr, block);
-      return ptr;
-    }
-    return posix_memalign(&ptr, align_bytes, size_bytes) == 0 ? ptr : nullptr;
-  };
-  options.source.free = [](void *, void *ptr, size_t size_bytes) {
-    if (size_bytes == 65536) {
-      std::swap(ptr, block);
-    }
-    std::free(ptr);
-  };
-  Create(options);
-  void *object = slab_alloc(cache_);
-  for (int round = 0; round < 3; ++round) {
-    slab_free(cache_, object);
-    EXPECT_EQ(slab_reap(cache_), 65536u);
-    EXPECT_EQ(slab_state_at(cache_, Address(object)), nullptr);
-    ASSERT_EQ(slab_alloc(cache_), object);
-    EXPECT_EQ(*slab_state_at(cache_, Address(object)), SLAB_STATE_LIVE);
-    EXPECT_STREQ(slab_check(cache_), nullptr);
-  }
-  slab_free(cache_, object);
-  slab_reap(cache_);
-  EXPECT_EQ(slab_cache_destroy(cache_, 0), 0);
-  cache_ = nullptr;
-  std::free(block);
-}
-
-TEST_F(SlabRangeTest, SourceWhoseMemoryIsNotAlignedDies) {
-  slab_options_t options = Options(64);
-  static FakeSource source;
-  options.source = source.Get();
-  static slab_source_t real;
-  real = options.source;
-  options.source.alloc = [](void *context, size_t size_bytes,
-                            size_t align_bytes) -> void * {
-    if (size_bytes < 65536) {
-      return real.alloc(context, size_bytes, align_bytes);
-    }
-    return static_cast<char *>(
-               real.alloc(context, size_bytes + align_bytes, align_bytes)) +
-           64;
-  };
-  Create(options);
-  EXPECT_EXIT(slab_free(cache_, slab_alloc(cache_)),
-              testing::KilledBySignal(SIGABRT),
-              "^slab: slab_alloc: the source's memory is not aligned as asked");
-}
-
-TEST_F(SlabRangeTest, SourceThatReturnsMemoryInUseDies) {
-  static void *block;
-  block = nullptr;
-  slab_options_t options = Options(64);
-  options.source.alloc = [](void *, size_t size_bytes, size_t align_bytes) {
-    void *ptr = nullptr;
-    if (size_bytes == 65536 && block != nullptr) {
-      return block;
-    }
-    ptr = posix_memalign(&ptr, align_bytes, size_bytes) == 0 ? ptr : nullptr;
-    block = size_bytes == 65536 ? ptr : block;
-    return ptr;
-  };
-  options.source.free = [](void *, void *ptr, size_t) {
-    std::free(ptr);
-  };
-  Create(options);
-  EXPECT_EXIT(
-      for (int i = 0; i < 2000; ++i) {
-        static_cast<void>(*static_cast<volatile char *>(slab_alloc(cache_)));
-      },
-      testing::KilledBySignal(SIGABRT),
-      "^slab: slab_alloc: the source returned memory that is in use");
-}
-
-// One thread frees and allocates objects that it has had from the beginning
-// while another one makes the table grow: never a report, never a fault.
-TEST_F(SlabRangeTest, FreesGoOnWhileTheTableIsReplaced) {
-  for (int round = 0; round < 10; ++round) {
-    Limit(0);
-    Create(Options(1 << 14));
-    std::vector<void *> mine = AllocMany(64);
-    std::atomic<bool> end{false};
-    std::thread other([&] {
-      while (!end) {
-        for (void *&object : mine) {
-          slab_free(cache_, object);
-          object = slab_alloc(cache_);
-        }
-        std::this_thread::yield();
-      }
-      FreeAll(mine);
-    });
-    std::vector<void *> objects;
-    while (cache_->num_outside < 200) {
-      objects.push_back(slab_alloc(cache_));
-    }
-    end = true;
-    other.join();
-    FreeAll(objects);
-    TearDown();
-    cache_ = nullptr;
-  }
 }
 
 }  // namespace

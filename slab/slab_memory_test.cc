@@ -157,6 +157,19 @@ TEST_F(SlabMemoryTest, MoreIsKeptOfWhatComesBackSoon) {
   EXPECT_EQ(kept_bytes[1][0], kept_bytes[0][0]);
 }
 
+// What came back soon for a while, and then did not.
+TEST_F(SlabMemoryTest, LessIsKeptOfWhatIsNotWantedAgain) {
+  Create(Options());
+  for (int round = 0; round < 9; ++round) {
+    std::vector<void *> objects = AllocMany(cache_, 500000);
+    slab_free_bulk(cache_, objects.size(), objects.data());
+  }
+  EXPECT_GE(Stats(cache_).slab_bytes, 500000 * kObjectBytes);
+  std::vector<void *> objects = AllocMany(cache_, 2000000);
+  slab_free_bulk(cache_, objects.size(), objects.data());
+  EXPECT_LT(Stats(cache_).slab_bytes, 500000 * kObjectBytes);
+}
+
 // With all that is known of them.
 TEST_F(SlabMemoryTest, OverheadOfAnObjectIsAByteAndLittleMore) {
   for (const size_t size : {16, 64}) {

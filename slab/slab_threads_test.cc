@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "heap/private_heap.h"
 #include "slab/slab.h"
 #include "slab/slab_inline.h"
 #include "slab/slab_testing.h"
@@ -68,79 +69,123 @@ class Exchange {
 
 // What one thread does: gets objects, writes to them, frees them or leaves them
 // to others, frees what others left.
-void Work(slab_cache_t *cache, Exchange *exchange, uint64_t seed, int steps) {
-  std::mt19937_64 random(seed);
-  std::vector<std::pair<Object *, uint64_t>> mine;
-  uint64_t next_id = seed << 32;
-  for (int i = 0; i < steps; ++i) {
-    switch (random() % 8) {
+class Worker {
+ public:
+  Worker(slab_cache_t *cache, Exchange *exchange, uint64_t seed)
+      : cache_(cache),
+        exchange_(exchange),
+        seed_(seed),
+        random_(seed),
+        next_id_(seed << 32) {
+  }
+
+  void Run(int steps) {
+    for (int i = 0; i < steps; ++i) {
+      Step(i % 2 == 0);
+      if (i % 5000 == 4999) {
+        slab_reap(cache_);
+        Stats(cache_);
+      }
+    }
+    while (!mine_.empty()) {
+      FreeLast(false);
+    }
+  }
+
+ private:
+  using Owned = std::pair<Object *, uint64_t>;
+
+  void Step(bool is_inline) {
+    switch (random_() % 8) {
       case 0:
       case 1:
-      case 2: {
-        auto *object = static_cast<Object *>(
-            i % 2 == 0 ? slab_alloc(cache) : slab_alloc_inline(cache));
-        ASSERT_NE(object, nullptr);
-        Own(object, ++next_id);
-        mine.push_back({object, next_id});
+      case 2:
+        Alloc(is_inline);
         break;
-      }
       case 3:
-        if (!mine.empty()) {
-          exchange->Give(mine.back().first, mine.back().second);
-          mine.pop_back();
-        }
+        Give();
         break;
-      case 4: {
-        Object *object;
-        uint64_t id;
-        if (exchange->Take(&object, &id)) {
-          ASSERT_TRUE(IsOwned(object, id));
-          slab_free(cache, object);
-        }
+      case 4:
+        FreeAnothers();
         break;
-      }
-      case 5: {
-        void *objects[50];
-        ASSERT_EQ(slab_alloc_bulk(cache, 50, objects), 0);
-        for (void *object : objects) {
-          Own(static_cast<Object *>(object), seed);
-        }
-        for (void *object : objects) {
-          ASSERT_TRUE(IsOwned(static_cast<Object *>(object), seed));
-        }
-        slab_free_bulk(cache, 50, objects);
+      case 5:
+        UseBulk();
         break;
-      }
       default:
-        if (!mine.empty()) {
-          std::swap(mine[random() % mine.size()], mine.back());
-          ASSERT_TRUE(IsOwned(mine.back().first, mine.back().second));
-          if (i % 2 == 0) {
-            slab_free(cache, mine.back().first);
-          } else {
-            slab_free_inline(cache, mine.back().first);
-          }
-          mine.pop_back();
-        }
-    }
-    if (i % 5000 == 4999) {
-      slab_reap(cache);
-      Stats(cache);
+        FreeAny(is_inline);
     }
   }
-  for (auto &object : mine) {
-    ASSERT_TRUE(IsOwned(object.first, object.second));
-    slab_free(cache, object.first);
+
+  void Alloc(bool is_inline) {
+    auto *object = static_cast<Object *>(is_inline ? slab_alloc_inline(cache_)
+                                                   : slab_alloc(cache_));
+    ASSERT_NE(object, nullptr);
+    Own(object, ++next_id_);
+    mine_.push_back({object, next_id_});
   }
-}
+
+  void Give() {
+    if (!mine_.empty()) {
+      exchange_->Give(mine_.back().first, mine_.back().second);
+      mine_.pop_back();
+    }
+  }
+
+  void FreeAnothers() {
+    Object *object;
+    uint64_t id;
+    if (exchange_->Take(&object, &id)) {
+      ASSERT_TRUE(IsOwned(object, id));
+      slab_free(cache_, object);
+    }
+  }
+
+  void UseBulk() {
+    void *objects[50];
+    ASSERT_EQ(slab_alloc_bulk(cache_, 50, objects), 0);
+    for (void *object : objects) {
+      Own(static_cast<Object *>(object), seed_);
+    }
+    for (void *object : objects) {
+      ASSERT_TRUE(IsOwned(static_cast<Object *>(object), seed_));
+    }
+    slab_free_bulk(cache_, 50, objects);
+  }
+
+  void FreeAny(bool is_inline) {
+    if (!mine_.empty()) {
+      std::swap(mine_[random_() % mine_.size()], mine_.back());
+      FreeLast(is_inline);
+    }
+  }
+
+  void FreeLast(bool is_inline) {
+    const Owned last = mine_.back();
+    mine_.pop_back();
+    ASSERT_TRUE(IsOwned(last.first, last.second));
+    if (is_inline) {
+      slab_free_inline(cache_, last.first);
+    } else {
+      slab_free(cache_, last.first);
+    }
+  }
+
+  slab_cache_t *cache_;
+  Exchange *exchange_;
+  uint64_t seed_;
+  std::mt19937_64 random_;
+  uint64_t next_id_;
+  std::vector<Owned> mine_;
+};
 
 void RunThreads(slab_cache_t *cache, int num_threads, int steps) {
   const uint64_t seed = slab_testing::Seed();
   Exchange exchange;
   std::vector<std::thread> threads;
   for (int i = 0; i < num_threads; ++i) {
-    threads.emplace_back(Work, cache, &exchange,
-                         seed + static_cast<uint64_t>(i) + 1, steps);
+    threads.emplace_back([&, i] {
+      Worker(cache, &exchange, seed + static_cast<uint64_t>(i) + 1).Run(steps);
+    });
   }
   for (std::thread &thread : threads) {
     thread.join();
@@ -375,6 +420,32 @@ TEST(SlabThreadsTest, ReapReachesOtherThreadsWhenTheyOverflow) {
   slab_reap(cache);
   EXPECT_EQ(Stats(cache).num_slabs, 0u);
   EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+}
+
+TEST(SlabThreadsTest, CacheOnAPrivateHeapServesManyThreads) {
+  heap_options_t heap_options = {};
+  heap_options.strategy = HEAP_TLSF;
+  heap_t *heap = heap_create(&heap_options);
+  ASSERT_NE(heap, nullptr);
+  slab_options_t options = Options();
+  options.source.context = heap;
+  options.source.alloc = [](void *context, size_t size_bytes,
+                            size_t align_bytes) {
+    return heap_aligned_alloc_in(static_cast<heap_t *>(context), align_bytes,
+                                 size_bytes);
+  };
+  options.source.free = [](void *context, void *ptr, size_t) {
+    heap_free_in(static_cast<heap_t *>(context), ptr);
+  };
+  slab_cache_t *cache = slab_cache_create(&options);
+  ASSERT_NE(cache, nullptr);
+  RunThreads(cache, 3, 10000);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+  EXPECT_EQ(heap_check_in(heap), nullptr);
+  heap_private_stats_t stats;
+  heap_stats_get_in(heap, &stats);
+  EXPECT_EQ(stats.num_live, 0u);
+  heap_destroy(heap);
 }
 
 }  // namespace
