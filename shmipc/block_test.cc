@@ -836,8 +836,15 @@ TEST_P(BlockTest, RandomOperationsMatchAModel) {
 }
 
 TEST_P(BlockTest, ThreadsAndProcessesAtOnceMatchTheirModels) {
+#ifdef __SANITIZE_THREAD__
+  // A page that goes from thread to thread by way of another process is a race
+  // to the sanitizer, which sees nothing of what orders them there.
+  const int num_processes = 0;
+#else
+  const int num_processes = 2;
+#endif
   std::vector<Process> processes;
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < num_processes; i++) {
     processes.emplace_back([&, i] {
       shmipc_region_t *region = own_.AttachInChild();
       Model model(region, Seed() + 100 + static_cast<uint64_t>(i));
