@@ -122,9 +122,9 @@ HEAP_API size_t heap_add_memory(void *memory, size_t size_bytes,
 
 // Verifies every invariant of the process heap that can be seen while no other
 // thread is inside it. Returns NULL, or a text naming the first broken one.
-// Slow: proportional to the heap. For tests and debuggers. Not in the child of a
-// process that had other threads when it forked: what these were in the midst of
-// stays undone there, which harms nobody.
+// Slow: proportional to the heap. For tests and debuggers. Not in the child of
+// a process that had other threads when it forked: what these were in the midst
+// of stays undone there, which harms nobody.
 HEAP_API const char *heap_check(void);
 
 // Called with each live block; false ends the walk.
