@@ -203,7 +203,7 @@ static int replay_named(const char *path, const char *journal_path,
   } else if (status == 0 && out_result != NULL) {
     *out_result = (bufio_journal_result_t){0, 0};
   }
-  (void)bufio_system->close(target);
+  (void)bufio_journal_close_locked(target);
   return status;
 }
 

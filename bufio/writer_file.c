@@ -133,7 +133,7 @@ int bufio_writer_open_file(const char *path, const char *journal_path,
   }
   status = lock_and_settle(descriptor, path, journal_path, options, is_new);
   if (status < 0) {
-    (void)bufio_system->close(descriptor);
+    (void)bufio_journal_close_locked(descriptor);
     return status;
   }
   return descriptor;
@@ -172,7 +172,7 @@ static int lock_attached(const char *name) {
   }
   int status = bufio_journal_lock(locked, NULL, LOCK_EX);
   if (status < 0) {
-    (void)bufio_system->close(locked);
+    (void)bufio_journal_close_locked(locked);
     return status;
   }
   return locked;
@@ -190,7 +190,7 @@ int bufio_writer_settle_attached(int descriptor, const char *journal_path) {
     status = bufio_journal_replay_found(descriptor, name, journal_path, NULL);
   }
   if (status < 0) {
-    (void)bufio_system->close(locked);
+    (void)bufio_journal_close_locked(locked);
     return status;
   }
   return locked;

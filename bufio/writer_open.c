@@ -338,7 +338,7 @@ int bufio_writer_open(bufio_writer_t *writer, const char *path,
   return 0;
 
 fail_start:
-  (void)bufio_system->close(writer->descriptor);
+  (void)bufio_journal_close_locked(writer->descriptor);
 fail_open:
   free(journal_path);
 fail_path:
@@ -358,7 +358,7 @@ static int attach_process(bufio_writer_t *writer, const char *journal_path) {
   }
   int status = start(writer, journal_path, false);
   if (status < 0) {
-    (void)bufio_system->close(locked);
+    (void)bufio_journal_close_locked(locked);
     return status;
   }
   writer->journal->target_lock = locked;
