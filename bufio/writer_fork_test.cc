@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,6 +24,8 @@ namespace {
 using bufio_testing::Call;
 using bufio_testing::FaultyKernel;
 using bufio_testing::ReadFile;
+using bufio_testing::RunChild;
+using bufio_testing::StatusOf;
 using bufio_testing::WriteFile;
 
 // A child that lives on with a copy of all that is open, as of a thread that
@@ -104,6 +107,46 @@ TEST_F(WriterForkTest, ChildForkedDuringAnOpenThatFailsDoesNotKeepTheLock) {
         EXPECT_EQ(bufio_writer_close(&writer_), 0);
       }
     }
+  }
+}
+
+// ---- handlers of the program ----
+
+bufio_writer_t *closed_in_handler = nullptr;
+
+void CloseInHandler() {
+  if (closed_in_handler != nullptr) {
+    (void)!bufio_writer_close(closed_in_handler);
+    closed_in_handler = nullptr;
+  }
+}
+
+// Before `main`, so before any writer is opened.
+const int is_installed = pthread_atfork(nullptr, nullptr, CloseInHandler);
+
+TEST_F(WriterForkTest, CloseInAHandlerOfForkWritesNothingOfTheParents) {
+  ASSERT_EQ(is_installed, 0);
+  for (int level = 0; level < 4; level++) {
+    unlink(path_.c_str());
+    bufio_writer_options_t options = {};
+    options.durability = static_cast<bufio_durability_t>(level);
+    int status = RunChild([&] {
+      if (Open(options) != 0 || bufio_writer_puts(&writer_, "parent's") != 0) {
+        _exit(1);
+      }
+      closed_in_handler = &writer_;
+      pid_t child = fork();
+      if (child == 0) {
+        _exit(8);
+      }
+      closed_in_handler = nullptr;
+      if (WEXITSTATUS(StatusOf(child)) != 8) {
+        _exit(2);
+      }
+      _exit(bufio_writer_close(&writer_) == 0 ? 7 : 3);
+    });
+    EXPECT_EQ(WEXITSTATUS(status), 7) << "level " << level;
+    EXPECT_EQ(ReadFile(path_), "parent's");
   }
 }
 
