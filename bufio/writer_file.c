@@ -25,6 +25,7 @@
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/journal_internal.h"
+#include "bufio/lock_guard.h"
 #include "bufio/writer_internal.h"
 
 // Opens the file as it is, or makes it. A file that is gone while its side file
@@ -131,12 +132,14 @@ int bufio_writer_open_file(const char *path, const char *journal_path,
   if (descriptor < 0 || is_plain_append || (is_new && !is_process)) {
     return descriptor;
   }
+  // Cancelled in between, nobody would unlock the file.
+  int cancel_state = bufio_hold_begin();
   status = lock_and_settle(descriptor, path, journal_path, options, is_new);
   if (status < 0) {
     (void)bufio_journal_close_locked(descriptor);
-    return status;
   }
-  return descriptor;
+  bufio_hold_end(cancel_state);
+  return status < 0 ? status : descriptor;
 }
 
 // That level `process` can do with a descriptor: it stands at the end, and
