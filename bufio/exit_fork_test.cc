@@ -45,13 +45,20 @@ void RunInChildOfFork() {
   }
 }
 
-// Before `main`, so before bufio's.
-const int is_installed = pthread_atfork(nullptr, nullptr, RunInChildOfFork);
+int installed = -1;
+
+void Install() {
+  installed = pthread_atfork(nullptr, nullptr, RunInChildOfFork);
+}
+
+// Before all constructors, so before bufio's handlers.
+__attribute__((section(".preinit_array"),
+               used)) void (*const install_first)() = Install;
 
 class ExitForkTest : public ExitTest {
  protected:
   ExitForkTest() {
-    EXPECT_EQ(is_installed, 0);
+    EXPECT_EQ(installed, 0);
   }
 };
 

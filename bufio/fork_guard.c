@@ -6,6 +6,11 @@
 // of anything by a fork in another thread: `in_child` resets rather than
 // repairs.
 //
+// The handlers are installed before `main`, so before those of the program: in
+// the child they come first, and before the fork last. So a handler of the
+// program may open and close what it likes: it does not find the list locked,
+// nor, in the child, a writer that still has its parent's bytes.
+//
 // Locks: this one is the innermost.
 
 #include "bufio/fork_guard.h"
@@ -40,6 +45,11 @@ static void after_fork_in_child(void) {
 static void install(void) {
   install_status =
       -pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+// 101 is the first that is the program's: static objects of C++ come later.
+__attribute__((constructor(101))) static void install_first(void) {
+  pthread_once(&once, install);
 }
 
 int bufio_fork_guard_add(bufio_fork_node_t *node,

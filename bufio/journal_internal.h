@@ -110,9 +110,10 @@ uint64_t bufio_journal_direct_end(const bufio_journal_t *journal);
 int bufio_journal_lock(int descriptor, const char *path,
                        int operation) BUFIO_MUST_USE;
 
-// Lets go of a file's lock and closes the file: as close(2). A child that
-// another thread has just forked may have a copy of the descriptor, so that
-// closing ours alone would not.
+// Lets go of a file's lock, if there is one, and closes the file: as close(2).
+// A child that another thread has just forked may have a copy of the
+// descriptor, so that closing ours alone would not. For all that was locked,
+// whether what it was locked for came to be or not.
 int bufio_journal_close_locked(int descriptor);
 
 // A side file, opened by its name in a folder that stays open, and locked.

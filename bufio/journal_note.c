@@ -45,6 +45,7 @@
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/journal_internal.h"
+#include "bufio/lock_guard.h"
 
 #define NOTE_BYTES (PATH_MAX + 64)
 
@@ -179,7 +180,7 @@ int bufio_note_open(int target, const char *path, const bufio_side_t *own,
   return is_nothing(status) ? 0 : status;
 }
 
-// The same of a file's name.
+// The same of a file's name. Not cancelled: nobody would unlock the file.
 static int replay_named(const char *path, const char *journal_path,
                         bufio_journal_result_t *out_result) {
   // Without a side file the file need not even be readable.
@@ -195,6 +196,7 @@ static int replay_named(const char *path, const char *journal_path,
     return target;
   }
   int status = 0;
+  int cancel_state = bufio_hold_begin();
   if (exists != 0) {
     status = bufio_journal_lock(target, path, LOCK_EX);
   }
@@ -203,7 +205,8 @@ static int replay_named(const char *path, const char *journal_path,
   } else if (status == 0 && out_result != NULL) {
     *out_result = (bufio_journal_result_t){0, 0};
   }
-  (void)bufio_system->close(target);
+  (void)bufio_journal_close_locked(target);
+  bufio_hold_end(cancel_state);
   return status;
 }
 

@@ -63,6 +63,7 @@ typedef enum replay_change {
 typedef struct side_state {
   bufio_side_t file;
   bool of_target;
+  bool is_finished;  // Its maker had closed.
   bufio_journal_header_t header;
   uint64_t size_bytes;
   replay_plan_t plan;
@@ -225,8 +226,13 @@ static bool is_nothing(int status) {
 }
 
 static int look(int target, bufio_target_t *out_identity, side_state_t *side) {
-  return bufio_side_look(target, side->file.descriptor, out_identity,
-                         &side->of_target, &side->header, &side->size_bytes);
+  int status =
+      bufio_side_look(target, side->file.descriptor, out_identity,
+                      &side->of_target, &side->header, &side->size_bytes);
+  side->is_finished =
+      status == 0 && side->of_target &&
+      side->header.finished == bufio_journal_mark(&side->header);
+  return status;
 }
 
 // Opens, locks and looks at what there is, and changes nothing. `close_sides`
@@ -257,19 +263,22 @@ static void close_sides(side_state_t *sides) {
 }
 
 // The note goes last: as long as the side file is there that it leads to, so is
-// the note. That it cannot be taken away does no harm: it leads to nothing.
+// the note. That it cannot be taken away does no harm: it leads to nothing. Nor
+// does a side file that says itself that it does not count.
 static int remove_sides(int target, const side_state_t *sides) {
   bool is_any = false;
+  bool is_left = false;
   for (int i = 0; i < NUM_SIDES; i++) {
     if (sides[i].file.descriptor >= 0) {
       int status = bufio_side_remove(&sides[i].file);
-      if (status < 0) {
+      if (status < 0 && !sides[i].is_finished) {
         return status;
       }
+      is_left = is_left || status < 0;
       is_any = true;
     }
   }
-  if (is_any) {
+  if (is_any && !is_left) {
     (void)bufio_system->set_note(target, -1);
   }
   return 0;
@@ -291,7 +300,7 @@ static int plan_side(int target, const bufio_target_t *identity,
     return 0;
   }
   const uint64_t mark = bufio_journal_mark(&side->header);
-  if (side->header.finished == mark ||
+  if (side->is_finished ||
       (side->header.emptying == mark && identity->size_bytes == 0)) {
     side->of_target = false;  // Nothing in it counts any more.
     return 0;

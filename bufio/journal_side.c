@@ -117,7 +117,7 @@ int bufio_side_close_moved(int descriptor, const char *path) {
     path = name;
   }
   // Should no other be free, this one is the folder's.
-  (void)bufio_system->close(descriptor);
+  (void)bufio_journal_close_locked(descriptor);
   int folder = status == 0 ? open_folder_of(path) : status;
   if (folder < 0) {
     return folder;
@@ -137,7 +137,7 @@ int bufio_journal_close_locked(int descriptor) {
 
 void bufio_side_close(bufio_side_t *side) {
   if (side->descriptor >= 0) {
-    (void)bufio_system->close(side->descriptor);
+    (void)bufio_journal_close_locked(side->descriptor);
   }
   if (side->folder >= 0) {
     (void)bufio_system->close(side->folder);

@@ -163,7 +163,8 @@ typedef struct bufio_writer {
 // emptied: then it is removed, once the file is empty). Errors of open(2),
 // -ENOMEM, -EINVAL (options).
 // -EBUSY: a writer of level `process` has the file; also, unless it is opened
-// to append below level `process`, if anybody holds its flock(2).
+// to append below level `process`, if anybody holds its flock(2); and at level
+// `process`, if the side file of a writer that has closed cannot be removed.
 // -EPROTO: there is a file of the side file's name that is damaged, or not of
 // this file, which was removed or renamed, say. Both are left as they are: put
 // the tail in place with `bufio_journal_replay`, or remove the side file.

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@
 #include "bufio/bufio_testing.h"
 #include "bufio/exit_testing.h"
 #include "bufio/io_system.h"
+#include "bufio/journal.h"
 #include "bufio/writer.h"
 #include "bufio/writer_testing.h"
 #include "gtest/gtest.h"
@@ -149,6 +151,51 @@ TEST_P(WriterCancelTest, CloseThatHasFlushedIsFinished) {
       IsCancelledIn([&] { EXPECT_EQ(bufio_writer_close(&writer_), 0); }));
   EXPECT_EQ(bufio_writer_close(&writer_), 0) << "closed already";
   EXPECT_EQ(ReadFile(path_), "one");
+}
+
+// Else nobody would ever unlock the file. Below level `process` what an open
+// leaves that is cancelled is a descriptor at most.
+TEST_P(WriterCancelTest, OpenThatHasLockedTheFileIsFinished) {
+  table_ = bufio_system_kernel;
+  table_.lock = [](int descriptor, int operation) {
+    int status = bufio_system_kernel.lock(descriptor, operation);
+    BeThere();
+    return status;
+  };
+  bufio_testing::WriteFile(path_, "old");
+  EXPECT_FALSE(IsCancelledIn([&] { Open(); }));
+  EXPECT_EQ(bufio_writer_close(&writer_), 0);
+  options_.durability = BUFIO_DURABILITY_PROCESS;
+  bufio_testing::RunChild([&] {
+    Open();
+    (void)!bufio_writer_puts(&writer_, "tail");
+    kill(getpid(), SIGKILL);
+  });
+  EXPECT_FALSE(IsCancelledIn([&] {
+    EXPECT_EQ(bufio_journal_replay(path_.c_str(), nullptr, nullptr), 0);
+  }));
+  EXPECT_EQ(ReadFile(path_), "tail");
+  Open();
+}
+
+TEST_P(WriterCancelTest, AttachThatHasLockedTheFileIsFinished) {
+  const std::string side = path_ + ".bufio-journal";
+  options_.durability = BUFIO_DURABILITY_PROCESS;
+  options_.journal_path = side.c_str();
+  table_ = bufio_system_kernel;
+  table_.lock = [](int descriptor, int operation) {
+    int status = bufio_system_kernel.lock(descriptor, operation);
+    BeThere();
+    return status;
+  };
+  int descriptor = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  ASSERT_GE(descriptor, 0);
+  EXPECT_FALSE(IsCancelledIn([&] {
+    EXPECT_EQ(bufio_writer_attach(&writer_, descriptor, &options_), 0);
+  }));
+  EXPECT_EQ(bufio_writer_close(&writer_), 0);
+  close(descriptor);
+  Open();
 }
 
 INSTANTIATE_TEST_SUITE_P(Levels, WriterCancelTest,

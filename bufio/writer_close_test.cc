@@ -72,6 +72,34 @@ TEST_F(WriterCloseTest, SideFileOfAClosedWriterDoesNotCount) {
   }
 }
 
+// In a folder that may be read only by now. Level `process` needs the name.
+TEST_F(WriterCloseTest, SideFileOfAClosedWriterThatStaysKeepsNobodyOut) {
+  for (bool append : {false, true}) {
+    for (bufio_durability_t level :
+         {BUFIO_DURABILITY_NONE, BUFIO_DURABILITY_EXIT,
+          BUFIO_DURABILITY_POWER}) {
+      unlink(path_.c_str());
+      unlink(side_.c_str());
+      FaultyKernel kernel;
+      kernel.decide = [](Call call, size_t) {
+        return call == Call::kUnlink ? -EACCES : 0;
+      };
+      ASSERT_EQ(Open(process_), 0);
+      ASSERT_EQ(bufio_writer_puts(&writer_, "accepted"), 0);
+      EXPECT_EQ(bufio_writer_close(&writer_), 0);
+      ASSERT_TRUE(Exists(side_));
+      bufio_writer_options_t options = {};
+      options.durability = level;
+      options.append = append;
+      ASSERT_EQ(Open(options), 0);
+      EXPECT_EQ(bufio_writer_puts(&writer_, " more"), 0);
+      EXPECT_EQ(bufio_writer_close(&writer_), 0);
+      EXPECT_EQ(ReadFile(path_), append ? "accepted more" : " more");
+      EXPECT_EQ(Open(process_), -EBUSY);
+    }
+  }
+}
+
 // Whoever forks while another thread closes has a child with a copy of every
 // descriptor.
 TEST_F(WriterCloseTest, ChildForkedDuringACloseDoesNotKeepTheLock) {

@@ -25,6 +25,7 @@
 #include "bufio/io_retry.h"
 #include "bufio/io_system.h"
 #include "bufio/journal_internal.h"
+#include "bufio/lock_guard.h"
 #include "bufio/writer_internal.h"
 
 // Opens the file as it is, or makes it. A file that is gone while its side file
@@ -131,12 +132,14 @@ int bufio_writer_open_file(const char *path, const char *journal_path,
   if (descriptor < 0 || is_plain_append || (is_new && !is_process)) {
     return descriptor;
   }
+  // Cancelled in between, nobody would unlock the file.
+  int cancel_state = bufio_hold_begin();
   status = lock_and_settle(descriptor, path, journal_path, options, is_new);
   if (status < 0) {
-    (void)bufio_system->close(descriptor);
-    return status;
+    (void)bufio_journal_close_locked(descriptor);
   }
-  return descriptor;
+  bufio_hold_end(cancel_state);
+  return status < 0 ? status : descriptor;
 }
 
 // That level `process` can do with a descriptor: it stands at the end, and
@@ -172,7 +175,7 @@ static int lock_attached(const char *name) {
   }
   int status = bufio_journal_lock(locked, NULL, LOCK_EX);
   if (status < 0) {
-    (void)bufio_system->close(locked);
+    (void)bufio_journal_close_locked(locked);
     return status;
   }
   return locked;
@@ -190,7 +193,7 @@ int bufio_writer_settle_attached(int descriptor, const char *journal_path) {
     status = bufio_journal_replay_found(descriptor, name, journal_path, NULL);
   }
   if (status < 0) {
-    (void)bufio_system->close(locked);
+    (void)bufio_journal_close_locked(locked);
     return status;
   }
   return locked;

@@ -308,9 +308,8 @@ static int sync_folder_of(const char *path) {
   return status;
 }
 
-int bufio_writer_open(bufio_writer_t *writer, const char *path,
-                      const bufio_writer_options_t *options) {
-  options = options != NULL ? options : &default_options;
+static int open_writer(bufio_writer_t *writer, const char *path,
+                       const bufio_writer_options_t *options) {
   int status = init(writer, options);
   if (status < 0) {
     goto fail_init;
@@ -324,6 +323,8 @@ int bufio_writer_open(bufio_writer_t *writer, const char *path,
   if (status < 0) {
     goto fail_open;
   }
+  // Level `process`: the file is locked.
+  int cancel_state = bufio_hold_begin();
   writer->descriptor = status;
   writer->owns_descriptor = true;
   status =
@@ -332,19 +333,35 @@ int bufio_writer_open(bufio_writer_t *writer, const char *path,
     status = start(writer, journal_path, options->append);
   }
   if (status < 0) {
-    goto fail_start;
+    (void)bufio_journal_close_locked(writer->descriptor);
+  }
+  bufio_hold_end(cancel_state);
+  if (status < 0) {
+    goto fail_open;
   }
   free(journal_path);
   return 0;
 
-fail_start:
-  (void)bufio_system->close(writer->descriptor);
 fail_open:
   free(journal_path);
 fail_path:
   deinit_memory(writer);
 fail_init:
   forget(writer);
+  return status;
+}
+
+int bufio_writer_open(bufio_writer_t *writer, const char *path,
+                      const bufio_writer_options_t *options) {
+  options = options != NULL ? options : &default_options;
+  if (options->durability != BUFIO_DURABILITY_PROCESS) {
+    // It may wait: a named pipe's open does, for a reader.
+    return open_writer(writer, path, options);
+  }
+  // Cancelled between the lock of the file and the end, nobody would unlock it.
+  int cancel_state = bufio_hold_begin();
+  int status = open_writer(writer, path, options);
+  bufio_hold_end(cancel_state);
   return status;
 }
 
@@ -358,7 +375,7 @@ static int attach_process(bufio_writer_t *writer, const char *journal_path) {
   }
   int status = start(writer, journal_path, false);
   if (status < 0) {
-    (void)bufio_system->close(locked);
+    (void)bufio_journal_close_locked(locked);
     return status;
   }
   writer->journal->target_lock = locked;
@@ -373,6 +390,7 @@ int bufio_writer_attach(bufio_writer_t *writer, int descriptor,
     forget(writer);
     return status;
   }
+  int cancel_state = bufio_hold_begin();
   writer->descriptor = descriptor;
   writer->callers_descriptor = descriptor;
   status = options->durability == BUFIO_DURABILITY_PROCESS
@@ -385,6 +403,7 @@ int bufio_writer_attach(bufio_writer_t *writer, int descriptor,
     deinit_memory(writer);
     forget(writer);
   }
+  bufio_hold_end(cancel_state);
   return status;
 }
 
