@@ -4,8 +4,10 @@
 // Many threads on one cache: nothing is lost or handed out twice, and what
 // exited threads had comes back.
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <mutex>
 #include <random>
 #include <set>
@@ -446,6 +448,59 @@ TEST(SlabThreadsTest, CacheOnAPrivateHeapServesManyThreads) {
   heap_stats_get_in(heap, &stats);
   EXPECT_EQ(stats.num_live, 0u);
   heap_destroy(heap);
+}
+
+// Slabs outside of a range come and go all the time, and others move in the
+// table meanwhile: each free must find its own.
+TEST(SlabThreadsTest, SlabsOfASourceAreFoundWhileOthersComeAndGo) {
+  slab_options_t options = Options();
+  options.object_bytes = 4096;
+  options.source.alloc = [](void *, size_t size_bytes, size_t align_bytes) {
+    void *ptr = nullptr;
+    return posix_memalign(&ptr, align_bytes, size_bytes) == 0 ? ptr : nullptr;
+  };
+  options.source.free = [](void *, void *ptr, size_t) {
+    free(ptr);
+  };
+  slab_cache_t *cache = slab_cache_create(&options);
+  ASSERT_NE(cache, nullptr);
+  std::atomic<int> num_working{3};
+  std::vector<std::thread> threads;
+  for (uint64_t id = 1; id <= 3; ++id) {
+    threads.emplace_back([&, id] {
+      std::mt19937_64 random(slab_testing::Seed() + id);
+      std::vector<Object *> objects;
+      for (int round = 0; round < 300; ++round) {
+        // Up to 50 slabs, all of which go again.
+        const size_t count = 1 + random() % 600;
+        while (objects.size() < count) {
+          objects.push_back(static_cast<Object *>(slab_alloc(cache)));
+          Own(objects.back(), id);
+        }
+        std::shuffle(objects.begin(), objects.end(), random);
+        for (Object *object : objects) {
+          EXPECT_TRUE(IsOwned(object, id));
+          slab_free(cache, object);
+        }
+        objects.clear();
+        slab_reap(cache);
+      }
+      --num_working;
+    });
+  }
+  threads.emplace_back([&] {
+    while (num_working != 0) {
+      slab_reap(cache);
+      std::this_thread::yield();
+    }
+  });
+  for (std::thread &thread : threads) {
+    thread.join();
+  }
+  EXPECT_STREQ(slab_check(cache), nullptr);
+  slab_reap(cache);
+  EXPECT_EQ(Stats(cache).num_slabs, 0u);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
 }
 
 }  // namespace
