@@ -294,7 +294,7 @@ TEST_F(HeapThreadsTest, TrimGivesBackWhatExitedThreadsLeft) {
     EXPECT_GT(Stats().num_spans, before + 20);
     heap_trim(0);
     // Without a find these would be 49 spans.
-  EXPECT_LE(Stats().num_spans, before + 25);
+    EXPECT_LE(Stats().num_spans, before + 25);
     EXPECT_STREQ(heap_check(), nullptr);
     heap_free(kept);
     heap_trim(0);
