@@ -9,12 +9,12 @@
 //
 // The red zones of an object are looked at when it is handed out and freed, all
 // of a slab's before its memory goes back, and all of them by slab_check. A
-// free object is filled with FREE_FILL, unless the cache has a constructor:
-// then it stays as it is. Either way a digest of its bytes is kept, and an
-// object that was written while it was free is found when it is handed out
-// again, or before its slab goes back. For each object, outside of it, the call
-// sites of its last allocation and its last free are known, and named in every
-// report.
+// free object is filled with FREE_FILL, unless the cache has a constructor or a
+// destructor: then it stays as it is. Either way a digest of its bytes is kept,
+// and an object that was written while it was free is found when it is handed
+// out again, or before its slab goes back. For each object, outside of it, the
+// call sites of its last allocation and its last free are known, and named in
+// every report.
 //
 // Objects go directly to and from the slabs, the one freed last not
 // necessarily out again first. A free holds the cache's lock while it looks at
@@ -27,7 +27,7 @@
 
 enum {
   REDZONE = 0xbb,
-  ALLOC_FILL = 0xa5,  // Of objects that have no constructor, when handed out.
+  ALLOC_FILL = 0xa5,  // When handed out.
   FREE_FILL = 0xdf,
 };
 
@@ -39,6 +39,11 @@ static uint64_t digest_of(const slab_cache_t *cache, const void *object) {
     digest ^= digest >> 31;
   }
   return digest;
+}
+
+// What a constructor made or a destructor will look at stays as it is.
+static bool is_filled(const slab_cache_t *cache) {
+  return cache->construct == NULL && cache->destruct == NULL;
 }
 
 static void fill_red_zones(const slab_cache_t *cache, unsigned char *object) {
@@ -130,7 +135,7 @@ void *slab_debug_alloc(slab_cache_t *cache, const void *caller) {
   } else if (record->digest != digest_of(cache, object)) {
     report(cache, object, record, SLAB_MISUSE_WRITTEN, "slab_alloc", caller);
   }
-  if (cache->construct == NULL) {
+  if (is_filled(cache)) {
     memset(object, ALLOC_FILL, cache->object_bytes);
   }
   record->alloc_caller = caller;
@@ -151,7 +156,7 @@ void slab_debug_free(slab_cache_t *cache, void *object, const char *function,
   if (!has_red_zones(cache, object)) {
     report(cache, object, record, SLAB_MISUSE_RED_ZONE, function, caller);
   }
-  if (cache->construct == NULL) {
+  if (is_filled(cache)) {
     memset(object, FREE_FILL, cache->object_bytes);
   }
   record->digest = digest_of(cache, object);

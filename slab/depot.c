@@ -63,7 +63,7 @@ static bool ensure_stack(slab_cache_t *cache) {
 
 size_t slab_depot_room(slab_cache_t *cache) {
   slab_depot_t *depot = &cache->depot;
-  if (depot->capacity == 0) {
+  if (depot->capacity == 0 || !ensure_stack(cache)) {
     return 0;
   }
   pthread_mutex_lock(&depot->lock);
@@ -74,7 +74,7 @@ size_t slab_depot_room(slab_cache_t *cache) {
 
 size_t slab_depot_put(slab_cache_t *cache, void *const *objects, size_t count) {
   slab_depot_t *depot = &cache->depot;
-  if (count == 0 || depot->capacity == 0 || !ensure_stack(cache)) {
+  if (count == 0) {
     return 0;
   }
   pthread_mutex_lock(&depot->lock);

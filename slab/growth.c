@@ -89,12 +89,13 @@ bool slab_grow(slab_cache_t *cache) {
 
 // ---- giving back ----
 
-slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes) {
+slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes,
+                          const char *function) {
   slab_t *chain = NULL;
   size_t unlinked = 0;
   while (unlinked < bytes && cache->lists[SLAB_LIST_EMPTY].first != NULL) {
     slab_t *slab = cache->lists[SLAB_LIST_EMPTY].first;
-    slab_verify(cache, slab, "slab_free");
+    slab_verify(cache, slab, function);
     slab_list_drop(cache, slab);
     cache->num_objects -= slab->count;
     cache->slab_bytes -= slab->memory_bytes;
@@ -153,6 +154,7 @@ size_t slab_retire_chain(slab_cache_t *cache, slab_t *first) {
       continue;
     }
     if (slab->is_outside) {
+      own.first = first;  // Nobody asks for it, and soon it is gone.
       slab_retire_outside(cache, slab);
     } else {
       retire_in_range(cache, slab);
@@ -189,7 +191,8 @@ static size_t excess_bytes(slab_cache_t *cache) {
 void slab_release_excess(slab_cache_t *cache) {
   pthread_mutex_lock(&cache->lock);
   size_t excess = excess_bytes(cache);
-  slab_t *chain = excess == 0 ? NULL : slab_unlink_empty(cache, excess);
+  slab_t *chain =
+      excess == 0 ? NULL : slab_unlink_empty(cache, excess, "slab_free");
   pthread_mutex_unlock(&cache->lock);
   if (chain != NULL) {
     slab_retire_chain(cache, chain);

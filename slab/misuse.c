@@ -48,7 +48,8 @@ static void write_line(line_t *line) {
   line->bytes[line->length++] = '\n';
   const char *at = line->bytes;
   while (line->length > 0) {
-    ssize_t written = write(STDERR_FILENO, at, line->length);
+    // write() is a cancellation point, and an error would not end the process.
+    long written = syscall(SYS_write, STDERR_FILENO, at, line->length);
     if (written < 0 && errno == EINTR) {
       continue;
     }

@@ -135,13 +135,15 @@ static void check_magazine(void *context, slab_magazine_t *magazine) {
 static void take_census(slab_cache_t *cache, census_t *census) {
   slab_for_each_magazine(cache, check_magazine, census);
   pthread_mutex_lock(&cache->depot.lock);
-  if (cache->depot.count > cache->depot.capacity) {
+  size_t count = cache->depot.count;
+  pthread_mutex_unlock(&cache->depot.lock);
+  if (count > cache->depot.capacity) {
     census->broken = "depot: too full";
   }
-  for (size_t i = 0; census->broken == NULL && i < cache->depot.count; ++i) {
+  // Without its lock, which comes after the cache's. Nobody is inside.
+  for (size_t i = 0; census->broken == NULL && i < count; ++i) {
     check_slot(census, cache->depot.objects[i], SLAB_STATE_SHARED);
   }
-  pthread_mutex_unlock(&cache->depot.lock);
 }
 
 // Every object that is cached by its state is in a magazine or in the depot.

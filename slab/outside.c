@@ -151,6 +151,7 @@ void slab_forget_planned(slab_cache_t *cache) {
   ++cache->num_forks;
   cache->num_waiting = 0;
   slab_range_retire_lost(cache);
+  slab_table_forget_lost(cache);
   // Anew: those who waited are not here.
   pthread_cond_init(&cache->grown, NULL);
   for (size_t list = 0; list < SLAB_LIST_COUNT; ++list) {

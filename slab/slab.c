@@ -120,7 +120,7 @@ static void set_options(slab_cache_t *cache, const slab_options_t *options) {
   cache->max_objects =
       options->max_objects == 0 ? SIZE_MAX : options->max_objects;
   cache->source = options->source;
-  cache->has_source = options->source.alloc != NULL;
+  cache->has_source = options->source.alloc != NULL && options->buffer == NULL;
   cache->has_buffer = options->buffer != NULL;
   if (cache->has_buffer) {
     cache->buffer.next = options->buffer;
@@ -234,19 +234,31 @@ slab_cache_t *slab_shared_cache(size_t object_bytes, size_t align_bytes) {
   const slab_options_t options = {.name = "shared",
                                   .object_bytes = object_bytes,
                                   .align_bytes = align_bytes};
+  if (!are_valid(&options)) {
+    errno = EINVAL;
+    return NULL;
+  }
+  slab_cache_t like = {0};
+  set_options(&like, &options);
+  slab_process_lock();
+  slab_cache_t *cache = find_shared(&like);
+  slab_process_unlock();
+  if (cache != NULL) {
+    return cache;
+  }
   slab_cache_t *fresh = slab_cache_create(&options);
   if (fresh == NULL) {
     return NULL;
   }
   slab_process_lock();
-  slab_cache_t *cache = find_shared(fresh);
+  cache = find_shared(&like);
   if (cache == NULL) {
     fresh->is_shared = true;
     cache = fresh;
   }
   slab_process_unlock();
   if (cache != fresh) {
-    slab_cache_destroy(fresh, 0);  // There is one.
+    slab_cache_destroy(fresh, 0);  // Another thread was faster.
   }
   return cache;
 }
@@ -466,7 +478,9 @@ size_t slab_reap(slab_cache_t *cache) {
   slab_depot_trim(cache);
   slab_free_dropped_slots(cache);
   pthread_mutex_lock(&cache->lock);
-  slab_t *chain = cache->has_buffer ? NULL : slab_unlink_empty(cache, SIZE_MAX);
+  slab_t *chain = cache->has_buffer
+                      ? NULL
+                      : slab_unlink_empty(cache, SIZE_MAX, "slab_reap");
   slab_keep_least(cache);
   pthread_mutex_unlock(&cache->lock);
   size_t bytes = slab_retire_chain(cache, chain);

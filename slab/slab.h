@@ -39,7 +39,7 @@
 // that is held up inside such a call for so long that the object is handed out
 // again, or that its slab is gone, frees what is there then.
 // Signals: not from a signal handler, as with malloc. No function is a
-// cancellation point but by what constructors, destructors and sources do.
+// cancellation point.
 // fork: the child may use every cache, from handlers of pthread_atfork on that
 // were registered after slab was loaded; what other threads of the parent had
 // cached goes back to the slabs, their live objects stay live, and an object
@@ -66,8 +66,8 @@ extern "C" {
 typedef struct slab_cache slab_cache_t;
 
 // Where a cache gets its memory. Both are called from any thread, several at a
-// time, with no lock of slab held; they must not use slab themselves, nor wait
-// for a thread that does.
+// time, with no lock of slab held; they must not use slab themselves, wait for
+// a thread that does, or be cancelled.
 typedef struct slab_source {
   // Returns `size_bytes` at a multiple of `align_bytes`, a power of two, or
   // NULL. The contents do not matter. For objects it is asked for 64 KiB to
@@ -102,7 +102,7 @@ typedef struct slab_options {
   // Called once for each object, before it is first handed out, and once
   // before its memory goes back: an object that is freed stays as the caller
   // left it and is handed out so again. No lock is held. Neither may use the
-  // same cache, throw, or longjmp. Either may be NULL.
+  // same cache, throw, longjmp, or be cancelled. Either may be NULL.
   void (*construct)(void *object, void *context);
   void (*destruct)(void *object, void *context);
   void *context;

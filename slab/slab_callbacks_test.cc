@@ -150,6 +150,72 @@ TEST(SlabCallbacksTest, ConstructorMayForkWithoutATag) {
   ConstructorForks(SLAB_TAG_MAX);
 }
 
+// Forks in a call of the source, the one that `forker` says.
+slab_source_t ForkingSource(Forker *forker) {
+  slab_source_t source = {};
+  source.alloc = [](void *context, size_t size_bytes,
+                    size_t align_bytes) -> void * {
+    static_cast<Forker *>(context)->Call();
+    void *ptr = nullptr;
+    return posix_memalign(&ptr, align_bytes, size_bytes) == 0 ? ptr : nullptr;
+  };
+  source.free = [](void *context, void *ptr, size_t) {
+    free(ptr);
+    static_cast<Forker *>(context)->Call();
+  };
+  source.context = forker;
+  return source;
+}
+
+// Enough for several slabs, a stack for the depot, larger magazines, and all of
+// it back. Returns whether the cache was whole all the time.
+bool UsesTheSourceInAllWays(slab_cache_t *cache) {
+  bool is_good = true;
+  for (int round = 0; round < 2; ++round) {
+    is_good = AllocsAndFrees(cache, 6000) && IsWhole(cache) && is_good;
+    slab_reap(cache);
+    is_good = is_good && IsWhole(cache) && Stats(cache).slab_bytes == 0;
+  }
+  return is_good;
+}
+
+void EachCallOfTheSourceForks(unsigned flags) {
+  bool is_through = false;
+  int num_forks = 0;
+  for (int at = 1; !is_through; ++at) {
+    SCOPED_TRACE(at);
+    Forker forker;
+    slab_options_t options = Options();
+    options.flags = flags;
+    options.source = ForkingSource(&forker);
+    slab_cache_t *cache = slab_cache_create(&options);
+    forker.at = at;
+    bool is_good = UsesTheSourceInAllWays(cache);
+    is_through = forker.at > 0;
+    forker.at = 0;
+    is_good = is_good && slab_cache_destroy(cache, 0) == 0;
+    if (is_through) {
+      EXPECT_TRUE(is_good);
+    } else {
+      ++num_forks;
+      forker.Join(is_good);
+    }
+  }
+  EXPECT_GE(num_forks, 20);
+}
+
+TEST(SlabCallbacksTest, SourceMayForkInEachOfItsCalls) {
+  EachCallOfTheSourceForks(0);
+}
+
+TEST(SlabCallbacksTest, SourceMayForkInEachOfItsCallsWithoutMagazines) {
+  EachCallOfTheSourceForks(SLAB_NO_MAGAZINES);
+}
+
+TEST(SlabCallbacksTest, SourceMayForkInEachOfItsCallsInTheDebugVariant) {
+  EachCallOfTheSourceForks(SLAB_DEBUG);
+}
+
 // Its lock is taken while the process forks, as an allocator's would be that
 // has no handlers of its own.
 struct LockedSource {

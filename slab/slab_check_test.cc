@@ -72,7 +72,7 @@ TEST(SlabDebugTest, WriteAfterFreeIsFoundBeforeTheSlabGoesBack) {
   auto *object = static_cast<char *>(slab_alloc(cache));
   slab_free(cache, object);
   object[3] ^= 1;
-  EXPECT_DEATH(slab_reap(cache), "slab_free: written after free: .*\"debug\"");
+  EXPECT_DEATH(slab_reap(cache), "slab_reap: written after free: .*\"debug\"");
   EXPECT_DEATH(slab_cache_destroy(cache, 0),
                "slab_cache_destroy: written after free: .*\"debug\"");
   object[3] ^= 1;
@@ -100,6 +100,22 @@ TEST(SlabDebugTest, LeaksAreNamedWithTheirCallSite) {
   EXPECT_NE(line.find(" allocated from 0x"), std::string::npos) << line;
   slab_free(cache, object);
   EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+}
+
+TEST(SlabDebugTest, DestructorSeesWhatTheCallerLeft) {
+  static int num_seen;
+  num_seen = 0;
+  slab_options_t options = Options();
+  options.flags = SLAB_DEBUG;
+  options.destruct = [](void *object, void *) {
+    num_seen += *static_cast<int *>(object) == 17;
+  };
+  slab_cache_t *cache = slab_cache_create(&options);
+  auto *object = static_cast<int *>(slab_alloc(cache));
+  *object = 17;
+  slab_free(cache, object);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
+  EXPECT_EQ(num_seen, 1);
 }
 
 TEST(SlabDebugTest, EmptySlabsGoBackByThemselves) {

@@ -211,7 +211,7 @@ TEST_F(SlabHeldUpFreeTest, SlabWithALiveObjectIsNotGivenBack) {
         _exit(0);
       },
       testing::KilledBySignal(SIGABRT),
-      std::string("^slab: slab_free") + kMiscounted);
+      std::string("^slab: slab_reap") + kMiscounted);
 }
 
 TEST_F(SlabHeldUpFreeTest, SlabWithAnObjectInAMagazineIsNotGivenBack) {
@@ -223,7 +223,7 @@ TEST_F(SlabHeldUpFreeTest, SlabWithAnObjectInAMagazineIsNotGivenBack) {
         _exit(0);
       },
       testing::KilledBySignal(SIGABRT),
-      std::string("^slab: slab_free") + kMiscounted);
+      std::string("^slab: slab_reap") + kMiscounted);
 }
 
 // The other's share went back with its slab, and the slab came back, before the

@@ -3,11 +3,15 @@
 
 // Threads that end, and what they had: late destructors, tags of others.
 
+#include <dlfcn.h>
+#include <limits.h>
 #include <pthread.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -101,6 +105,50 @@ TEST(SlabExitTest, SourcesMetadataIsAligned) {
   };
   EXPECT_DEATH(EXPECT_EQ(slab_cache_create(&options), nullptr),
                "the source's memory is not aligned as asked");
+}
+
+// The key of a copy of slab that was unloaded is free again.
+TEST(SlabExitTest, UnloadingGivesTheKeyBack) {
+  for (int i = 0; i < PTHREAD_KEYS_MAX + 10; ++i) {
+    void *plugin = dlopen("slab/libslab_cpp_plugin.so", RTLD_NOW | RTLD_LOCAL);
+    ASSERT_NE(plugin, nullptr) << dlerror();
+    ASSERT_EQ(dlclose(plugin), 0);
+  }
+  pthread_key_t key;
+  ASSERT_EQ(pthread_key_create(&key, nullptr), 0);
+  pthread_key_delete(key);
+}
+
+TEST(SlabExitTest, SharedCacheThatIsThereNeedsNoMemory) {
+  slab_cache_t *cache = slab_shared_cache(40, 8);
+  ASSERT_NE(cache, nullptr);
+  static slab_kernel_t without_memory;
+  without_memory = slab_kernel_default;
+  without_memory.map = [](size_t) -> void * {
+    return nullptr;
+  };
+  slab_kernel = &without_memory;
+  EXPECT_EQ(slab_shared_cache(40, 8), cache);
+  slab_kernel = &slab_kernel_default;
+}
+
+// What a report says is said although the thread is to be cancelled.
+TEST(SlabExitTest, ReportsAreNoCancellationPoints) {
+  const slab_options_t options = Options();
+  slab_cache_t *cache = slab_cache_create(&options);
+  void *object = slab_alloc(cache);
+  int status = 0;
+  testing::internal::CaptureStderr();
+  std::thread([&] {
+    pthread_cancel(pthread_self());
+    status = slab_cache_destroy(cache, 0);
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, nullptr);
+  }).join();
+  EXPECT_EQ(status, -EBUSY);
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("1 live object"),
+            std::string::npos);
+  slab_free(cache, object);
+  EXPECT_EQ(slab_cache_destroy(cache, 0), 0);
 }
 
 }  // namespace

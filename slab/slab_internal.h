@@ -346,6 +346,8 @@ bool slab_table_make_room(slab_cache_t *cache);
 // Cache's lock held. False: others took the room.
 bool slab_table_insert(slab_cache_t *cache, slab_t *slab);
 void slab_table_remove(slab_cache_t *cache, const slab_t *slab);
+// In the child of a fork: slabs that other threads were retiring are forgotten.
+void slab_table_forget_lost(slab_cache_t *cache);
 void slab_table_destroy(slab_cache_t *cache);
 
 // ---- objects.c: objects in slabs; the cache's lock held but where it says
@@ -401,7 +403,8 @@ size_t slab_take_constructed(slab_cache_t *cache, uint8_t state,
                              void **out_objects, size_t count);
 // Unlinks empty slabs of at least `bytes` altogether into a chain. Cache's lock
 // held.
-slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes);
+slab_t *slab_unlink_empty(slab_cache_t *cache, size_t bytes,
+                          const char *function);
 // Destructs the objects of a chain, gives its memory back and retires its
 // slabs; returns how many bytes.
 size_t slab_retire_chain(slab_cache_t *cache, slab_t *first);
@@ -433,7 +436,8 @@ bool slab_grow_in_buffer(slab_cache_t *cache);
 // ---- depot.c: objects with the state SHARED ----
 
 int slab_depot_init(slab_cache_t *cache);
-// Returns how many objects it would take now.
+// Returns how many objects it would take now. May call the source, which may
+// fork, so before any object's state says that it is on its way.
 size_t slab_depot_room(slab_cache_t *cache);
 size_t slab_depot_put(slab_cache_t *cache, void *const *objects, size_t count);
 size_t slab_depot_take(slab_cache_t *cache, void **out_objects, size_t count);

@@ -44,6 +44,9 @@ static uintptr_t number_of(const slab_cache_t *cache, uintptr_t address) {
 // All orders are acquire here, and release in writers: what was read of a
 // change brings the odd version with it.
 static slab_t *search(const slab_table_t *table, uintptr_t number) {
+  if (number == 0) {
+    return NULL;  // No slab's.
+  }
   for (size_t i = 0; table != NULL && i <= table->mask; ++i) {
     const slab_slot_t *slot = &table->slots[(number + i) & table->mask];
     uintptr_t found = __atomic_load_n(&slot->number, __ATOMIC_ACQUIRE);
@@ -169,6 +172,19 @@ void slab_table_remove(slab_cache_t *cache, const slab_t *slab) {
   fill_slot(&table->slots[hole], (slab_slot_t){0, NULL});
   change_version(cache);
   --cache->num_outside;
+}
+
+void slab_table_forget_lost(slab_cache_t *cache) {
+  slab_table_t *table = cache->table;
+  for (size_t i = 0; table != NULL && i <= table->mask;) {
+    const slab_t *slab = table->slots[i].slab;
+    if (slab != NULL && slab->list == SLAB_LIST_NONE &&
+        !slab_is_retiring(slab)) {
+      slab_table_remove(cache, slab);  // Another one may be in its slot now.
+    } else {
+      ++i;
+    }
+  }
 }
 
 void slab_table_destroy(slab_cache_t *cache) {

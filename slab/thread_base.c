@@ -309,6 +309,17 @@ __attribute__((constructor(101))) static void hook_at_load(void) {
   slab_process_unlock();
 }
 
+// Or each load would take a key. Threads that still run lose what they have
+// cached.
+__attribute__((destructor)) static void unhook_at_unload(void) {
+  slab_process_lock();
+  if (exit_key_created) {
+    __atomic_store_n(&exit_key_created, false, __ATOMIC_RELEASE);
+    pthread_key_delete(exit_key);
+  }
+  slab_process_unlock();
+}
+
 void slab_take_id(slab_cache_t *cache) {
   cache->magazine_id = cache->max_slots == 0 ? 0 : take_id();
   cache->fast.magazine_offset_bytes =
