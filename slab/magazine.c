@@ -92,31 +92,22 @@ static void forget_hot(slab_magazine_t *magazine) {
   magazine->hot_state = &magazine->traits.no_state;
 }
 
-SLAB_NORETURN static void die_twice(const slab_cache_t *cache,
-                                    const void *object) {
-  slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
-                                      .function = "slab_free",
-                                      .cache = cache,
-                                      .ptr = object,
-                                      .object = object});
-}
-
 uint8_t *slab_magazine_change(const slab_magazine_t *magazine, void *object,
                               uint8_t to) {
   slab_cache_t *cache = magazine->cache;
   uint8_t from = slab_magazine_state(magazine);
   uint8_t *state = slab_state_at(cache, (uintptr_t)object);
   if (state == NULL) {
-    die_twice(cache, object);  // Its slab is gone.
+    slab_die_twice(cache, object, "slab_free");  // Its slab is gone.
   }
   if (!magazine->traits.is_shared) {
     if (slab_state_load(state) != from) {
-      die_twice(cache, object);
+      slab_die_twice(cache, object, "slab_free");
     }
     slab_state_store(state, to);
   } else if (!__atomic_compare_exchange_n(state, &from, to, false,
                                           __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-    die_twice(cache, object);
+    slab_die_twice(cache, object, "slab_free");
   }
   return state;
 }
@@ -370,7 +361,7 @@ static size_t take_from_depot(slab_magazine_t *magazine, size_t count) {
   uint8_t to = slab_magazine_state(magazine);
   for (size_t i = 0; i < count; ++i) {
     if (states[i] == NULL || slab_state_load(states[i]) != SLAB_STATE_SHARED) {
-      die_twice(cache, top[i]);
+      slab_die_twice(cache, top[i], "slab_free");
     }
     slab_state_store(states[i], to);
   }

@@ -143,6 +143,15 @@ SLAB_NORETURN void slab_report_misuse(const slab_report_t *report) {
   abort();
 }
 
+void slab_die_twice(const slab_cache_t *cache, const void *object,
+                    const char *function) {
+  slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
+                                      .function = function,
+                                      .cache = cache,
+                                      .ptr = object,
+                                      .object = object});
+}
+
 void slab_report_leaks(slab_cache_t *cache, size_t count, void *const *first,
                        size_t num_first) {
   line_t line = {.length = 0};

@@ -189,16 +189,6 @@ SLAB_NORETURN static void die_miscounted(const slab_cache_t *cache,
                                       .ptr = slab->base});
 }
 
-// Another thread freed the object as well.
-SLAB_NORETURN static void die_twice(const slab_cache_t *cache,
-                                    const void *object, const char *function) {
-  slab_report_misuse(&(slab_report_t){.misuse = SLAB_MISUSE_TWICE,
-                                      .function = function,
-                                      .cache = cache,
-                                      .ptr = object,
-                                      .object = object});
-}
-
 static void verify_count(const slab_cache_t *cache, const slab_t *slab,
                          const char *function) {
   size_t num_free = slab->count - slab->num_used;
@@ -295,7 +285,7 @@ static size_t take_unused(slab_cache_t *cache, slab_t *slab, uint8_t state,
     uint8_t *unused = &slab->states[slab->num_used + i];
     if (slab_state_load(unused) != SLAB_STATE_UNUSED) {
       // By a thread that was held up in it until the slab was gone.
-      die_twice(cache, out_objects[i], "slab_alloc");
+      slab_die_twice(cache, out_objects[i], "slab_alloc");
     }
     slab_state_store(unused, state);
   }
@@ -346,7 +336,7 @@ static void put_one(slab_cache_t *cache, void *object, uint8_t from) {
   slab_t *slab = slab_find(cache, (uintptr_t)object);
   uint8_t *state = slab_state_at(cache, (uintptr_t)object);
   if (slab == NULL || state == NULL || slab_state_load(state) != from) {
-    die_twice(cache, object, "slab_free");
+    slab_die_twice(cache, object, "slab_free");
   }
   slab_state_store(state, SLAB_STATE_FREE);
   slab_put(cache, slab, (size_t)(state - slab->states));

@@ -278,6 +278,9 @@ typedef struct slab_report {
 
 SLAB_NORETURN void slab_die(const char *message);
 SLAB_NORETURN void slab_report_misuse(const slab_report_t *report);
+// Another thread freed the object as well.
+SLAB_NORETURN void slab_die_twice(const slab_cache_t *cache, const void *object,
+                                  const char *function);
 // Names `count` live objects at `slab_cache_destroy`.
 void slab_report_leaks(slab_cache_t *cache, size_t count, void *const *first,
                        size_t num_first);
