@@ -21,6 +21,18 @@
 
 #include "shmipc/region_internal.h"
 
+// What a thread found last by an address; valid as long as `removals` stays.
+typedef struct found {
+  uintptr_t base;
+  size_t reserved_bytes;
+  shmipc_region_t *region;  // NULL: nothing.
+  uint64_t removals;
+} found_t;
+
+static _Thread_local found_t last_found;
+// Attachments that left the list. Written under lock, read without it.
+static uint64_t removals;
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static shmipc_region_t *first;  // Guarded by lock.
 static uint64_t last_serial;    // Guarded by lock.
@@ -35,7 +47,16 @@ static void after_fork_in_parent(void) {
   pthread_mutex_unlock(&lock);
 }
 
+// Lock held.
+static void note_removal(void) {
+  // Relaxed: whoever asks for an address in the removed region is too late
+  // anyway; only what the same thread did before, or what it was told of by
+  // some synchronisation, must be seen.
+  __atomic_store_n(&removals, removals + 1, __ATOMIC_RELAXED);
+}
+
 static void after_fork_in_child(void) {
+  note_removal();
   while (first != NULL) {
     shmipc_region_t *region = first;
     first = region->next;
@@ -95,8 +116,42 @@ void shmipc_attachment_remove(shmipc_region_t *region) {
       region->next->previous = region->previous;
     }
     region->serial = 0;
+    note_removal();
   }
   pthread_mutex_unlock(&lock);
+}
+
+// The attachments do not overlap.
+static found_t find_lock_held(uintptr_t address) {
+  found_t found = {.region = NULL};
+  for (shmipc_region_t *region = first; region != NULL; region = region->next) {
+    // Pairs with set_base in region.c.
+    uintptr_t base =
+        (uintptr_t)__atomic_load_n(&region->base, __ATOMIC_ACQUIRE);
+    if (base != 0 && address - base < region->reserved_bytes) {
+      found.base = base;
+      found.reserved_bytes = region->reserved_bytes;
+      found.region = region;
+      found.removals = removals;
+      break;
+    }
+  }
+  return found;
+}
+
+shmipc_region_t *shmipc_region_containing(const void *pointer) {
+  uintptr_t address = (uintptr_t)pointer;
+  found_t *last = &last_found;
+  if (last->region != NULL &&
+      last->removals == __atomic_load_n(&removals, __ATOMIC_RELAXED) &&
+      address - last->base < last->reserved_bytes) {
+    return last->region;
+  }
+  pthread_mutex_lock(&lock);
+  found_t found = find_lock_held(address);
+  pthread_mutex_unlock(&lock);
+  *last = found;
+  return found.region;
 }
 
 void shmipc_attachment_with(uint64_t serial,

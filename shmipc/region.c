@@ -120,6 +120,12 @@ static unsigned char *reserve(size_t size_bytes, size_t page_bytes) {
   return memory + before;
 }
 
+// The handle is in the list of attachments already. Release: who finds it there
+// by its base (attachment.c) sees `reserved_bytes`.
+static void set_base(shmipc_region_t *region, unsigned char *memory) {
+  __atomic_store_n(&region->base, memory, __ATOMIC_RELEASE);
+}
+
 int shmipc_region_map(shmipc_region_t *region, uint64_t actual_bytes) {
   assert(region->base == NULL && actual_bytes <= region->capacity_bytes);
   if (region->heap_offset != 0) {
@@ -132,16 +138,17 @@ int shmipc_region_map(shmipc_region_t *region, uint64_t actual_bytes) {
     if (memory == (void *)-1) {
       return -errno;
     }
-    region->base = memory;
     region->mapped_bytes = (size_t)actual_bytes;
     region->reserved_bytes = (size_t)actual_bytes;
+    set_base(region, memory);
     return 0;
   }
   region->reserved_bytes = (size_t)region->capacity_bytes;
-  region->base = reserve(region->reserved_bytes, region->page_bytes);
-  if (region->base == NULL) {
+  unsigned char *memory = reserve(region->reserved_bytes, region->page_bytes);
+  if (memory == NULL) {
     return -ENOMEM;
   }
+  set_base(region, memory);
   return map_more(region, 0, (size_t)actual_bytes);
 }
 

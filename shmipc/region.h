@@ -177,6 +177,12 @@ SHMIPC_API size_t shmipc_region_size(const shmipc_region_t *region);
 SHMIPC_API void *shmipc_region_at(shmipc_region_t *region, uint64_t offset,
                                   size_t len);
 
+// Returns this process's attachment in whose memory `pointer` lies: for objects
+// in a region that must find the handle by their own address. NULL if it is in
+// none, or in a parent's. It may be a region that is still being created (from
+// `initialize`).
+SHMIPC_API shmipc_region_t *shmipc_region_containing(const void *pointer);
+
 // Makes the data `size_bytes` long; what is longer already stays. New bytes are
 // zero. -EFBIG beyond the capacity or RLIMIT_FSIZE, -ENOSPC, -EOPNOTSUPP,
 // -EPERM (sealed), -EBUSY. On failure the region is as before.
