@@ -137,20 +137,6 @@ void heap_class_spans_set_current(heap_class_spans_t *spans,
   spans->current = page;
 }
 
-heap_page_t *heap_class_spans_pop(heap_class_spans_t *spans) {
-  heap_page_t *page = spans->current;
-  if (page != NULL) {
-    spans->current = NULL;
-    return page;
-  }
-  page = heap_class_spans_pop_partial(spans);
-  if (page == NULL && spans->full.first != NULL) {
-    page = spans->full.first;
-    heap_page_list_remove(&spans->full, page);
-  }
-  return page;
-}
-
 bool heap_bin_refill(heap_bin_t *bin, heap_class_spans_t *spans) {
   HEAP_ASSERT(bin->mask == 0);
   for (;;) {
@@ -200,7 +186,16 @@ bool heap_class_spans_freed(heap_class_spans_t *spans, const heap_bin_t *bin,
   return false;
 }
 
-bool heap_class_spans_put_back(heap_class_spans_t *spans, heap_page_t *page) {
+void heap_bin_empty(heap_bin_t *bin) {
+  bin->mask = 0;
+  for (; bin->top->ptr != NULL; --bin->top) {
+    __atomic_store_n(bin->top->state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
+  }
+}
+
+// Puts a span, on no list, where it belongs by what is free in it now. False:
+// all of it.
+static bool put_back(heap_class_spans_t *spans, heap_page_t *page) {
   heap_span_recount_hinted(page);
   if (page->frees_to_go == 0) {
     return false;
@@ -214,9 +209,30 @@ bool heap_class_spans_put_back(heap_class_spans_t *spans, heap_page_t *page) {
   return true;
 }
 
-void heap_bin_empty(heap_bin_t *bin) {
-  bin->mask = 0;
-  for (; bin->top->ptr != NULL; --bin->top) {
-    __atomic_store_n(bin->top->state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
+// Returns any span, on no list then, or NULL.
+static heap_page_t *pop(heap_class_spans_t *spans) {
+  heap_page_t *page = spans->current;
+  if (page != NULL) {
+    spans->current = NULL;
+    return page;
+  }
+  page = heap_class_spans_pop_partial(spans);
+  if (page == NULL && spans->full.first != NULL) {
+    page = spans->full.first;
+    heap_page_list_remove(&spans->full, page);
+  }
+  return page;
+}
+
+void heap_class_spans_settle(heap_class_spans_t *spans, heap_bin_t *bin,
+                             heap_span_give_back_t give_back, void *context) {
+  heap_class_spans_t old = *spans;
+  heap_page_t *page;
+  heap_bin_empty(bin);
+  *spans = (heap_class_spans_t){0};
+  while ((page = pop(&old)) != NULL) {
+    if (!put_back(spans, page)) {
+      give_back(context, page);
+    }
   }
 }

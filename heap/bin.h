@@ -79,17 +79,18 @@ void heap_class_spans_push_full(heap_class_spans_t *spans, heap_page_t *page);
 // Returns a partial span, on no list then, or NULL.
 heap_page_t *heap_class_spans_pop_partial(heap_class_spans_t *spans);
 
-// The same of any span.
-heap_page_t *heap_class_spans_pop(heap_class_spans_t *spans);
-
 // The owner's free of a block let `page->frees_to_go` fall to 0. True: nothing
 // in the span is live, it is on no list, and must be given back.
 bool heap_class_spans_freed(heap_class_spans_t *spans, const heap_bin_t *bin,
                             heap_page_t *page);
 
-// Puts a span, on no list, where it belongs by what is free in it now. False:
-// all of it, and it must be given back.
-bool heap_class_spans_put_back(heap_class_spans_t *spans, heap_page_t *page);
+// Takes a span back in which nothing is live, and which is on no list.
+typedef void (*heap_span_give_back_t)(void *context, heap_page_t *page);
+
+// Empties the bin, counts what is free in each span, gives those back in which
+// nothing is live, and puts the others where they belong.
+void heap_class_spans_settle(heap_class_spans_t *spans, heap_bin_t *bin,
+                             heap_span_give_back_t give_back, void *context);
 
 // What was met on the way through the spans of owners.
 typedef struct heap_bin_census {

@@ -12,6 +12,7 @@
 #ifndef MY_ALLOC_HEAP_SIZE_CLASS_H_
 #define MY_ALLOC_HEAP_SIZE_CLASS_H_
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +32,8 @@ enum {
   HEAP_BIN_BYTES = 64,
   // Larger requests are runs of units (arena.h).
   HEAP_SMALL_MAX_BYTES = 32768,
+  // Small blocks up to this size do not move when they shrink.
+  HEAP_SMALLEST_MOVED_BYTES = 64,
   HEAP_SHAPE_COUNT = 7,  // Pages of 64 KiB, the default heap's, to 1 KiB.
 };
 
@@ -75,6 +78,13 @@ static inline size_t heap_class_of_size(size_t size_bytes) {
   size_t base = (size_t)HEAP_TABLE_MAX_BYTES << row;
   return HEAP_TABLE_CLASS_COUNT + row * 8 +
          ((size_bytes - base - 1) >> (HEAP_LARGE_STEP_SHIFT + row));
+}
+
+// Tells whether a small block that shrinks to `size_bytes` is left where it is:
+// down to half of it, it is not worth a move.
+static inline bool heap_class_keeps(size_t usable_bytes, size_t size_bytes) {
+  return size_bytes >= usable_bytes / 2 ||
+         usable_bytes <= HEAP_SMALLEST_MOVED_BYTES;
 }
 
 #ifdef __cplusplus

@@ -19,6 +19,9 @@
 extern "C" {
 #endif
 
+// Or the compiler keeps one copy for free() and cfree() and jumps there.
+#define HEAP_FAST_PATH static inline __attribute__((always_inline))
+
 // A block's state: an atomic byte. Bit 0 is set in those that a search for free
 // blocks passes over.
 enum {
@@ -77,6 +80,29 @@ static inline uint32_t heap_class_group_count(const heap_class_info_t *info) {
 
 static inline uint32_t heap_span_group_count(const heap_page_t *page) {
   return heap_class_group_count(heap_span_info(page));
+}
+
+// Finds the state of the small block that starts at `ptr`; false when that is
+// not the start of a small block.
+HEAP_FAST_PATH bool heap_small_block_state(const heap_page_t *page,
+                                           const void *ptr,
+                                           uint8_t **out_state) {
+  uint64_t offset = (uintptr_t)ptr - page->start;
+  uint64_t product = offset * page->reciprocal;
+  if (__builtin_expect((uint32_t)product >= page->reciprocal, 0)) {
+    return false;
+  }
+  *out_state = page->states + (product >> 32);
+  return true;
+}
+
+// Tells which block of the span an address in it lies in; false: none, it is in
+// the rest behind the last one.
+static inline bool heap_span_block_at(const heap_page_t *page,
+                                      uintptr_t address, size_t *out_index) {
+  const heap_class_info_t *info = heap_span_info(page);
+  *out_index = (address - page->start) / info->size_bytes;
+  return *out_index < info->block_count;
 }
 
 // Tells whether another thread freed a block since the owner last looked.

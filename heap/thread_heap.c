@@ -292,37 +292,35 @@ bool heap_thread_free_foreign(heap_page_t *page, uint8_t *state) {
   return true;
 }
 
-// Empties the calling thread's bin of a class, and then its spans of what
-// nobody uses; `with_pages`, also of pages that nobody uses in those that stay.
-// Returns the bytes of the latter. Central lock held.
-static size_t give_back_own(heap_thread_t *thread, size_t size_class,
-                            bool with_pages) {
-  heap_class_spans_t old = thread->spans[size_class];
-  heap_class_spans_t *spans = &thread->spans[size_class];
+// For heap_class_spans_settle(). Central lock held.
+static void give_back(void *context, heap_page_t *page) {
+  (void)context;
+  heap_span_destroy(page);
+}
+
+// Gives the pages back that nobody uses in partial spans. Central lock held.
+static size_t discard_pages(const heap_class_spans_t *spans) {
   size_t discarded_bytes = 0;
-  heap_page_t *page;
-  heap_bin_empty(&thread->bins[size_class]);
-  *spans = (heap_class_spans_t){0};
-  while ((page = heap_class_spans_pop(&old)) != NULL) {
-    if (!heap_class_spans_put_back(spans, page)) {
-      heap_span_destroy(page);
-    } else if (with_pages && page->list == HEAP_SPAN_PARTIAL) {
-      discarded_bytes += heap_span_discard(page);
-    }
+  for (heap_page_t *page = spans->partial.first; page != NULL;
+       page = page->next) {
+    discarded_bytes += heap_span_discard(page);
   }
   return discarded_bytes;
 }
 
 size_t heap_thread_give_back(size_t size_class, bool with_pages) {
   heap_thread_t *thread = heap_thread_get_existing();
-  size_t discarded_bytes =
-      thread == NULL ? 0 : give_back_own(thread, size_class, with_pages);
+  size_t discarded_bytes = 0;
+  if (thread != NULL) {
+    heap_class_spans_settle(&thread->spans[size_class],
+                            &thread->bins[size_class], give_back, NULL);
+  }
+  if (thread != NULL && with_pages) {
+    discarded_bytes = discard_pages(&thread->spans[size_class]);
+  }
   sweep_class(&heap_orphanage, size_class, SIZE_MAX);
   if (with_pages) {
-    for (heap_page_t *page = heap_orphanage.spans[size_class].partial.first;
-         page != NULL; page = page->next) {
-      discarded_bytes += heap_span_discard(page);
-    }
+    discarded_bytes += discard_pages(&heap_orphanage.spans[size_class]);
   }
   return discarded_bytes;
 }
