@@ -188,8 +188,9 @@ static uint32_t fit_in_buffer(const heap_options_t *options, uintptr_t tables,
 }
 
 static heap_t *create_in_buffer(const heap_options_t *options) {
-  uintptr_t tables =
-      heap_fit_round_up((uintptr_t)options->buffer, _Alignof(max_align_t));
+  uintptr_t tables = heap_fit_round_up(
+      (uintptr_t)options->buffer,
+      is_segregated(options) ? TABLE_ALIGN_BYTES : _Alignof(max_align_t));
   uintptr_t end;
   uintptr_t base = 0;
   if (__builtin_add_overflow((uintptr_t)options->buffer, options->buffer_bytes,

@@ -66,6 +66,23 @@ TEST(SegregatedTest, PagesAreAPartOfTheHeap) {
   EXPECT_EQ(Create(options)->segregated->page_shift, 11u);
 }
 
+// Bins and descriptors are lines of the cache, wherever the buffer starts.
+TEST(SegregatedTest, TablesAreAlignedInAnyBuffer) {
+  std::vector<unsigned char> memory(70000);
+  for (size_t offset = 0; offset < 64; ++offset) {
+    heap_options_t options = InBuffer(&memory);
+    options.buffer = memory.data() + offset;
+    options.buffer_bytes = 65536;
+    const Heap heap = Create(options);
+    const heap_segregated_t *own = heap->segregated;
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(own->bins) % 64, 0u);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(own->pages) % 64, 0u);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(own->states[0]) % 64, 0u);
+    EXPECT_GE(heap->base, reinterpret_cast<uintptr_t>(own->map.tags +
+                                                      own->map.tag_capacity));
+  }
+}
+
 // Of 64 KiB three quarters are for blocks; half of all, where each class that
 // there is has a page that is not full.
 TEST(SegregatedTest, SmallBufferIsUseful) {
