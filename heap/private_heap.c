@@ -72,21 +72,10 @@ static inline void *address_of(const heap_t *heap, uint32_t granule) {
 typedef struct block {
   uint32_t start;
   uint32_t length;
-  heap_segregated_block_t segregated;  // In such a heap.
 } block_t;
 
-static inline block_t locate_segregated(heap_t *heap, const void *ptr) {
-  block_t block = {.segregated = heap_segregated_locate(heap, ptr)};
-  block.length =
-      (uint32_t)(block.segregated.size_bytes >> HEAP_SEGREGATED_GRANULE_SHIFT);
-  return block;
-}
-
-// Lock held.
+// Lock held; not in a segregated heap.
 static inline block_t locate(heap_t *heap, const void *ptr) {
-  if (heap->segregated != NULL) {
-    return locate_segregated(heap, ptr);
-  }
   uintptr_t offset = (uintptr_t)ptr - heap->base;
   uintptr_t granule = offset >> heap->granule_shift;
   if (granule >= heap->count ||
@@ -222,37 +211,20 @@ static inline void *take_plain(heap_t *heap, size_t size_bytes) {
     if (start != HEAP_FIT_NONE) {
       return address_of(heap, start);
     }
-  } else if (heap->segregated != NULL) {
-    void *ptr = heap_segregated_take_plain(heap, size_bytes);
-    if (ptr != NULL) {
-      return ptr;
-    }
   }
   bool zeroed;
   return take(heap, 1, size_bytes, false, &zeroed);
 }
 
 // Lock held.
-static inline void give(heap_t *heap, void *ptr, const block_t *block) {
+static inline void give(heap_t *heap, block_t block) {
   if (heap->is_tlsf) {
     --heap->live_count;
-    heap->live_length -= block->length;
-    heap_fit_tlsf_free(heap, block->start, block->length);
-  } else if (heap->segregated != NULL) {
-    heap_segregated_give(heap, ptr, &block->segregated);
+    heap->live_length -= block.length;
+    heap_fit_tlsf_free(heap, block.start, block.length);
   } else {
-    heap_piece_free(heap, block->start, block->length);
+    heap_piece_free(heap, block.start, block.length);
   }
-}
-
-void *heap_alloc_in(heap_t *heap, size_t size_bytes) {
-  uint64_t steps = enter(heap);
-  void *ptr = take_plain(heap, size_bytes);
-  leave(heap, steps, "alloc", __builtin_return_address(0));
-  if (ptr == NULL) {
-    errno = ENOMEM;
-  }
-  return ptr;
 }
 
 // heap_alloc_in() for a function of another name.
@@ -262,6 +234,25 @@ static __attribute__((noinline)) void *alloc_for(
   uint64_t steps = enter(heap);
   void *ptr = take(heap, align_bytes, size_bytes, false, out_zeroed);
   leave(heap, steps, function, caller);
+  if (ptr == NULL) {
+    errno = ENOMEM;
+  }
+  return ptr;
+}
+
+void *heap_alloc_in(heap_t *heap, size_t size_bytes) {
+  if (heap->segregated != NULL) {
+    enter(heap);
+    void *ptr = heap_segregated_take_plain(heap, size_bytes);
+    unlock(heap);
+    bool zeroed;
+    return ptr != NULL ? ptr
+                       : alloc_for(heap, 1, size_bytes, &zeroed, "alloc",
+                                   __builtin_return_address(0));
+  }
+  uint64_t steps = enter(heap);
+  void *ptr = take_plain(heap, size_bytes);
+  leave(heap, steps, "alloc", __builtin_return_address(0));
   if (ptr == NULL) {
     errno = ENOMEM;
   }
@@ -291,8 +282,28 @@ void *heap_aligned_alloc_in(heap_t *heap, size_t align_bytes,
                    __builtin_return_address(0));
 }
 
+static inline void free_segregated(heap_t *heap, void *ptr, void *caller) {
+  uint64_t steps = enter(heap);
+  heap_segregated_block_t block = heap_segregated_locate(heap, ptr);
+  if (block.size_bytes == 0) {
+    leave_wrong(heap, ptr, steps, "free", caller);
+    return;
+  }
+  if (block.page == NULL || !heap_segregated_give_plain(heap, ptr, &block)) {
+    const heap_segregated_block_t other = block;
+    heap_segregated_give(heap, ptr, &other);
+    leave(heap, steps, "free", caller);
+    return;
+  }
+  unlock(heap);
+}
+
 void heap_free_in(heap_t *heap, void *ptr) {
   if (ptr == NULL) {
+    return;
+  }
+  if (heap->segregated != NULL) {
+    free_segregated(heap, ptr, __builtin_return_address(0));
     return;
   }
   uint64_t steps = enter(heap);
@@ -301,33 +312,64 @@ void heap_free_in(heap_t *heap, void *ptr) {
     leave_wrong(heap, ptr, steps, "free", __builtin_return_address(0));
     return;
   }
-  give(heap, ptr, &block);
+  give(heap, block);
   leave(heap, steps, "free", __builtin_return_address(0));
 }
 
-// Changes a block's length where it is; false: it must move. `in_need`: it
-// cannot.
-static bool resize(heap_t *heap, void *ptr, const block_t *block,
-                   size_t size_bytes, bool in_need) {
-  if (heap->segregated != NULL) {
-    return heap_segregated_resize(heap, ptr, &block->segregated, size_bytes,
-                                  in_need);
+// Changes the length of the live block at `ptr` where it is, or moves it. NULL:
+// there is no room. False: there is no such block. Lock held.
+static bool realloc_piece(heap_t *heap, void *ptr, size_t size_bytes,
+                          void **out_result) {
+  block_t block = locate(heap, ptr);
+  uint32_t length = length_of(heap, size_bytes);
+  *out_result = NULL;
+  if (block.length == 0) {
+    return false;
   }
-  return !in_need && heap_piece_resize(heap, block->start, block->length,
-                                       length_of(heap, size_bytes));
+  if (length == 0) {
+    return true;
+  }
+  if (heap_piece_resize(heap, block.start, block.length, length)) {
+    *out_result = ptr;
+    return true;
+  }
+  bool zeroed;
+  void *copy = take(heap, 1, size_bytes, false, &zeroed);
+  if (copy != NULL) {
+    size_t old_bytes = (size_t)block.length << heap->granule_shift;
+    memcpy(copy, ptr, size_bytes < old_bytes ? size_bytes : old_bytes);
+    give(heap, block);
+  }
+  *out_result = copy;
+  return true;
 }
 
-// Moves a live block; NULL: there is no room for it. Lock held.
-static void *move(heap_t *heap, void *ptr, const block_t *block,
-                  size_t size_bytes) {
-  size_t old_bytes = (size_t)block->length << heap->granule_shift;
-  bool zeroed;
-  void *copy = take(heap, 1, size_bytes, size_bytes > old_bytes, &zeroed);
-  if (copy != NULL) {
-    memcpy(copy, ptr, size_bytes < old_bytes ? size_bytes : old_bytes);
-    give(heap, ptr, block);
+// The same in a segregated heap.
+static bool realloc_segregated(heap_t *heap, void *ptr, size_t size_bytes,
+                               void **out_result) {
+  const heap_segregated_block_t block = heap_segregated_locate(heap, ptr);
+  *out_result = NULL;
+  if (block.size_bytes == 0) {
+    return false;
   }
-  return copy;
+  if (length_of(heap, size_bytes) == 0) {
+    return true;
+  }
+  if (heap_segregated_resize(heap, ptr, &block, size_bytes, false)) {
+    *out_result = ptr;
+    return true;
+  }
+  bool zeroed;
+  bool is_growing = size_bytes > block.size_bytes;
+  void *copy = take(heap, 1, size_bytes, is_growing, &zeroed);
+  if (copy != NULL) {
+    memcpy(copy, ptr, is_growing ? block.size_bytes : size_bytes);
+    heap_segregated_give(heap, ptr, &block);
+  } else if (heap_segregated_resize(heap, ptr, &block, size_bytes, true)) {
+    copy = ptr;
+  }
+  *out_result = copy;
+  return true;
 }
 
 void *heap_realloc_in(heap_t *heap, void *ptr, size_t size_bytes) {
@@ -337,19 +379,14 @@ void *heap_realloc_in(heap_t *heap, void *ptr, size_t size_bytes) {
                      __builtin_return_address(0));
   }
   uint64_t steps = enter(heap);
-  block_t block = locate(heap, ptr);
-  if (block.length == 0) {
+  void *result;
+  bool is_live = heap->segregated != NULL
+                     ? realloc_segregated(heap, ptr, size_bytes, &result)
+                     : realloc_piece(heap, ptr, size_bytes, &result);
+  if (!is_live) {
     leave_wrong(heap, ptr, steps, "realloc", __builtin_return_address(0));
     errno = EINVAL;
     return NULL;
-  }
-  void *result = NULL;
-  if (length_of(heap, size_bytes) != 0) {
-    bool is_resized = resize(heap, ptr, &block, size_bytes, false);
-    result = is_resized ? ptr : move(heap, ptr, &block, size_bytes);
-    if (result == NULL && resize(heap, ptr, &block, size_bytes, true)) {
-      result = ptr;
-    }
   }
   leave(heap, steps, "realloc", __builtin_return_address(0));
   if (result == NULL) {
@@ -363,13 +400,16 @@ size_t heap_usable_size_in(heap_t *heap, const void *ptr) {
     return 0;
   }
   uint64_t steps = enter(heap);
-  block_t block = locate(heap, ptr);
-  if (block.length == 0) {
+  size_t usable_bytes = heap->segregated != NULL
+                            ? heap_segregated_locate(heap, ptr).size_bytes
+                            : (size_t)locate(heap, ptr).length
+                                  << heap->granule_shift;
+  if (usable_bytes == 0) {
     leave_wrong(heap, ptr, steps, "usable_size", __builtin_return_address(0));
     return 0;
   }
   leave(heap, steps, "usable_size", __builtin_return_address(0));
-  return (size_t)block.length << heap->granule_shift;
+  return usable_bytes;
 }
 
 void heap_reset(heap_t *heap) {

@@ -355,8 +355,8 @@ static void span_destroy(void *context, heap_page_t *page) {
   free_units(heap, unit);
 }
 
-void heap_segregated_note_freed(heap_t *heap, heap_page_t *page,
-                                const uint8_t *state) {
+// A small block's bin was full, so its span has it.
+static void note_freed(heap_t *heap, heap_page_t *page, const uint8_t *state) {
   heap_segregated_t *own = heap->segregated;
   heap_page_t *span = page - page->index;
   size_t size_class = span->size_class;
@@ -489,8 +489,20 @@ heap_segregated_block_t heap_segregated_locate_run(heap_t *heap,
                                                  << own->unit_shift};
 }
 
-void heap_segregated_give_run(heap_t *heap, void *ptr) {
-  free_units(heap, unit_of(heap, ptr));
+void heap_segregated_give(heap_t *heap, void *ptr,
+                          const heap_segregated_block_t *block) {
+  --heap->live_count;
+  heap->live_length -= (uint32_t)(block->size_bytes >> GRANULE_SHIFT);
+  ++heap->steps;
+  if (block->page == NULL) {
+    free_units(heap, unit_of(heap, ptr));
+    return;
+  }
+  heap_bin_t *bin =
+      heap_segregated_bin(heap->segregated, block->page->bin_offset);
+  if (!heap_bin_put(bin, ptr, block->state)) {
+    note_freed(heap, block->page, block->state);
+  }
 }
 
 // Adds memory behind the run, as much as it needs to have `units`. False: there

@@ -90,12 +90,9 @@ void *heap_segregated_take(heap_t *heap, size_t align_bytes, size_t size_bytes,
 heap_segregated_block_t heap_segregated_locate_run(heap_t *heap,
                                                    const void *ptr);
 
-// Frees a run.
-void heap_segregated_give_run(heap_t *heap, void *ptr);
-
-// A small block's bin was full, so its span has it.
-void heap_segregated_note_freed(heap_t *heap, heap_page_t *page,
-                                const uint8_t *state);
+// Frees a live block.
+void heap_segregated_give(heap_t *heap, void *ptr,
+                          const heap_segregated_block_t *block);
 
 // Changes the length of a live block where it is; false when it cannot or,
 // unless `in_need`, had better move.
@@ -136,9 +133,12 @@ static inline heap_bin_t *heap_segregated_bin(const heap_segregated_t *own,
   return (heap_bin_t *)(void *)((unsigned char *)own->bins + offset);
 }
 
+// Both plain calls take one step, no more than the call before that made the
+// span.
+
 // Returns a small block of no special alignment that a bin has, or NULL.
-static inline void *heap_segregated_take_plain(heap_t *heap,
-                                               size_t size_bytes) {
+HEAP_FAST_PATH void *heap_segregated_take_plain(heap_t *heap,
+                                                size_t size_bytes) {
   const heap_segregated_t *own = heap->segregated;
   if (size_bytes > own->table_max_bytes) {
     return NULL;
@@ -158,8 +158,10 @@ static inline void *heap_segregated_take_plain(heap_t *heap,
   return ptr;
 }
 
-static inline heap_segregated_block_t heap_segregated_locate(heap_t *heap,
-                                                             const void *ptr) {
+// Returns the live block that starts at `ptr`. Inline, or compilers put the
+// result together in memory.
+HEAP_FAST_PATH heap_segregated_block_t heap_segregated_locate(heap_t *heap,
+                                                              const void *ptr) {
   const heap_segregated_t *own = heap->segregated;
   uintptr_t offset = (uintptr_t)ptr - heap->base;
   if (offset >> HEAP_SEGREGATED_GRANULE_SHIFT >= heap->count) {
@@ -175,22 +177,19 @@ static inline heap_segregated_block_t heap_segregated_locate(heap_t *heap,
   return heap_segregated_locate_run(heap, ptr);
 }
 
-// Frees a live block.
-static inline void heap_segregated_give(heap_t *heap, void *ptr,
-                                        const heap_segregated_block_t *block) {
+// Frees a live small block whose bin has room; false: not done.
+HEAP_FAST_PATH bool heap_segregated_give_plain(
+    heap_t *heap, void *ptr, const heap_segregated_block_t *block) {
+  heap_bin_t *bin =
+      heap_segregated_bin(heap->segregated, block->page->bin_offset);
+  if (bin->top == bin->limit) {
+    return false;
+  }
   --heap->live_count;
   heap->live_length -=
       (uint32_t)(block->size_bytes >> HEAP_SEGREGATED_GRANULE_SHIFT);
   ++heap->steps;
-  if (block->page == NULL) {
-    heap_segregated_give_run(heap, ptr);
-    return;
-  }
-  heap_bin_t *bin =
-      heap_segregated_bin(heap->segregated, block->page->bin_offset);
-  if (!heap_bin_put(bin, ptr, block->state)) {
-    heap_segregated_note_freed(heap, block->page, block->state);
-  }
+  return heap_bin_put(bin, ptr, block->state);
 }
 
 #ifdef __cplusplus

@@ -269,6 +269,42 @@ TEST(SegregatedTest, BlockThatGrowsBecomesARunAndGrowsInPlace) {
   EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
 }
 
+// Nothing of the heap's lies where the program writes.
+TEST(SegregatedTest, WritesAfterFreeHarmNothing) {
+  std::vector<unsigned char> memory(200000);
+  const Heap heap = Create(InBuffer(&memory));
+  Random random(heap_testing::Seed());
+  heap_testing::CapturedStderr captured;
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::pair<void *, size_t>> blocks;
+    for (int i = 0; i < 100; ++i) {
+      const size_t size = random.SkewedSize(12);
+      void *ptr = heap_alloc_in(heap.get(), size);
+      if (ptr != nullptr) {
+        blocks.emplace_back(ptr, heap_usable_size_in(heap.get(), ptr));
+      }
+    }
+    const size_t half = blocks.size() / 2;
+    for (size_t i = 0; i < half; ++i) {
+      Fill(blocks[i].first, blocks[i].second, i);
+    }
+    for (size_t i = half; i < blocks.size(); ++i) {
+      heap_free_in(heap.get(), blocks[i].first);
+      memset(blocks[i].first, static_cast<int>(random.Below(256)),
+             blocks[i].second);
+    }
+    ASSERT_STREQ(heap_check_in(heap.get()), nullptr) << round;
+    for (size_t i = 0; i < half; ++i) {
+      EXPECT_TRUE(
+          IsFilled(blocks[i].first, blocks[i].second, blocks[i].second, i));
+      heap_free_in(heap.get(), blocks[i].first);
+    }
+  }
+  EXPECT_EQ(captured.Take(), "");
+  EXPECT_EQ(Stats(heap).num_live, 0u);
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+}
+
 // Steps.
 
 TEST(SegregatedTest, StepsAreCounted) {
