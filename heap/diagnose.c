@@ -24,10 +24,10 @@ typedef struct diagnosis {
 } diagnosis_t;
 
 static void diagnose_in_span(const heap_page_t *page, diagnosis_t *diagnosis) {
-  const heap_class_info_t *info = &heap_class_info[page->size_class];
-  size_t index = (diagnosis->address - page->start) / info->size_bytes;
-  if (index >= info->block_count) {
-    return;  // In the rest behind the last block.
+  const heap_class_info_t *info = heap_span_info(page);
+  size_t index;
+  if (!heap_span_block_at(page, diagnosis->address, &index)) {
+    return;
   }
   bool is_live = __atomic_load_n(&page->states[index], __ATOMIC_RELAXED) ==
                  HEAP_BLOCK_LIVE;

@@ -86,6 +86,7 @@ bool FakeDiscard(void *ptr, size_t size_bytes) {
 
 bool FakeUnmap(void *ptr, size_t size_bytes) {
   if (fake.Fails(fake.refuse_unmap)) {
+    fake.lost_bytes += size_bytes;
     return false;
   }
   fake.mapped_bytes -= size_bytes;

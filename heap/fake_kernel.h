@@ -37,7 +37,8 @@ struct FakeKernel {
   size_t page_bytes = 4096;
   size_t discarded_bytes = 0;  // In all.
   int break_moves = 0;
-  size_t mapped_bytes = 0;                 // Now, reservations included.
+  size_t mapped_bytes = 0;  // Now, reservations included.
+  size_t lost_bytes = 0;    // Of these, that were to be unmapped and were not.
   std::vector<StrangersMemory> strangers;  // Where moves failed.
   // Runs before the break is raised.
   std::function<void()> before_break_rise;

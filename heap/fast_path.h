@@ -21,9 +21,6 @@
 extern "C" {
 #endif
 
-// Or the compiler keeps one copy for free() and cfree() and jumps there.
-#define HEAP_FAST_PATH static inline __attribute__((always_inline))
-
 // Everything else: heap.c. The fast paths end in calls of these, which
 // compilers make jumps: what reports name as the caller is then the caller of
 // free(). Looking that up here would cost a stack frame.
@@ -48,20 +45,6 @@ HEAP_FAST_PATH void *heap_alloc_fast(size_t size_bytes) {
     }
   }
   return heap_alloc_slow(size_bytes);
-}
-
-// Finds the state of the small block that starts at `ptr`; false when that is
-// not the start of a small block.
-HEAP_FAST_PATH bool heap_small_block_state(const heap_page_t *page,
-                                           const void *ptr,
-                                           uint8_t **out_state) {
-  uint64_t offset = (uintptr_t)ptr - page->start;
-  uint64_t product = offset * page->reciprocal;
-  if (__builtin_expect((uint32_t)product >= page->reciprocal, 0)) {
-    return false;
-  }
-  *out_state = page->states + (product >> 32);
-  return true;
 }
 
 HEAP_FAST_PATH void heap_free_fast(void *ptr) {

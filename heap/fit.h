@@ -60,8 +60,11 @@ extern const heap_fit_t heap_fit_best;
 extern const heap_fit_t heap_fit_tlsf;
 extern const heap_fit_t heap_fit_buddy;
 
+struct heap_segregated;
+
 struct heap {
-  const heap_fit_t *fit;
+  const heap_fit_t *fit;               // Not of a segregated heap, which has
+  struct heap_segregated *segregated;  // this instead.
   heap_options_t options;
   uintptr_t base;  // Of granule 0.
   uint32_t granule_shift;
@@ -71,9 +74,9 @@ struct heap {
   bool is_buddy;
   bool is_tlsf;
   bool has_lists;  // TLSF and buddy.
-  // Pieces tile [0, count): `starts` has the first granule of each, and
-  // `count`; `frees` has the first and the last of each free one. Only those
-  // who search `frees` have it with summaries.
+  // Not of a segregated heap. Pieces tile [0, count): `starts` has the first
+  // granule of each, and `count`; `frees` has the first and the last of each
+  // free one. Only those who search `frees` have it with summaries.
   heap_bit_tree_t starts;
   heap_bit_tree_t frees;
   uint32_t live_length;
@@ -93,6 +96,7 @@ struct heap {
   uint32_t root;        // Best fit: a link.
   uint32_t lists_log2;  // TLSF: lists a doubling.
   uint32_t word_bits;   // Words of the next that are not 0.
+  // A segregated heap ends here.
   uint64_t list_bits[HEAP_FIT_LISTS_MAX / 64];  // Lists that are not empty.
   uint32_t lists[HEAP_FIT_LISTS_MAX];           // Links.
 };

@@ -33,11 +33,6 @@
 #include "heap/hooks.h"
 #include "heap/mapped.h"
 
-enum {
-  // Small blocks up to this size do not move when they shrink.
-  SMALLEST_MOVED_BYTES = 64,
-};
-
 // A request for more fails without a search for what could be given back: it
 // asks more often whether the size is possible than for the memory.
 #define RECLAIM_MAX_BYTES ((size_t)1 << 30)
@@ -206,12 +201,6 @@ static bool locate(const void *ptr, const heap_call_t *call,
   return false;
 }
 
-// Tells whether a small block that shrinks to `size_bytes` is left where it is:
-// down to half of it, it is not worth a move.
-static bool stays_small_block(size_t usable_bytes, size_t size_bytes) {
-  return size_bytes >= usable_bytes / 2 || usable_bytes <= SMALLEST_MOVED_BYTES;
-}
-
 static void free_small(void *ptr, const block_t *block,
                        const heap_call_t *call) {
   heap_thread_t *thread = heap_thread_get_existing();
@@ -343,7 +332,7 @@ static bool can_have_exactly(const block_t *block, size_t align_bytes,
   }
   size_t size_class = aligned_class(align_bytes, size_bytes);
   return size_class == block->page->size_class ||
-         (may_have_shrunk && stays_small_block(usable_bytes, size_bytes));
+         (may_have_shrunk && heap_class_keeps(usable_bytes, size_bytes));
 }
 
 // Tells whether a block that was asked for with this size and alignment can be
@@ -430,7 +419,7 @@ static bool resize_in_place(void *ptr, const block_t *block,
   switch (block->kind) {
     case BLOCK_SMALL:
       return size_bytes <= block->usable_bytes &&
-             stays_small_block(block->usable_bytes, size_bytes);
+             heap_class_keeps(block->usable_bytes, size_bytes);
     case BLOCK_MEDIUM:
       return false;  // resize_medium tried.
     case BLOCK_MAPPED:

@@ -68,8 +68,9 @@ typedef struct __attribute__((aligned(64))) heap_page {
   uint8_t remote_hint;
   // SPAN: where the class's bin is in a heap_thread_t, bytes.
   uint16_t bin_offset;
-  // SPAN: 0 in its first page.
-  uint8_t index;
+  // SPAN: 0 in its first page; and the lengths it has (size_class.h).
+  unsigned index : 4;
+  unsigned shape : 4;
   // The group that is looked at next for blocks freed by others. Owner only.
   uint8_t next_look;
   union {

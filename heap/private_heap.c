@@ -3,24 +3,21 @@
 
 // A private heap is one range of addresses (private_heap_create.c), so
 // everything about a pointer is arithmetic. A call takes the lock, asks
-// piece.c, or for a TLSF's plain blocks fit_tlsf.h, which is inline, and grows
-// the heap when there is nothing. What it met that was wrong it reports when
-// the lock is free.
+// segregated.c or piece.c, or for a TLSF's plain blocks fit_tlsf.h, which is
+// inline, and grows the heap when there is nothing. What it met that was wrong
+// it reports when the lock is free.
 
 #include "heap/private_heap.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 
 #include "heap/fatal.h"
 #include "heap/fit_tlsf.h"
 #include "heap/kernel.h"
 #include "heap/piece.h"
-
-enum {
-  GROWTH_SHARE = 8,  // Of what there is.
-};
+#include "heap/private_memory.h"
+#include "heap/segregated.h"
 
 // No block is aligned to more.
 #define ALIGN_MAX_BYTES ((size_t)1 << 46)
@@ -77,7 +74,7 @@ typedef struct block {
   uint32_t length;
 } block_t;
 
-// Lock held.
+// Lock held; not in a segregated heap.
 static inline block_t locate(heap_t *heap, const void *ptr) {
   uintptr_t offset = (uintptr_t)ptr - heap->base;
   uintptr_t granule = offset >> heap->granule_shift;
@@ -98,6 +95,28 @@ static inline block_t locate(heap_t *heap, const void *ptr) {
       .length = heap_bit_tree_next(&heap->starts, start + 1) - start};
 }
 
+// Tells what `ptr` is, which is not the start of a live block.
+static heap_misuse_t diagnose(heap_t *heap, const void *ptr,
+                              uintptr_t *out_block, size_t *out_block_bytes) {
+  if (heap->segregated != NULL) {
+    return heap_segregated_diagnose(heap, (uintptr_t)ptr, out_block,
+                                    out_block_bytes);
+  }
+  uintptr_t granule = ((uintptr_t)ptr - heap->base) >> heap->granule_shift;
+  if (granule >= heap->count) {
+    return HEAP_MISUSE_FOREIGN;
+  }
+  ++heap->steps;
+  uint32_t start = heap_bit_tree_prev(&heap->starts, (uint32_t)granule);
+  *out_block = (uintptr_t)address_of(heap, start);
+  if (heap_bit_tree_has(&heap->frees, start)) {
+    return HEAP_MISUSE_FREED;
+  }
+  *out_block_bytes = (size_t)heap_fit_length(heap, start)
+                     << heap->granule_shift;
+  return HEAP_MISUSE_INTERIOR;
+}
+
 // Ends a call whose pointer is not the start of a live block, and says what it
 // is. Keeps errno.
 static __attribute__((cold, noinline)) void leave_wrong(heap_t *heap,
@@ -106,62 +125,13 @@ static __attribute__((cold, noinline)) void leave_wrong(heap_t *heap,
                                                         const char *function,
                                                         void *caller) {
   const heap_call_t call = {function, caller};
-  uintptr_t granule = ((uintptr_t)ptr - heap->base) >> heap->granule_shift;
-  heap_misuse_t misuse = HEAP_MISUSE_FOREIGN;
-  uint32_t start = 0;
-  uint32_t length = 0;
-  if (granule < heap->count) {
-    ++heap->steps;
-    start = heap_bit_tree_prev(&heap->starts, (uint32_t)granule);
-    misuse = HEAP_MISUSE_FREED;
-    if (!heap_bit_tree_has(&heap->frees, start)) {
-      misuse = HEAP_MISUSE_INTERIOR;
-      length = heap_fit_length(heap, start);
-    }
-  }
+  uintptr_t block = heap->base;
+  size_t block_bytes = 0;
+  heap_misuse_t misuse = diagnose(heap, ptr, &block, &block_bytes);
   leave(heap, steps, function, caller);
   int saved_errno = errno;
-  heap_report_misuse(misuse, &call, ptr, (uintptr_t)address_of(heap, start),
-                     (size_t)length << heap->granule_shift);
+  heap_report_misuse(misuse, &call, ptr, block, block_bytes);
   errno = saved_errno;
-}
-
-// Makes the next `size_bytes` of the reservation usable.
-static bool commit(heap_t *heap, size_t size_bytes) {
-  size_t used_bytes = (size_t)heap->count << heap->granule_shift;
-  if (heap->options.use_file) {
-    // A hole in the file would be a SIGBUS when the disk is full.
-    int error;
-    do {
-      error = posix_fallocate(heap->options.file, (off_t)used_bytes,
-                              (off_t)size_bytes);
-    } while (error == EINTR);
-    return error == 0;
-  }
-  return heap_kernel->commit(address_of(heap, heap->count), size_bytes);
-}
-
-// Adds `missing` granules at least, more if there is no need to save.
-static bool extend(heap_t *heap, size_t missing) {
-  size_t room = (size_t)(heap->capacity - heap->count) << heap->granule_shift;
-  if (missing > room >> heap->granule_shift) {
-    return false;
-  }
-  size_t missing_bytes =
-      heap_fit_round_up(missing << heap->granule_shift, HEAP_FIT_GROWTH_BYTES);
-  size_t step_bytes = heap_fit_round_up(
-      ((size_t)heap->count << heap->granule_shift) / GROWTH_SHARE,
-      HEAP_FIT_GROWTH_BYTES);
-  step_bytes = step_bytes < missing_bytes ? missing_bytes : step_bytes;
-  step_bytes = step_bytes < room ? step_bytes : room;
-  if (!commit(heap, step_bytes)) {
-    step_bytes = missing_bytes;
-    if (!commit(heap, step_bytes)) {
-      return false;
-    }
-  }
-  heap_piece_append(heap, (uint32_t)(step_bytes >> heap->granule_shift));
-  return true;
 }
 
 // Returns where the granules that are free up to the end start.
@@ -183,8 +153,8 @@ static bool grow(heap_t *heap, uint64_t wanted) {
   uint64_t end = start + wanted;
   uint64_t steps = heap->steps;
   // It may be there but in a list that was not looked at: one granule more.
-  bool has_grown = heap->reservation != NULL &&
-                   extend(heap, end > heap->count ? end - heap->count : 1);
+  bool has_grown =
+      heap_private_extend(heap, end > heap->count ? end - heap->count : 1);
   heap->steps = steps;  // See piece.c.
   return has_grown;
 }
@@ -199,14 +169,10 @@ static inline uint32_t length_of(const heap_t *heap, size_t size_bytes) {
   return length == 0 ? 1 : (uint32_t)length;
 }
 
-// Lock held.
-static void *take(heap_t *heap, size_t align_bytes, size_t size_bytes) {
+static void *take_piece(heap_t *heap, size_t align_bytes, size_t size_bytes) {
   uint32_t length = length_of(heap, size_bytes);
-  if (length == 0 || align_bytes > ALIGN_MAX_BYTES) {
+  if (length == 0) {
     return NULL;
-  }
-  if (align_bytes < heap->options.granule_bytes) {
-    align_bytes = heap->options.granule_bytes;
   }
   uint32_t start = heap_piece_take(heap, length, align_bytes);
   if (start == HEAP_FIT_NONE) {
@@ -219,16 +185,35 @@ static void *take(heap_t *heap, size_t align_bytes, size_t size_bytes) {
   return start == HEAP_FIT_NONE ? NULL : address_of(heap, start);
 }
 
+// Lock held. `is_growing`: for what a smaller block has. `out_zeroed` tells
+// whether the block is known to be all zero.
+static void *take(heap_t *heap, size_t align_bytes, size_t size_bytes,
+                  bool is_growing, bool *out_zeroed) {
+  *out_zeroed = false;
+  if (align_bytes > ALIGN_MAX_BYTES) {
+    return NULL;
+  }
+  if (align_bytes < heap->options.granule_bytes) {
+    align_bytes = heap->options.granule_bytes;
+  }
+  return heap->segregated != NULL
+             ? heap_segregated_take(heap, align_bytes, size_bytes, is_growing,
+                                    out_zeroed)
+             : take_piece(heap, align_bytes, size_bytes);
+}
+
 // The same for a block of no special alignment.
 static inline void *take_plain(heap_t *heap, size_t size_bytes) {
-  uint32_t length = length_of(heap, size_bytes);
-  if (heap->is_tlsf && length != 0) {
-    uint32_t start = heap_fit_tlsf_take(heap, length);
+  if (heap->is_tlsf) {
+    uint32_t length = length_of(heap, size_bytes);
+    uint32_t start =
+        length == 0 ? HEAP_FIT_NONE : heap_fit_tlsf_take(heap, length);
     if (start != HEAP_FIT_NONE) {
       return address_of(heap, start);
     }
   }
-  return take(heap, 1, size_bytes);
+  bool zeroed;
+  return take(heap, 1, size_bytes, false, &zeroed);
 }
 
 // Lock held.
@@ -242,25 +227,32 @@ static inline void give(heap_t *heap, block_t block) {
   }
 }
 
-void *heap_alloc_in(heap_t *heap, size_t size_bytes) {
+// heap_alloc_in() for a function of another name.
+static __attribute__((noinline)) void *alloc_for(
+    heap_t *heap, size_t align_bytes, size_t size_bytes, bool *out_zeroed,
+    const char *function, void *caller) {
   uint64_t steps = enter(heap);
-  void *ptr = take_plain(heap, size_bytes);
-  leave(heap, steps, "alloc", __builtin_return_address(0));
+  void *ptr = take(heap, align_bytes, size_bytes, false, out_zeroed);
+  leave(heap, steps, function, caller);
   if (ptr == NULL) {
     errno = ENOMEM;
   }
   return ptr;
 }
 
-// heap_alloc_in() for a function of another name.
-static __attribute__((noinline)) void *alloc_for(heap_t *heap,
-                                                 size_t align_bytes,
-                                                 size_t size_bytes,
-                                                 const char *function,
-                                                 void *caller) {
+void *heap_alloc_in(heap_t *heap, size_t size_bytes) {
+  if (heap->segregated != NULL) {
+    enter(heap);
+    void *ptr = heap_segregated_take_plain(heap, size_bytes);
+    unlock(heap);
+    bool zeroed;
+    return ptr != NULL ? ptr
+                       : alloc_for(heap, 1, size_bytes, &zeroed, "alloc",
+                                   __builtin_return_address(0));
+  }
   uint64_t steps = enter(heap);
-  void *ptr = take(heap, align_bytes, size_bytes);
-  leave(heap, steps, function, caller);
+  void *ptr = take_plain(heap, size_bytes);
+  leave(heap, steps, "alloc", __builtin_return_address(0));
   if (ptr == NULL) {
     errno = ENOMEM;
   }
@@ -273,9 +265,10 @@ void *heap_calloc_in(heap_t *heap, size_t count, size_t size_bytes) {
     errno = ENOMEM;
     return NULL;
   }
-  void *ptr =
-      alloc_for(heap, 1, total_bytes, "calloc", __builtin_return_address(0));
-  return ptr == NULL ? NULL : memset(ptr, 0, total_bytes);
+  bool zeroed;
+  void *ptr = alloc_for(heap, 1, total_bytes, &zeroed, "calloc",
+                        __builtin_return_address(0));
+  return ptr == NULL || zeroed ? ptr : memset(ptr, 0, total_bytes);
 }
 
 void *heap_aligned_alloc_in(heap_t *heap, size_t align_bytes,
@@ -284,12 +277,33 @@ void *heap_aligned_alloc_in(heap_t *heap, size_t align_bytes,
     errno = EINVAL;
     return NULL;
   }
-  return alloc_for(heap, align_bytes, size_bytes, "aligned_alloc",
+  bool zeroed;
+  return alloc_for(heap, align_bytes, size_bytes, &zeroed, "aligned_alloc",
                    __builtin_return_address(0));
+}
+
+static inline void free_segregated(heap_t *heap, void *ptr, void *caller) {
+  uint64_t steps = enter(heap);
+  heap_segregated_block_t block = heap_segregated_locate(heap, ptr);
+  if (block.size_bytes == 0) {
+    leave_wrong(heap, ptr, steps, "free", caller);
+    return;
+  }
+  if (block.page == NULL || !heap_segregated_give_plain(heap, ptr, &block)) {
+    const heap_segregated_block_t other = block;
+    heap_segregated_give(heap, ptr, &other);
+    leave(heap, steps, "free", caller);
+    return;
+  }
+  unlock(heap);
 }
 
 void heap_free_in(heap_t *heap, void *ptr) {
   if (ptr == NULL) {
+    return;
+  }
+  if (heap->segregated != NULL) {
+    free_segregated(heap, ptr, __builtin_return_address(0));
     return;
   }
   uint64_t steps = enter(heap);
@@ -302,36 +316,77 @@ void heap_free_in(heap_t *heap, void *ptr) {
   leave(heap, steps, "free", __builtin_return_address(0));
 }
 
-// Moves a live block to another piece; NULL: there is none. Lock held.
-static void *move(heap_t *heap, block_t old, size_t size_bytes) {
-  size_t old_bytes = (size_t)old.length << heap->granule_shift;
-  void *copy = take(heap, 1, size_bytes);
-  if (copy != NULL) {
-    memcpy(copy, address_of(heap, old.start),
-           size_bytes < old_bytes ? size_bytes : old_bytes);
-    heap_piece_free(heap, old.start, old.length);
+// Changes the length of the live block at `ptr` where it is, or moves it. NULL:
+// there is no room. False: there is no such block. Lock held.
+static bool realloc_piece(heap_t *heap, void *ptr, size_t size_bytes,
+                          void **out_result) {
+  block_t block = locate(heap, ptr);
+  uint32_t length = length_of(heap, size_bytes);
+  *out_result = NULL;
+  if (block.length == 0) {
+    return false;
   }
-  return copy;
+  if (length == 0) {
+    return true;
+  }
+  if (heap_piece_resize(heap, block.start, block.length, length)) {
+    *out_result = ptr;
+    return true;
+  }
+  bool zeroed;
+  void *copy = take(heap, 1, size_bytes, false, &zeroed);
+  if (copy != NULL) {
+    size_t old_bytes = (size_t)block.length << heap->granule_shift;
+    memcpy(copy, ptr, size_bytes < old_bytes ? size_bytes : old_bytes);
+    give(heap, block);
+  }
+  *out_result = copy;
+  return true;
+}
+
+// The same in a segregated heap.
+static bool realloc_segregated(heap_t *heap, void *ptr, size_t size_bytes,
+                               void **out_result) {
+  const heap_segregated_block_t block = heap_segregated_locate(heap, ptr);
+  *out_result = NULL;
+  if (block.size_bytes == 0) {
+    return false;
+  }
+  if (length_of(heap, size_bytes) == 0) {
+    return true;
+  }
+  if (heap_segregated_resize(heap, ptr, &block, size_bytes, false)) {
+    *out_result = ptr;
+    return true;
+  }
+  bool zeroed;
+  bool is_growing = size_bytes > block.size_bytes;
+  void *copy = take(heap, 1, size_bytes, is_growing, &zeroed);
+  if (copy != NULL) {
+    memcpy(copy, ptr, is_growing ? block.size_bytes : size_bytes);
+    heap_segregated_give(heap, ptr, &block);
+  } else if (heap_segregated_resize(heap, ptr, &block, size_bytes, true)) {
+    copy = ptr;
+  }
+  *out_result = copy;
+  return true;
 }
 
 void *heap_realloc_in(heap_t *heap, void *ptr, size_t size_bytes) {
   if (ptr == NULL) {
-    return alloc_for(heap, 1, size_bytes, "realloc",
+    bool zeroed;
+    return alloc_for(heap, 1, size_bytes, &zeroed, "realloc",
                      __builtin_return_address(0));
   }
   uint64_t steps = enter(heap);
-  block_t block = locate(heap, ptr);
-  if (block.length == 0) {
+  void *result;
+  bool is_live = heap->segregated != NULL
+                     ? realloc_segregated(heap, ptr, size_bytes, &result)
+                     : realloc_piece(heap, ptr, size_bytes, &result);
+  if (!is_live) {
     leave_wrong(heap, ptr, steps, "realloc", __builtin_return_address(0));
     errno = EINVAL;
     return NULL;
-  }
-  void *result = NULL;
-  uint32_t length = length_of(heap, size_bytes);
-  if (length != 0) {
-    bool is_resized =
-        heap_piece_resize(heap, block.start, block.length, length);
-    result = is_resized ? ptr : move(heap, block, size_bytes);
   }
   leave(heap, steps, "realloc", __builtin_return_address(0));
   if (result == NULL) {
@@ -345,18 +400,25 @@ size_t heap_usable_size_in(heap_t *heap, const void *ptr) {
     return 0;
   }
   uint64_t steps = enter(heap);
-  block_t block = locate(heap, ptr);
-  if (block.length == 0) {
+  size_t usable_bytes = heap->segregated != NULL
+                            ? heap_segregated_locate(heap, ptr).size_bytes
+                            : (size_t)locate(heap, ptr).length
+                                  << heap->granule_shift;
+  if (usable_bytes == 0) {
     leave_wrong(heap, ptr, steps, "usable_size", __builtin_return_address(0));
     return 0;
   }
   leave(heap, steps, "usable_size", __builtin_return_address(0));
-  return (size_t)block.length << heap->granule_shift;
+  return usable_bytes;
 }
 
 void heap_reset(heap_t *heap) {
   uint64_t steps = enter(heap);
-  heap_piece_free_all(heap);
+  if (heap->segregated != NULL) {
+    heap_segregated_reset(heap);
+  } else {
+    heap_piece_free_all(heap);
+  }
   heap->steps = steps;
   leave(heap, steps, "reset", __builtin_return_address(0));
 }
@@ -373,9 +435,8 @@ static size_t trim(const heap_t *heap, uint32_t start, uint32_t length) {
   return is_trimmed ? end - first : 0;
 }
 
-size_t heap_trim_in(heap_t *heap) {
+static size_t trim_pieces(heap_t *heap) {
   size_t trimmed_bytes = 0;
-  uint64_t steps = enter(heap);
   bool is_kernels = heap->reservation != NULL && !heap->options.use_file;
   uint32_t start = is_kernels ? heap_fit_next_free(heap, 0) : HEAP_FIT_NONE;
   while (start != HEAP_FIT_NONE) {
@@ -383,14 +444,20 @@ size_t heap_trim_in(heap_t *heap) {
     trimmed_bytes += trim(heap, start, length);
     start = heap_fit_next_free(heap, start + length);
   }
+  return trimmed_bytes;
+}
+
+size_t heap_trim_in(heap_t *heap) {
+  uint64_t steps = enter(heap);
+  size_t trimmed_bytes =
+      heap->segregated != NULL ? heap_segregated_trim(heap) : trim_pieces(heap);
   heap->steps = steps;
   leave(heap, steps, "trim", __builtin_return_address(0));
   return trimmed_bytes;
 }
 
-bool heap_walk_in(heap_t *heap, heap_visit_t visit, void *context) {
+static bool walk_pieces(const heap_t *heap, heap_visit_t visit, void *context) {
   bool goes_on = true;
-  uint64_t steps = enter(heap);
   for (uint32_t start = 0; goes_on && start < heap->count;) {
     uint32_t length = heap_fit_length(heap, start);
     if (!heap_bit_tree_has(&heap->frees, start)) {
@@ -399,41 +466,56 @@ bool heap_walk_in(heap_t *heap, heap_visit_t visit, void *context) {
     }
     start += length;
   }
+  return goes_on;
+}
+
+bool heap_walk_in(heap_t *heap, heap_visit_t visit, void *context) {
+  uint64_t steps = enter(heap);
+  bool is_done = heap->segregated != NULL
+                     ? heap_segregated_walk(heap, visit, context)
+                     : walk_pieces(heap, visit, context);
   heap->steps = steps;
   leave(heap, steps, "walk", __builtin_return_address(0));
-  return goes_on;
+  return is_done;
 }
 
 const char *heap_check_in(heap_t *heap) {
   uint64_t steps = enter(heap);
-  const char *broken = heap_piece_check(heap);
+  const char *broken = heap->segregated != NULL ? heap_segregated_check(heap)
+                                                : heap_piece_check(heap);
   heap->steps = steps;
   leave(heap, steps, "check", __builtin_return_address(0));
   return broken;
 }
 
-void heap_stats_get_in(heap_t *heap, heap_private_stats_t *out_stats) {
+static void count_free_pieces(const heap_t *heap, heap_private_stats_t *stats) {
   uint32_t largest = 0;
-  memset(out_stats, 0, sizeof(*out_stats));
-  enter(heap);
-  out_stats->num_steps = heap->steps;
-  out_stats->max_steps = heap->max_steps;
   uint32_t start = heap_fit_next_free(heap, 0);
   while (start != HEAP_FIT_NONE) {
     uint32_t length = heap_fit_length(heap, start);
     largest = length > largest ? length : largest;
-    ++out_stats->num_free;
+    ++stats->num_free;
     start = heap_fit_next_free(heap, start + length);
+  }
+  stats->largest_free_bytes = (size_t)largest << heap->granule_shift;
+}
+
+void heap_stats_get_in(heap_t *heap, heap_private_stats_t *out_stats) {
+  memset(out_stats, 0, sizeof(*out_stats));
+  enter(heap);
+  out_stats->num_steps = heap->steps;
+  out_stats->max_steps = heap->max_steps;
+  if (heap->segregated != NULL) {
+    heap_segregated_count_free(heap, out_stats);
+  } else {
+    count_free_pieces(heap, out_stats);
   }
   heap->steps = out_stats->num_steps;
   out_stats->mapped_bytes = (size_t)heap->count << heap->granule_shift;
   out_stats->live_bytes = (size_t)heap->live_length << heap->granule_shift;
   out_stats->num_live = heap->live_count;
   out_stats->free_bytes = out_stats->mapped_bytes - out_stats->live_bytes;
-  out_stats->largest_free_bytes = (size_t)largest << heap->granule_shift;
   out_stats->peak_live_bytes = (size_t)heap->peak_length << heap->granule_shift;
   out_stats->metadata_bytes = heap->metadata_bytes;
-  if (!heap->options.single_threaded) {
-    pthread_mutex_unlock(&heap->lock);
-  }
+  unlock(heap);
 }

@@ -53,11 +53,12 @@ extern "C" {
 // Where a block goes among the free ones. docs/heap.md has the source, the cost
 // and the worst case of each.
 typedef enum heap_strategy {
-  HEAP_FIRST_FIT,  // The lowest that is large enough.
-  HEAP_NEXT_FIT,   // The same, from where the last search ended.
-  HEAP_BEST_FIT,   // The smallest, of these the lowest.
-  HEAP_TLSF,       // One of nearly the smallest, in bounded time.
-  HEAP_BUDDY,      // Powers of two that split and join, in bounded time.
+  HEAP_FIRST_FIT,   // The lowest that is large enough.
+  HEAP_NEXT_FIT,    // The same, from where the last search ended.
+  HEAP_BEST_FIT,    // The smallest, of these the lowest.
+  HEAP_TLSF,        // One of nearly the smallest, in bounded time.
+  HEAP_BUDDY,       // Powers of two that split and join, in bounded time.
+  HEAP_SEGREGATED,  // The default heap's: size classes in spans, the fastest.
   HEAP_STRATEGY_COUNT,
 } heap_strategy_t;
 
@@ -80,13 +81,19 @@ typedef struct heap_options {
   bool use_file;
   int file;
   // The unit of sizes and the smallest block, a power of two from 16 to 65536
-  // bytes; blocks are aligned to it. 0: 16.
+  // bytes; blocks are aligned to it. 0: 16. HEAP_SEGREGATED has 16 and its size
+  // classes: any other is out of range.
   size_t granule_bytes;
   // What would be left of a free block is split off if it is at least this
-  // long; otherwise the block gets it. 0: a granule. Not for HEAP_BUDDY.
+  // long; otherwise the block gets it. 0: a granule. Not heeded by HEAP_BUDDY
+  // and HEAP_SEGREGATED.
   size_t split_bytes;
   // HEAP_TLSF: 2^n lists for each doubling of the size, n from 1 to 5; 0: 4.
   unsigned tlsf_lists_log2;
+  // HEAP_SEGREGATED: the heap is given to size classes in pages of this length,
+  // a power of two from 1024 to 65536 bytes; blocks of up to half of it have a
+  // class. 0: 1/256 of the limit or of the buffer, within that range.
+  size_t span_bytes;
   // No lock: the caller sees to it that calls do not overlap.
   bool single_threaded;
 } heap_options_t;
@@ -94,8 +101,8 @@ typedef struct heap_options {
 typedef struct heap heap_t;
 
 // Returns a new heap; NULL with `errno` EINVAL for options out of their range
-// or a buffer that is too small for one granule, ENOMEM, or what the file's
-// mapping failed with.
+// or a buffer that is too small for one granule, or for a page of
+// HEAP_SEGREGATED; ENOMEM, or what the file's mapping failed with.
 HEAP_API heap_t *heap_create(const heap_options_t *options) HEAP_MUST_USE;
 
 // Frees all blocks and the heap. NULL is a no-op. No other call is in progress.
@@ -106,7 +113,9 @@ HEAP_API void heap_reset(heap_t *heap);
 
 // The same as the functions of heap.h, with blocks of `heap`, which are aligned
 // to its granule. A size of 0 gives a smallest block. NULL with ENOMEM when
-// nothing fits within the limit; the heap is as before then. HEAP_TLSF may miss
+// nothing fits within the limit; the heap is as before then. HEAP_SEGREGATED
+// gives what a size class has no live block in to others first, but no place
+// in between; HEAP_TLSF may miss
 // a free piece that is long enough by less than 1/2^tlsf_lists_log2; so may
 // HEAP_TLSF and HEAP_BEST_FIT one in which only the alignment makes the block
 // fit. heap_realloc_in
@@ -124,7 +133,8 @@ HEAP_API void heap_free_in(heap_t *heap, void *ptr);
 HEAP_API size_t heap_usable_size_in(heap_t *heap, const void *ptr);
 
 // Gives the kernel's pages that lie in free blocks back, but for each block's
-// first; returns how many bytes. 0 with a buffer or a file.
+// first; returns how many bytes. 0 with a buffer or a file. HEAP_SEGREGATED
+// first takes all pages back from size classes that have no live block in them.
 HEAP_API size_t heap_trim_in(heap_t *heap);
 
 // Visits every live block, lowest address first; false when `visit` was. It
@@ -151,8 +161,9 @@ typedef struct heap_private_stats {
   size_t largest_free_bytes;
   size_t peak_live_bytes;  // Highest live_bytes since heap_create.
   size_t metadata_bytes;   // Addresses of tables, beside mapped_bytes.
-  // Blocks looked at, list and tree links followed, words of bitmaps read or
-  // changed: what calls took in all, and the longest one.
+  // Blocks looked at, list and tree links followed, words of bitmaps or of
+  // HEAP_SEGREGATED's states read or changed: what calls took in all, and the
+  // longest one.
   uint64_t num_steps;
   uint64_t max_steps;
 } heap_private_stats_t;

@@ -259,9 +259,12 @@ std::vector<Row> Strategies() {
   Add(&rows, "best fit", Options(HEAP_BEST_FIT));
   Add(&rows, "next fit", Options(HEAP_NEXT_FIT));
   Add(&rows, "first fit", Options(HEAP_FIRST_FIT));
+  Add(&rows, "segregated", Options(HEAP_SEGREGATED));
   heap_options_t options = Options(HEAP_TLSF);
   options.single_threaded = false;
   Add(&rows, "tlsf, with its lock", options);
+  options.strategy = HEAP_SEGREGATED;
+  Add(&rows, "segregated, with its lock", options);
   return rows;
 }
 
@@ -287,6 +290,12 @@ std::vector<Row> Tuned() {
     heap_options_t options = Options(HEAP_TLSF);
     options.tlsf_lists_log2 = lists_log2;
     Add(&rows, "tlsf, tlsf_lists_log2 " + std::to_string(lists_log2), options);
+  }
+  Add(&rows, "segregated", Options(HEAP_SEGREGATED));
+  for (size_t span_bytes : {1024, 4096, 16384}) {
+    heap_options_t options = Options(HEAP_SEGREGATED);
+    options.span_bytes = span_bytes;
+    Add(&rows, "segregated, span_bytes " + std::to_string(span_bytes), options);
   }
   return rows;
 }

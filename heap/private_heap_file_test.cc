@@ -51,6 +51,7 @@ using heap_testing::Create;
 using heap_testing::Fill;
 using heap_testing::Heap;
 using heap_testing::IsFilled;
+using heap_testing::KeepsLinksInFreeBlocks;
 using heap_testing::kStrategies;
 using heap_testing::Options;
 using heap_testing::Random;
@@ -225,7 +226,7 @@ TEST_P(PrivateHeapFileTest, GrowsUntilTheFileSystemIsFull) {
 // Who can write to the file can write links that look right: two free pieces
 // that lead to each other and to themselves, through the file.
 TEST_P(PrivateHeapFileTest, MisleadingLinksInTheFileHarmNoBlock) {
-  if (GetParam() == HEAP_FIRST_FIT || GetParam() == HEAP_NEXT_FIT) {
+  if (!KeepsLinksInFreeBlocks(GetParam())) {
     GTEST_SKIP() << "keeps nothing in free blocks";
   }
   setenv("HEAP_ON_ERROR", "report", 1);

@@ -179,6 +179,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size_bytes) {
       static_cast<heap_strategy_t>(input.Byte() % HEAP_STRATEGY_COUNT);
   const uint8_t tuning = input.Byte();
   options.granule_bytes = size_t{16} << (tuning % 4);
+  if (options.strategy == HEAP_SEGREGATED) {
+    options.granule_bytes = 0;
+    options.span_bytes = tuning % 8 == 7 ? 0 : size_t{1024} << (tuning % 8);
+  }
   options.split_bytes = size_t{16} << (tuning / 4 % 8);
   options.tlsf_lists_log2 = 1 + tuning / 32 % 5;
   options.single_threaded = true;

@@ -14,8 +14,14 @@
 
 namespace heap_testing {
 
-constexpr heap_strategy_t kStrategies[] = {
-    HEAP_FIRST_FIT, HEAP_NEXT_FIT, HEAP_BEST_FIT, HEAP_TLSF, HEAP_BUDDY};
+constexpr heap_strategy_t kStrategies[] = {HEAP_FIRST_FIT, HEAP_NEXT_FIT,
+                                           HEAP_BEST_FIT,  HEAP_TLSF,
+                                           HEAP_BUDDY,     HEAP_SEGREGATED};
+
+inline bool KeepsLinksInFreeBlocks(heap_strategy_t strategy) {
+  return strategy == HEAP_BEST_FIT || strategy == HEAP_TLSF ||
+         strategy == HEAP_BUDDY;
+}
 
 struct Destroy {
   void operator()(heap_t *heap) const {

@@ -144,12 +144,13 @@ static uint32_t fit(const heap_run_map_t *map, uint32_t unit, uint32_t units,
 }
 
 // Returns the lowest fitting run among the first of one bin.
-static uint32_t bin_search(const heap_run_map_t *map, size_t bin,
-                           uint32_t units, uint64_t bias, uint64_t align) {
+static uint32_t bin_search(heap_run_map_t *map, size_t bin, uint32_t units,
+                           uint64_t bias, uint64_t align) {
   uint32_t best = HEAP_RUN_NONE;
   uint32_t link = map->bins[bin];
   for (int i = 0; i < CANDIDATES && link != 0; ++i) {
     uint32_t unit = link - 1;
+    ++map->looked_at;
     if (unit < best && fit(map, unit, units, bias, align) != HEAP_RUN_NONE) {
       best = unit;
     }
@@ -158,7 +159,7 @@ static uint32_t bin_search(const heap_run_map_t *map, size_t bin,
   return best;
 }
 
-static uint32_t search(const heap_run_map_t *map, uint32_t units, uint64_t bias,
+static uint32_t search(heap_run_map_t *map, uint32_t units, uint64_t bias,
                        uint64_t align) {
   size_t first = bin_of_units(units);
   uint64_t above = ~UINT64_C(0) << (first % 64);

@@ -41,6 +41,7 @@ typedef struct heap_run_map {
   uint32_t unit_count;    // Units that are part of some run.
   uint32_t tag_capacity;  // Units that `tags` has room for.
   uint32_t free_units;
+  uint64_t looked_at;  // Free runs, by all searches; a statistic.
   uint32_t bins[HEAP_RUN_BIN_COUNT];  // First run, +1; 0: empty.
   uint64_t bin_bitmap[(HEAP_RUN_BIN_COUNT + 63) / 64];
 } heap_run_map_t;

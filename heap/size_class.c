@@ -37,34 +37,65 @@ static_assert(8 << HEAP_LARGE_STEP_SHIFT == HEAP_TABLE_MAX_BYTES,
   CLASS_ROW(X, 56, 8192, 1024) \
   CLASS_ROW(X, 64, 16384, 2048)
 
-#define PAGE_COUNT(size) ((size) <= 16384 ? 1 : 2)
-#define SPAN_BYTES(size) ((uint64_t)PAGE_COUNT(size) * HEAP_PAGE_BYTES)
+// Of a span in pages of HEAP_PAGE_BYTES >> shape.
+#define PAGE_COUNT(size, shape)               \
+  ((size) > (HEAP_SMALL_MAX_BYTES >> (shape)) \
+       ? 0                                    \
+       : ((size) <= (HEAP_SMALL_MAX_BYTES >> ((shape) + 1)) ? 1 : 2))
+#define SPAN_BYTES(size, shape) \
+  ((uint64_t)PAGE_COUNT(size, shape) * (HEAP_PAGE_BYTES >> (shape)))
+#define BLOCK_COUNT(size, shape) (SPAN_BYTES(size, shape) / (size))
 #define RECIPROCAL(size) (((UINT64_C(1) << 32) + (size)-1) / (size))
 
-#define CLASS_INFO(index, below, size)                               \
-  [(index)] = {.size_bytes = (size),                                 \
-               .page_count = PAGE_COUNT(size),                       \
-               .block_count = (uint32_t)(SPAN_BYTES(size) / (size)), \
-               .reciprocal = (uint32_t)RECIPROCAL(size)},
+#define SHAPE_INFO(index, size, shape)                   \
+  [(shape)*HEAP_CLASS_COUNT + (index)] = {               \
+      .size_bytes = (size),                              \
+      .page_count = PAGE_COUNT(size, shape),             \
+      .block_count = (uint32_t)BLOCK_COUNT(size, shape), \
+      .reciprocal = (uint32_t)RECIPROCAL(size)},
+
+#define CLASS_INFO(index, below, size) \
+  SHAPE_INFO(index, size, 0)           \
+  SHAPE_INFO(index, size, 1)           \
+  SHAPE_INFO(index, size, 2)           \
+  SHAPE_INFO(index, size, 3)           \
+  SHAPE_INFO(index, size, 4)           \
+  SHAPE_INFO(index, size, 5)           \
+  SHAPE_INFO(index, size, 6)
 
 #define CLASS_QUANTA(index, below, size)              \
   [(below) / HEAP_CLASS_QUANTUM_BYTES + 1 ...(size) / \
       HEAP_CLASS_QUANTUM_BYTES] = (index)*HEAP_BIN_BYTES,
 
-#define CLASS_CHECK(index, below, size)                                      \
-  static_assert((size) % HEAP_CLASS_QUANTUM_BYTES == 0, "aligned");          \
-  static_assert((size) <= 128 || ((size) - (below)) * 8 <= (size),           \
-                "at most 12.5 % lost");                                      \
-  static_assert(                                                             \
-      (RECIPROCAL(size) * (size) - (UINT64_C(1) << 32)) * SPAN_BYTES(size) < \
-          UINT64_C(1) << 32,                                                 \
-      "the reciprocal divides every offset exactly");                        \
-  static_assert((index) < HEAP_CLASS_COUNT, "room in the tables");
+// Behind the last block is padding, or nothing that a block could start at.
+#define SHAPE_CHECK(size, shape)                           \
+  static_assert(BLOCK_COUNT(size, shape) % 64 != 0 ||      \
+                    SPAN_BYTES(size, shape) % (size) == 0, \
+                "the rest of a span has a state");
+
+#define CLASS_CHECK(index, below, size)                             \
+  static_assert((size) % HEAP_CLASS_QUANTUM_BYTES == 0, "aligned"); \
+  static_assert((size) <= 128 || ((size) - (below)) * 8 <= (size),  \
+                "at most 12.5 % lost");                             \
+  static_assert((RECIPROCAL(size) * (size) - (UINT64_C(1) << 32)) * \
+                        SPAN_BYTES(size, 0) <                       \
+                    UINT64_C(1) << 32,                              \
+                "the reciprocal divides every offset exactly");     \
+  static_assert((index) < HEAP_CLASS_COUNT, "room in the tables");  \
+  SHAPE_CHECK(size, 0)                                              \
+  SHAPE_CHECK(size, 1)                                              \
+  SHAPE_CHECK(size, 2)                                              \
+  SHAPE_CHECK(size, 3)                                              \
+  SHAPE_CHECK(size, 4)                                              \
+  SHAPE_CHECK(size, 5)                                              \
+  SHAPE_CHECK(size, 6)
+
+static_assert(HEAP_SHAPE_COUNT == 7, "the lists above");
 
 TABLE_CLASSES(CLASS_CHECK)
 LARGE_CLASSES(CLASS_CHECK)
 
-const heap_class_info_t heap_class_info[HEAP_CLASS_COUNT] = {
+const heap_class_info_t heap_class_info[HEAP_SHAPE_COUNT * HEAP_CLASS_COUNT] = {
     TABLE_CLASSES(CLASS_INFO) LARGE_CLASSES(CLASS_INFO)};
 
 // Size 0 is class 0, by the zero that starts the table.

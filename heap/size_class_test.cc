@@ -13,7 +13,9 @@
 namespace {
 
 size_t SpanBytes(const heap_class_info_t &info) {
-  return static_cast<size_t>(info.page_count) * HEAP_PAGE_BYTES;
+  const auto shape =
+      static_cast<size_t>(&info - heap_class_info) / HEAP_CLASS_COUNT;
+  return static_cast<size_t>(info.page_count) * (HEAP_PAGE_BYTES >> shape);
 }
 
 TEST(SizeClassTest, ClassesAscendFromAQuantumToTheLargestSmallBlock) {
@@ -49,8 +51,28 @@ TEST(SizeClassTest, AtMostAnEighthOfABlockAbove128BytesIsLost) {
   }
 }
 
+// A shape's classes are the same; those of which a span would have few blocks
+// have none.
+TEST(SizeClassTest, ShapesAreScaled) {
+  for (size_t shape = 0; shape < HEAP_SHAPE_COUNT; ++shape) {
+    for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
+      const heap_class_info_t &info = *heap_class_info_in(shape, i);
+      EXPECT_EQ(info.size_bytes, heap_class_info[i].size_bytes);
+      EXPECT_EQ(info.reciprocal, heap_class_info[i].reciprocal);
+      const size_t page_bytes = size_t{HEAP_PAGE_BYTES} >> shape;
+      EXPECT_EQ(info.page_count == 0, info.size_bytes > page_bytes / 2);
+      EXPECT_EQ(info.page_count == 1, info.size_bytes <= page_bytes / 4);
+      EXPECT_LE(info.page_count, 2u);
+      EXPECT_EQ(info.block_count >= 4, info.page_count != 0);
+    }
+  }
+}
+
 TEST(SizeClassTest, SpanIsFilledUpToLessThanABlock) {
   for (const heap_class_info_t &info : heap_class_info) {
+    if (info.page_count == 0) {
+      continue;
+    }
     const size_t used_bytes = size_t{info.block_count} * info.size_bytes;
     EXPECT_LE(used_bytes, SpanBytes(info));
     EXPECT_LT(SpanBytes(info) - used_bytes, info.size_bytes);
@@ -76,6 +98,9 @@ TEST(SizeClassTest, ReciprocalDividesEveryOffsetExactly) {
 // byte of padding in the last group.
 TEST(SizeClassTest, RestOfASpanHasAState) {
   for (const heap_class_info_t &info : heap_class_info) {
+    if (info.page_count == 0) {
+      continue;
+    }
     const size_t last_index = (SpanBytes(info) - 1) / info.size_bytes;
     const size_t groups =
         (info.block_count + HEAP_GROUP_BLOCKS - 1) / HEAP_GROUP_BLOCKS;

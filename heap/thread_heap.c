@@ -4,19 +4,9 @@
 // How a thread finds free blocks, and how threads free each other's.
 //
 // A span belongs to one thread (or to the orphanage: thread_life.c). Only its
-// owner allocates from it; anybody frees, by setting the block's state. Per
-// class the owner has a current span, partial ones with free blocks, and full
-// ones. Its bin is a stack of the few blocks freed last, still warm in the
-// cache, and behind it one group of the current span: 64 blocks as a bit mask,
-// from which an allocation takes the lowest bit. A free that finds the stack
-// full goes to its span; which groups of a span have free blocks is a word of
-// 64 bits, so the search for the next group is one instruction.
-//
-// frees_to_go of a span is an upper bound of its live blocks, cached and
-// reserved ones included; the owner's frees count it down, and at 0 the span
-// is empty for certain. A full span has 1 there instead, so that the first free
-// is noticed. Blocks freed by others are not counted: the bound becomes exact
-// again when the owner counts the states.
+// owner allocates from it, and frees through its bins (bin.c); anybody else
+// frees by setting the block's state. Blocks freed so are not counted in
+// frees_to_go: that bound becomes exact again when the owner counts the states.
 //
 // The hard problem: an owner must learn that others freed blocks of its full
 // spans, without a read-modify-write a free on memory that all threads share.
@@ -35,10 +25,6 @@
 // hints: a late one, to a span that has meanwhile changed hands or class, costs
 // its owner a look. O2 looks at a bounded number of spans, and sets the bit
 // again if it did not see them all.
-//
-// An owner that has a group left which was never used looks at a few groups of
-// a hinted span first: blocks that travel would otherwise make all of each span
-// dirty before one of them is used again.
 //
 // The exchange F1 also makes a double free by two threads at once exact: one of
 // them sees the block freed. (A free by the owner at the same instant is a
@@ -59,8 +45,6 @@ enum {
   FULL_SPANS_LOOKED_AT = 16,
   ORPHANS_LOOKED_AT = 4,
   SPANS_SWEPT = 8,
-  RETURNED_LOOKED_AT = 4,
-  RETURNED_MIN_BLOCKS = HEAP_GROUP_BLOCKS / 8,
 };
 
 static uint64_t hint_bit(size_t size_class) {
@@ -83,84 +67,6 @@ static void clear_hint(heap_thread_t *thread, size_t size_class) {
                      ~hint_bit(size_class), __ATOMIC_SEQ_CST);
 }
 
-static uint32_t block_count(const heap_page_t *page) {
-  return heap_class_info[page->size_class].block_count;
-}
-
-void heap_thread_recount(heap_page_t *page) {
-  __atomic_store_n(&page->remote_hint, 0, __ATOMIC_SEQ_CST);
-  page->frees_to_go = heap_span_recount(page);
-}
-
-static bool is_hinted(const heap_page_t *page) {
-  return __atomic_load_n(&page->remote_hint, __ATOMIC_SEQ_CST) != 0;
-}
-
-// Makes the free blocks of a group, named by `mask`, the bin's.
-static void fill_bin(heap_bin_t *bin, const heap_page_t *page, size_t group,
-                     uint64_t mask) {
-  HEAP_ASSERT(mask != 0);
-  size_t block_bytes = heap_class_info[page->size_class].size_bytes;
-  bin->mask = mask;
-  bin->states = page->states + group * HEAP_GROUP_BLOCKS;
-  bin->base =
-      (unsigned char *)page->start + group * HEAP_GROUP_BLOCKS * block_bytes;
-  bin->block_bytes = (uint32_t)block_bytes;
-}
-
-// Looks at a few of the groups below `fresh_group`, the next ones at each call,
-// for one of which others freed many blocks.
-static bool take_returned(heap_bin_t *bin, heap_page_t *page,
-                          size_t fresh_group) {
-  for (int i = 0; i < RETURNED_LOOKED_AT; ++i) {
-    size_t group = page->next_look++ % fresh_group;
-    uint64_t mask = heap_span_free_mask(page, group);
-    if (__builtin_popcountll(mask) >= RETURNED_MIN_BLOCKS) {
-      // The bound counts them as live still, and they are busy again.
-      fill_bin(bin, page, group, mask);
-      return true;
-    }
-  }
-  return false;
-}
-
-// Makes the lowest group of `page` that has free blocks the bin's. False: none.
-static bool take_group(heap_bin_t *bin, heap_page_t *page) {
-  if (page->free_groups == 0 && is_hinted(page)) {
-    heap_thread_recount(page);
-  }
-  if (page->free_groups == 0) {
-    return false;
-  }
-  size_t group = (size_t)__builtin_ctzll(page->free_groups);
-  // Relaxed: a hint; others may be freeing blocks of this group.
-  if (group > 0 && is_hinted(page) &&
-      __atomic_load_n(&page->states[group * HEAP_GROUP_BLOCKS],
-                      __ATOMIC_RELAXED) == HEAP_BLOCK_FRESH &&
-      take_returned(bin, page, group)) {
-    return true;
-  }
-  page->free_groups &= page->free_groups - 1;
-  uint64_t mask = heap_span_free_mask(page, group);
-  page->frees_to_go += (uint32_t)__builtin_popcountll(mask);
-  fill_bin(bin, page, group, mask);
-  return true;
-}
-
-static void push_full(heap_class_spans_t *spans, heap_page_t *page) {
-  page->list = HEAP_SPAN_FULL;
-  page->frees_to_go = 1;
-  heap_page_list_push_back(&spans->full, page);
-}
-
-static heap_page_t *pop_partial(heap_class_spans_t *spans) {
-  heap_page_t *page = spans->partial.first;
-  if (page != NULL) {
-    heap_page_list_remove(&spans->partial, page);
-  }
-  return page;
-}
-
 // Looks for a full span of which others freed blocks.
 static heap_page_t *find_hinted(heap_thread_t *thread, size_t size_class) {
   if (!has_hint(thread, size_class)) {
@@ -175,14 +81,14 @@ static heap_page_t *find_hinted(heap_thread_t *thread, size_t size_class) {
       return NULL;
     }
     heap_page_list_remove(&spans->full, page);
-    if (is_hinted(page)) {
-      heap_thread_recount(page);
+    if (heap_span_is_hinted(page)) {
+      heap_span_recount_hinted(page);
       if (page->free_groups != 0) {
         set_hint(thread, size_class);  // There may be more behind it.
         return page;
       }
     }
-    push_full(spans, page);
+    heap_class_spans_push_full(spans, page);
     if (page == last) {
       return NULL;
     }
@@ -203,8 +109,8 @@ static size_t sweep_list(heap_thread_t *thread, size_t size_class,
     bool was_last = page == last;
     --most;
     heap_page_list_remove(list, page);
-    if (is_hinted(page)) {
-      heap_thread_recount(page);
+    if (heap_span_is_hinted(page)) {
+      heap_span_recount_hinted(page);
       if (page->frees_to_go == 0) {
         heap_span_destroy(page);
         page = NULL;
@@ -262,17 +168,18 @@ void heap_thread_sweep(void) {
 // Central lock held.
 static heap_page_t *adopt(heap_thread_t *thread, size_t size_class) {
   for (int i = 0; i < ORPHANS_LOOKED_AT; ++i) {
-    heap_page_t *page = pop_partial(&heap_orphanage.spans[size_class]);
+    heap_page_t *page =
+        heap_class_spans_pop_partial(&heap_orphanage.spans[size_class]);
     if (page == NULL) {
       return NULL;
     }
     // First the owner, then the count: a hint set after the count finds us.
     heap_span_set_owner(page, thread);
-    heap_thread_recount(page);
+    heap_span_recount_hinted(page);
     if (page->free_groups != 0) {
       return page;
     }
-    push_full(&thread->spans[size_class], page);
+    heap_class_spans_push_full(&thread->spans[size_class], page);
   }
   return NULL;
 }
@@ -292,29 +199,17 @@ static heap_page_t *adopt_or_create(heap_thread_t *thread, size_t size_class) {
 bool heap_thread_refill(heap_thread_t *thread, size_t size_class) {
   heap_class_spans_t *spans = &thread->spans[size_class];
   heap_bin_t *bin = &thread->bins[size_class];
-  HEAP_ASSERT(bin->mask == 0);
-  for (;;) {
-    heap_page_t *page = spans->current;
-    if (page != NULL) {
-      if (take_group(bin, page)) {
-        return true;
-      }
-      spans->current = NULL;
-      push_full(spans, page);
-    }
-    page = pop_partial(spans);
-    if (page == NULL) {
-      page = find_hinted(thread, size_class);
-    }
+  while (!heap_bin_refill(bin, spans)) {
+    heap_page_t *page = find_hinted(thread, size_class);
     if (page == NULL) {
       page = adopt_or_create(thread, size_class);
     }
     if (page == NULL) {
       return false;
     }
-    page->list = HEAP_SPAN_CURRENT;
-    spans->current = page;
+    heap_class_spans_set_current(spans, page);
   }
+  return true;
 }
 
 // Called by frees, which preserve `errno`; a purge may have changed it.
@@ -327,33 +222,10 @@ static void destroy(heap_page_t *page) {
 }
 
 void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
-  heap_class_spans_t *spans = &thread->spans[page->size_class];
-  switch ((heap_span_list_t)page->list) {
-    case HEAP_SPAN_CURRENT:
-      // So its mask is empty, and its bin's stack full of others' blocks: a
-      // program that goes on finds those first.
-      HEAP_ASSERT(thread->bins[page->size_class].mask == 0);
-      spans->current = NULL;
-      destroy(page);
-      break;
-    case HEAP_SPAN_FULL:
-      heap_page_list_remove(&spans->full, page);
-      page->list = HEAP_SPAN_PARTIAL;
-      page->frees_to_go = block_count(page) - 1;
-      if (is_hinted(page)) {
-        heap_thread_recount(
-            page);  // Or what others freed would never be counted.
-      }
-      if (page->frees_to_go == 0) {
-        destroy(page);
-      } else {
-        heap_page_list_push_front(&spans->partial, page);
-      }
-      break;
-    case HEAP_SPAN_PARTIAL:
-      heap_page_list_remove(&spans->partial, page);
-      destroy(page);
-      break;
+  size_t size_class = page->size_class;
+  if (heap_class_spans_freed(&thread->spans[size_class],
+                             &thread->bins[size_class], page)) {
+    destroy(page);
   }
 }
 
@@ -394,7 +266,7 @@ void heap_thread_freed_behind(heap_thread_t *thread, heap_page_t *page,
 // Tells the owner of `span` that another thread set a block's state to freed.
 // The span may be another one by now.
 static void hint_owner(heap_page_t *span) {
-  if (is_hinted(span)) {
+  if (heap_span_is_hinted(span)) {
     return;
   }
   __atomic_store_n(&span->remote_hint, 1, __ATOMIC_SEQ_CST);
@@ -420,70 +292,35 @@ bool heap_thread_free_foreign(heap_page_t *page, uint8_t *state) {
   return true;
 }
 
-void heap_bin_empty(heap_bin_t *bin) {
-  bin->mask = 0;
-  for (; bin->top->ptr != NULL; --bin->top) {
-    __atomic_store_n(bin->top->state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
-  }
+// For heap_class_spans_settle(). Central lock held.
+static void give_back(void *context, heap_page_t *page) {
+  (void)context;
+  heap_span_destroy(page);
 }
 
-// Puts a span of the thread, on no list, where it belongs by what is free in
-// it now; the empty one goes, and the pages of others that are. Returns the
-// bytes of these. Central lock held.
-static size_t put_back(heap_thread_t *thread, heap_page_t *page,
-                       bool with_pages) {
-  heap_class_spans_t *spans = &thread->spans[page->size_class];
-  heap_thread_recount(page);
-  if (page->frees_to_go == 0) {
-    heap_span_destroy(page);
-    return 0;
-  }
-  if (page->free_groups == 0) {
-    push_full(spans, page);
-    return 0;
-  }
-  page->list = HEAP_SPAN_PARTIAL;
-  heap_page_list_push_back(&spans->partial, page);
-  return with_pages ? heap_span_discard(page) : 0;
-}
-
-static size_t put_back_list(heap_thread_t *thread, heap_page_list_t list,
-                            bool with_pages) {
+// Gives the pages back that nobody uses in partial spans. Central lock held.
+static size_t discard_pages(const heap_class_spans_t *spans) {
   size_t discarded_bytes = 0;
-  heap_page_t *page;
-  while ((page = list.first) != NULL) {
-    heap_page_list_remove(&list, page);
-    discarded_bytes += put_back(thread, page, with_pages);
+  for (heap_page_t *page = spans->partial.first; page != NULL;
+       page = page->next) {
+    discarded_bytes += heap_span_discard(page);
   }
   return discarded_bytes;
 }
 
-// Empties the calling thread's bin of a class, and then its spans of what
-// nobody uses. Returns the bytes of pages in those that stay. Central lock
-// held.
-static size_t give_back_own(heap_thread_t *thread, size_t size_class,
-                            bool with_pages) {
-  heap_class_spans_t spans = thread->spans[size_class];
-  heap_bin_empty(&thread->bins[size_class]);
-  thread->spans[size_class] = (heap_class_spans_t){0};
-  size_t discarded_bytes = 0;
-  if (spans.current != NULL) {
-    discarded_bytes += put_back(thread, spans.current, with_pages);
-  }
-  discarded_bytes += put_back_list(thread, spans.partial, with_pages);
-  return discarded_bytes + put_back_list(thread, spans.full, with_pages);
-}
-
 size_t heap_thread_give_back(size_t size_class, bool with_pages) {
   heap_thread_t *thread = heap_thread_get_existing();
-  size_t discarded_bytes =
-      thread == NULL ? 0 : give_back_own(thread, size_class, with_pages);
+  size_t discarded_bytes = 0;
+  if (thread != NULL) {
+    heap_class_spans_settle(&thread->spans[size_class],
+                            &thread->bins[size_class], give_back, NULL);
+  }
+  if (thread != NULL && with_pages) {
+    discarded_bytes = discard_pages(&thread->spans[size_class]);
+  }
   sweep_class(&heap_orphanage, size_class, SIZE_MAX);
   if (with_pages) {
-    for (heap_page_t *page = heap_orphanage.spans[size_class].partial.first;
-         page != NULL; page = page->next) {
-      discarded_bytes += heap_span_discard(page);
-    }
+    discarded_bytes += discard_pages(&heap_orphanage.spans[size_class]);
   }
   return discarded_bytes;
 }

@@ -1,8 +1,8 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// One thread's part of the heap: for each size class the spans it owns and a
-// bin, the group of free blocks that the next allocations come from.
+// One thread's part of the default heap: for each size class the spans it owns
+// and a bin (bin.h), from which the next allocations come.
 
 #ifndef MY_ALLOC_HEAP_THREAD_HEAP_H_
 #define MY_ALLOC_HEAP_THREAD_HEAP_H_
@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "heap/bin.h"
 #include "heap/page_table.h"
 #include "heap/size_class.h"
 #include "heap/span.h"
@@ -20,37 +21,10 @@ extern "C" {
 #endif
 
 enum {
-  // Slots of all bins: heap_thread_slot_count() of each class, and one that
-  // stays empty.
+  // Slots of all bins: heap_bins_slot_count() of all classes.
   HEAP_SLOT_COUNT = 1480,
   HEAP_HINT_WORDS = (HEAP_CLASS_COUNT + 63) / 64,
 };
-
-// A cached block: free, but kept from the searches of its span.
-typedef struct heap_slot {
-  void *ptr;       // NULL below the lowest block.
-  uint8_t *state;  // HEAP_BLOCK_CACHED.
-} heap_slot_t;
-
-// Where the blocks of one class come from: first the ones freed last, in a
-// stack of slots, then a group of the current span. Blocks whose bit is set in
-// `mask` are free and reserved for this bin. To their span, cached and reserved
-// blocks count as live.
-typedef struct heap_bin {
-  heap_slot_t *top;    // The block freed last, or the empty slot.
-  heap_slot_t *limit;  // The highest slot.
-  uint64_t mask;
-  unsigned char *base;  // Block of bit 0.
-  uint8_t *states;      // Its state; the group's others follow.
-  uint32_t block_bytes;
-  uint32_t reserved[5];
-} heap_bin_t;
-
-typedef struct heap_class_spans {
-  heap_page_t *current;  // NULL, or the span that the bin is a group of.
-  heap_page_list_t partial;
-  heap_page_list_t full;  // Oldest first.
-} heap_class_spans_t;
 
 // Bins that were empty, and the allocations that found them so.
 typedef struct heap_refill_totals {
@@ -128,31 +102,6 @@ static inline heap_bin_t *heap_thread_bin(heap_thread_t *thread,
   return (heap_bin_t *)(void *)((unsigned char *)thread + offset);
 }
 
-// Takes the block that was freed last; NULL when there is none. Its contents
-// are not zero.
-static inline void *heap_bin_pop(heap_bin_t *bin) {
-  heap_slot_t *top = bin->top;
-  void *ptr = top->ptr;
-  if (__builtin_expect(ptr != NULL, 1)) {
-    bin->top = top - 1;
-    // Relaxed: whoever frees the block got it from us by some synchronisation.
-    __atomic_store_n(top->state, HEAP_BLOCK_LIVE, __ATOMIC_RELAXED);
-  }
-  return ptr;
-}
-
-// Takes the lowest block of a group whose mask is not empty. `out_fresh` tells
-// whether all its bytes are zero.
-static inline void *heap_bin_take(heap_bin_t *bin, bool *out_fresh) {
-  uint64_t mask = bin->mask;
-  size_t bit = (size_t)__builtin_ctzll(mask);
-  bin->mask = mask & (mask - 1);
-  uint8_t *state = bin->states + bit;
-  *out_fresh = *state == HEAP_BLOCK_FRESH;  // Ours alone while reserved.
-  __atomic_store_n(state, HEAP_BLOCK_LIVE, __ATOMIC_RELAXED);
-  return bin->base + bit * bin->block_bytes;
-}
-
 // The owner's free of a block in a page of its span that is not the first. Out
 // of line, and called last, so that the first pages' free needs no stack frame.
 void heap_thread_freed_behind(heap_thread_t *thread, heap_page_t *page,
@@ -162,9 +111,7 @@ void heap_thread_freed_behind(heap_thread_t *thread, heap_page_t *page,
 static inline void heap_thread_note_freed(heap_thread_t *thread,
                                           heap_page_t *span,
                                           const uint8_t *state) {
-  span->free_groups |= UINT64_C(1)
-                       << ((size_t)(state - span->states) / HEAP_GROUP_BLOCKS);
-  if (--span->frees_to_go == 0) {
+  if (heap_span_note_freed(span, state)) {
     heap_thread_span_freed(thread, span);
   }
 }
@@ -174,17 +121,9 @@ static inline void heap_thread_free_own(heap_thread_t *thread,
                                         heap_page_t *page, void *ptr,
                                         uint8_t *state) {
   heap_bin_t *bin = heap_thread_bin(thread, page->bin_offset);
-  heap_slot_t *top = bin->top;
-  if (__builtin_expect(top != bin->limit, 1)) {
-    __atomic_store_n(state, HEAP_BLOCK_CACHED, __ATOMIC_RELAXED);
-    ++top;
-    top->ptr = ptr;
-    top->state = state;
-    bin->top = top;
+  if (__builtin_expect(heap_bin_put(bin, ptr, state), 1)) {
     return;
   }
-  // Relaxed: only we hand the block out again, or adopters behind the lock.
-  __atomic_store_n(state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
   if (page->index != 0) {
     heap_thread_freed_behind(thread, page, state);
   } else {

@@ -18,12 +18,6 @@ extern "C" {
 // lock, but for the hints. The first of all heaps.
 extern heap_thread_t heap_orphanage;
 
-// Clears the hint of `page` and finds what others freed. By its owner.
-void heap_thread_recount(heap_page_t *page);
-
-// Frees what the bin holds back.
-void heap_bin_empty(heap_bin_t *bin);
-
 #ifdef __cplusplus
 }  // extern "C"
 #endif

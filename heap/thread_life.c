@@ -26,7 +26,6 @@ enum {
   PARKED_SPANS_MAX = 64,  // Of one heap.
 };
 
-static_assert(sizeof(heap_bin_t) == HEAP_BIN_BYTES, "a bin is one cache line");
 static_assert(offsetof(heap_thread_t, bins) == 0, "bins are found by offset");
 
 // What the bins of `empty_heap` point to: no block to take, no slot to fill.
@@ -57,28 +56,6 @@ static size_t parked_count;
 static pthread_key_t exit_key;
 static bool exit_key_created;
 
-// Returns how many blocks of a class a bin caches.
-static size_t slot_count(size_t size_class) {
-  size_t size_bytes = heap_class_info[size_class].size_bytes;
-  if (size_bytes <= 1024) {
-    return 32;
-  }
-  if (size_bytes <= 4096) {
-    return 16;
-  }
-  return size_bytes <= HEAP_TABLE_MAX_BYTES ? 8 : 4;
-}
-
-static void heap_init(heap_thread_t *thread) {
-  heap_slot_t *slot = thread->slots;
-  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
-    thread->bins[i].top = slot;
-    thread->bins[i].limit = slot + slot_count(i);
-    slot = thread->bins[i].limit + 1;
-  }
-  HEAP_ASSERT(slot == thread->slots + HEAP_SLOT_COUNT);
-}
-
 static void thread_exited(void *value);
 
 // Returns an unused heap or a new one. Central lock held.
@@ -102,7 +79,8 @@ static heap_thread_t *heap_create_locked(void) {
   if (thread == NULL) {
     return NULL;
   }
-  heap_init(thread);
+  HEAP_ASSERT(heap_bins_slot_count(0, HEAP_CLASS_COUNT) == HEAP_SLOT_COUNT);
+  heap_bins_init(thread->bins, thread->slots, 0, HEAP_CLASS_COUNT);
   thread->next = heap_orphanage.next;
   heap_orphanage.next = thread;
   return thread;
@@ -138,7 +116,7 @@ heap_thread_t *heap_thread_get(void) {
 // Central lock held.
 static void orphan(heap_page_t *page) {
   heap_span_set_owner(page, &heap_orphanage);
-  heap_thread_recount(page);
+  heap_span_recount_hinted(page);
   if (page->frees_to_go == 0) {
     heap_span_destroy(page);
     return;

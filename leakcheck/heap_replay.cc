@@ -42,8 +42,10 @@ ABSL_FLAG(uint64_t, limit_mib, 4096,
           "limit of the private heaps, and of what the log may have live");
 ABSL_FLAG(uint64_t, operations_max, 100'000'000,
           "refuse a log of more operations, which take 24 bytes each");
-ABSL_FLAG(uint64_t, granule_bytes, 0, "of private heaps; 0: the default");
+ABSL_FLAG(uint64_t, granule_bytes, 0,
+          "of private heaps but the segregated one; 0: the default");
 ABSL_FLAG(uint64_t, split_bytes, 0, "of private heaps; 0: the default");
+ABSL_FLAG(uint64_t, span_bytes, 0, "of private heaps; 0: the default");
 ABSL_FLAG(unsigned, tlsf_lists_log2, 0, "of private heaps; 0: the default");
 
 namespace {
@@ -88,6 +90,7 @@ leakcheck::ReplaySettings Settings(uint32_t thread_count) {
   settings.heap_options.limit_bytes = absl::GetFlag(FLAGS_limit_mib) << 20;
   settings.heap_options.granule_bytes = absl::GetFlag(FLAGS_granule_bytes);
   settings.heap_options.split_bytes = absl::GetFlag(FLAGS_split_bytes);
+  settings.heap_options.span_bytes = absl::GetFlag(FLAGS_span_bytes);
   settings.heap_options.tlsf_lists_log2 = absl::GetFlag(FLAGS_tlsf_lists_log2);
   // A program of several threads needs the lock, however it is replayed.
   settings.heap_options.single_threaded = thread_count == 1;

@@ -84,14 +84,15 @@ TEST_F(HeapReplayTest, PrintsARowAndASeriesAnAllocator) {
             0u)
       << output.text;
   // Their rows, and their series' heads.
-  for (const char *name :
-       {"first_fit  ", "next_fit  ", "best_fit  ", "tlsf  ", "buddy  "}) {
+  for (const char *name : {"first_fit  ", "next_fit  ", "best_fit  ", "tlsf  ",
+                           "buddy  ", "segregated "}) {
     EXPECT_EQ(Count(output.text, std::string("\n") + name), 2u) << output.text;
   }
   EXPECT_EQ(Count(output.text, "\nmalloc     "), 3u) << "and in the head";
-  // Three of the four samples and the peak are between a pair; buddy rounds up.
+  // Three of the four samples and the peak are between a pair; buddy rounds up,
+  // and so does the class.
   EXPECT_EQ(Count(output.text, " 100000       100800 "), 4u * 3) << output.text;
-  EXPECT_EQ(Count(output.text, " 100000       102400 "), 3u) << output.text;
+  EXPECT_EQ(Count(output.text, " 100000       102400 "), 2u * 3) << output.text;
 }
 
 TEST_F(HeapReplayTest, PrintsJson) {
@@ -152,7 +153,9 @@ TEST_F(HeapReplayTest, WrongUsageIsExplained) {
   EXPECT_EQ(RunTool("--limit_mib=0 " + log_.path()).status, 2);
   const Output output = RunTool("--allocators=tlsf,worst_fit " + log_.path());
   EXPECT_EQ(output.status, 2);
-  EXPECT_TRUE(Has(output, "some of first_fit,next_fit,best_fit,tlsf,buddy,"))
+  EXPECT_TRUE(Has(output,
+                  "some of first_fit,next_fit,best_fit,tlsf,buddy,"
+                  "segregated,"))
       << output.text;
 }
 
@@ -184,6 +187,16 @@ TEST_F(HeapReplayTest, FailuresAreExplained) {
       RunTool("--granule_bytes=24 --allocators=tlsf " + log_.path());
   EXPECT_EQ(output.status, 1);
   EXPECT_TRUE(Has(output, ": tlsf: Invalid argument\n")) << output.text;
+  // A segregated heap has pages instead of a granule.
+  output =
+      RunTool("--granule_bytes=64 --span_bytes=4095 --rounds=1 " + log_.path());
+  EXPECT_EQ(output.status, 1);
+  EXPECT_TRUE(Has(output, ": segregated: Invalid argument\n")) << output.text;
+  output = RunTool(
+      "--granule_bytes=64 --span_bytes=4096 --rounds=1 "
+      "--allocators=segregated,tlsf " +
+      log_.path());
+  EXPECT_EQ(output.status, 0) << output.text;
   output = RunTool("--operations_max=10 " + log_.path());
   EXPECT_EQ(output.status, 1);
   EXPECT_TRUE(Has(output, ": more than 10 operations\n")) << output.text;

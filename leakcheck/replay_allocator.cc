@@ -15,8 +15,8 @@ namespace leakcheck {
 
 namespace {
 
-constexpr const char *kStrategyNames[] = {"first_fit", "next_fit", "best_fit",
-                                          "tlsf", "buddy"};
+constexpr const char *kStrategyNames[] = {
+    "first_fit", "next_fit", "best_fit", "tlsf", "buddy", "segregated"};
 static_assert(std::size(kStrategyNames) == HEAP_STRATEGY_COUNT, "one each");
 
 class PrivateHeap : public ReplayAllocator {
@@ -139,6 +139,9 @@ std::unique_ptr<ReplayAllocator> MakeReplayAllocator(
   heap_options_t own = options;
   own.strategy =
       static_cast<heap_strategy_t>(strategy - std::begin(kStrategyNames));
+  if (own.strategy == HEAP_SEGREGATED) {
+    own.granule_bytes = 0;  // It has size classes.
+  }
   heap_t *heap = heap_create(&own);
   return heap == nullptr ? nullptr : std::make_unique<PrivateHeap>(heap);
 }
