@@ -8,6 +8,7 @@
 
 #include <assert.h>
 
+#include "heap/harden.h"
 #include "heap/page_table.h"
 
 static_assert(8 << HEAP_LARGE_STEP_SHIFT == HEAP_TABLE_MAX_BYTES,
@@ -38,7 +39,8 @@ static_assert(8 << HEAP_LARGE_STEP_SHIFT == HEAP_TABLE_MAX_BYTES,
   CLASS_ROW(X, 64, 16384, 2048)
 
 #define PAGE_COUNT(size) ((size) <= 16384 ? 1 : 2)
-#define SPAN_BYTES(size) ((uint64_t)PAGE_COUNT(size) * HEAP_PAGE_BYTES)
+#define SPAN_BYTES(size) \
+  ((uint64_t)PAGE_COUNT(size) * HEAP_PAGE_BYTES - 2 * HEAP_GUARD_BYTES)
 #define RECIPROCAL(size) (((UINT64_C(1) << 32) + (size)-1) / (size))
 
 #define CLASS_INFO(index, below, size)                               \

@@ -74,6 +74,12 @@ static const char *check_list(const heap_thread_t *thread,
                              : "thread heap: a list of spans without its end";
 }
 
+#if HEAP_HARDENED
+static const char *check_slots(const heap_bin_t *bin, census_t *census) {
+  (void)census;
+  return bin->top == bin->limit ? NULL : "thread heap: a bin with slots";
+}
+#else
 static const char *check_slots(const heap_bin_t *bin, census_t *census) {
   const heap_slot_t *slot = bin->top;
   for (; slot->ptr != NULL; --slot) {
@@ -88,6 +94,7 @@ static const char *check_slots(const heap_bin_t *bin, census_t *census) {
   }
   return NULL;
 }
+#endif
 
 static const char *check_bin(const heap_thread_t *thread, size_t size_class,
                              census_t *census) {
@@ -135,6 +142,9 @@ const char *heap_thread_check_all(void) {
   size_t num_runs = 0;
   for (const heap_thread_t *thread = heap_thread_all(); thread != NULL;
        thread = thread->next) {
+#if HEAP_HARDENED
+    census.num_slots += heap_quarantine_count(thread);
+#endif
     for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
       const char *broken = check_class(thread, i, &census);
       if (broken != NULL) {

@@ -83,6 +83,17 @@ static void clear_hint(heap_thread_t *thread, size_t size_class) {
                      ~hint_bit(size_class), __ATOMIC_SEQ_CST);
 }
 
+// Chooses one of several groups.
+static size_t choose_group(uint64_t groups) {
+#if HEAP_HARDENED
+  heap_thread_t *thread = heap_thread_get_existing();
+  if (thread != NULL && heap_harden_has(HEAP_HARDEN_RANDOM)) {
+    return heap_random_bit_of(&thread->quarantine.random, groups);
+  }
+#endif
+  return (size_t)__builtin_ctzll(groups);
+}
+
 static uint32_t block_count(const heap_page_t *page) {
   return heap_class_info[page->size_class].block_count;
 }
@@ -114,6 +125,9 @@ static bool take_returned(heap_bin_t *bin, heap_page_t *page,
                           size_t fresh_group) {
   for (int i = 0; i < RETURNED_LOOKED_AT; ++i) {
     size_t group = page->next_look++ % fresh_group;
+    if ((page->free_groups >> group & 1) != 0) {
+      continue;  // The bound knows of its free blocks (hardened).
+    }
     uint64_t mask = heap_span_free_mask(page, group);
     if (__builtin_popcountll(mask) >= RETURNED_MIN_BLOCKS) {
       // The bound counts them as live still, and they are busy again.
@@ -124,7 +138,8 @@ static bool take_returned(heap_bin_t *bin, heap_page_t *page,
   return false;
 }
 
-// Makes the lowest group of `page` that has free blocks the bin's. False: none.
+// Makes the lowest group of `page` that has free blocks (hardened: any) the
+// bin's. False: none.
 static bool take_group(heap_bin_t *bin, heap_page_t *page) {
   if (page->free_groups == 0 && is_hinted(page)) {
     heap_thread_recount(page);
@@ -132,7 +147,7 @@ static bool take_group(heap_bin_t *bin, heap_page_t *page) {
   if (page->free_groups == 0) {
     return false;
   }
-  size_t group = (size_t)__builtin_ctzll(page->free_groups);
+  size_t group = choose_group(page->free_groups);
   // Relaxed: a hint; others may be freeing blocks of this group.
   if (group > 0 && is_hinted(page) &&
       __atomic_load_n(&page->states[group * HEAP_GROUP_BLOCKS],
@@ -140,7 +155,7 @@ static bool take_group(heap_bin_t *bin, heap_page_t *page) {
       take_returned(bin, page, group)) {
     return true;
   }
-  page->free_groups &= page->free_groups - 1;
+  page->free_groups &= ~(UINT64_C(1) << group);
   uint64_t mask = heap_span_free_mask(page, group);
   page->frees_to_go += (uint32_t)__builtin_popcountll(mask);
   fill_bin(bin, page, group, mask);
@@ -419,6 +434,15 @@ bool heap_thread_free_foreign(heap_page_t *page, uint8_t *state) {
   hint_owner(span);
   return true;
 }
+
+#if HEAP_HARDENED
+void heap_thread_release_foreign(heap_page_t *page, uint8_t *state) {
+  heap_page_t *span = heap_span_of(page);
+  // F1. Nobody else changes the state of a block that waits.
+  __atomic_store_n(state, HEAP_BLOCK_FREED, __ATOMIC_SEQ_CST);
+  hint_owner(span);
+}
+#endif
 
 void heap_bin_empty(heap_bin_t *bin) {
   bin->mask = 0;

@@ -57,6 +57,7 @@ static size_t parked_count;
 static pthread_key_t exit_key;
 static bool exit_key_created;
 
+#if !HEAP_HARDENED
 // Returns how many blocks of a class a bin caches.
 static size_t slot_count(size_t size_class) {
   size_t size_bytes = heap_class_info[size_class].size_bytes;
@@ -68,7 +69,16 @@ static size_t slot_count(size_t size_class) {
   }
   return size_bytes <= HEAP_TABLE_MAX_BYTES ? 8 : 4;
 }
+#endif
 
+#if HEAP_HARDENED
+static void heap_init(heap_thread_t *thread) {
+  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
+    thread->bins[i].top = &no_slot;
+    thread->bins[i].limit = &no_slot;
+  }
+}
+#else
 static void heap_init(heap_thread_t *thread) {
   heap_slot_t *slot = thread->slots;
   for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
@@ -78,6 +88,7 @@ static void heap_init(heap_thread_t *thread) {
   }
   HEAP_ASSERT(slot == thread->slots + HEAP_SLOT_COUNT);
 }
+#endif
 
 static void thread_exited(void *value);
 
@@ -156,8 +167,29 @@ static void orphan_list(heap_page_list_t *list) {
   }
 }
 
+#if HEAP_HARDENED
+// As if it were another's: the lock is held, and the counts are made later.
+static void give_up_quarantine(heap_thread_t *thread) {
+  heap_quarantine_t *waiting = &thread->quarantine;
+  for (; waiting->queue_count > 0; --waiting->queue_count) {
+    heap_quarantine_release(NULL, waiting->queue[waiting->queue_first]);
+    waiting->queue_first = (waiting->queue_first + 1) % HEAP_QUEUE_SLOTS;
+  }
+  for (size_t i = 0; i < HEAP_SHUFFLE_SLOTS; ++i) {
+    if (waiting->shuffled[i] != NULL) {
+      heap_quarantine_release(NULL, waiting->shuffled[i]);
+      waiting->shuffled[i] = NULL;
+    }
+  }
+  waiting->bytes = 0;
+}
+#endif
+
 // Takes from an exited thread's heap all that is in it. Central lock held.
 static void retire(heap_thread_t *thread) {
+#if HEAP_HARDENED
+  give_up_quarantine(thread);
+#endif
   for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
     heap_class_spans_t *spans = &thread->spans[i];
     heap_bin_empty(&thread->bins[i]);
