@@ -24,6 +24,7 @@
 #include "heap/arena_internal.h"
 #include "heap/central.h"
 #include "heap/fatal.h"
+#include "heap/harden.h"
 #include "heap/kernel.h"
 
 enum {
@@ -57,9 +58,11 @@ static uintptr_t take(heap_arena_t *arena, size_t units, size_t align_bytes,
   if (align_units == 0) {
     align_units = 1;
   }
-  uint32_t unit =
-      heap_run_map_alloc(&arena->map, (uint32_t)units,
-                         arena->base >> HEAP_UNIT_SHIFT, align_units, kind);
+  // It is the block that is aligned, not its guard.
+  uintptr_t base =
+      arena->base + (kind == HEAP_RUN_BLOCK ? HEAP_GUARD_BYTES : 0);
+  uint32_t unit = heap_run_map_alloc(
+      &arena->map, (uint32_t)units, base >> HEAP_UNIT_SHIFT, align_units, kind);
   if (unit == HEAP_RUN_NONE) {
     return 0;
   }

@@ -15,14 +15,17 @@
 #include "heap/arena_internal.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "heap/central.h"
+#include "heap/harden.h"
 #include "heap/hooks.h"
 #include "heap/kernel.h"
 #include "heap/mapped.h"
 #include "heap/metadata.h"
 #include "heap/option.h"
 #include "heap/page_table.h"
+#include "heap/random.h"
 
 enum {
   // Of the program's own memory; the rest is for reservations, of which there
@@ -37,6 +40,7 @@ enum {
   // it with transparent huge pages where it does so by itself.
   HUGE_PAGE_BYTES = 2 << 20,
   RESERVE_MIN_BYTES = 64 << 20,
+  SHIFT_MAX_BYTES = 4 << 20,  // Of where the arena in a reservation starts.
   TRIM_MIN_BYTES = 2 << 20,
   TABLE_MIN_BYTES = 4 << 10,
   TABLE_GROWTH = 4,
@@ -271,6 +275,21 @@ static void *map_reservation(size_t wanted_bytes, size_t size_bytes,
   }
 }
 
+// Returns a multiple of the heap page, at most `room_bytes`, by chance.
+static size_t random_shift(size_t room_bytes) {
+#if HEAP_HARDENED
+  static heap_random_t random;
+  if (heap_harden_has(HEAP_HARDEN_RANDOM)) {
+    size_t pages =
+        (room_bytes < SHIFT_MAX_BYTES ? room_bytes : SHIFT_MAX_BYTES) /
+        HEAP_PAGE_BYTES;
+    return heap_random_next(&random) % (pages + 1) * HEAP_PAGE_BYTES;
+  }
+#endif
+  (void)room_bytes;
+  return 0;
+}
+
 heap_arena_t *heap_arena_reserve(size_t size_bytes) {
   heap_arena_t *arena = find_place();
   if (arena == NULL) {
@@ -289,6 +308,9 @@ heap_arena_t *heap_arena_reserve(size_t size_bytes) {
   arena->base = round_up((uintptr_t)mapping, HEAP_PAGE_BYTES);
   arena->reserve_end =
       ((uintptr_t)mapping + mapping_bytes) & ~(uintptr_t)(HEAP_PAGE_BYTES - 1);
+  if (HEAP_HARDENED) {
+    arena->base += random_shift(arena->reserve_end - arena->base - size_bytes);
+  }
   if (!heap_arena_grow(arena, size_bytes >> HEAP_UNIT_SHIFT)) {
     unmap_reservation(arena);
     return NULL;
@@ -356,6 +378,10 @@ int heap_arena_add(void *memory, size_t size_bytes, bool is_zeroed,
   arena->mapping = NULL;
   arena->pages.is_kept = true;
   append_memory(arena, end - base);
+  if (HEAP_HARDENED) {
+    // Memory in no block is zero. Marked as used even so.
+    memset((void *)base, 0, end - base);
+  }
   if (!is_zeroed) {
     heap_purge_note_use(&arena->pages, 0, units / HEAP_PAGE_UNITS);
     heap_purge_note_idle(&arena->pages, 0, units / HEAP_PAGE_UNITS);

@@ -23,6 +23,9 @@
 #include <assert.h>
 
 #include "heap/fatal.h"
+#if HEAP_HARDENED
+#include "heap/thread_heap.h"
+#endif
 
 enum {
   RETURNED_LOOKED_AT = 4,
@@ -84,6 +87,9 @@ static bool take_returned(heap_bin_t *bin, heap_page_t *page,
                           size_t fresh_group) {
   for (int i = 0; i < RETURNED_LOOKED_AT; ++i) {
     size_t group = page->next_look++ % fresh_group;
+    if ((page->free_groups >> group & 1) != 0) {
+      continue;  // The bound knows of its free blocks (hardened).
+    }
     uint64_t mask = heap_span_free_mask(page, group);
     if (__builtin_popcountll(mask) >= RETURNED_MIN_BLOCKS) {
       // The bound counts them as live still, and they are busy again.
@@ -94,7 +100,19 @@ static bool take_returned(heap_bin_t *bin, heap_page_t *page,
   return false;
 }
 
-// Makes the lowest group of `page` that has free blocks the bin's. False: none.
+// Chooses one of several groups.
+static size_t choose_group(uint64_t groups) {
+#if HEAP_HARDENED
+  heap_thread_t *thread = heap_thread_get_existing();
+  if (thread != NULL && heap_harden_has(HEAP_HARDEN_RANDOM)) {
+    return heap_random_bit_of(&thread->quarantine.random, groups);
+  }
+#endif
+  return (size_t)__builtin_ctzll(groups);
+}
+
+// Makes the lowest group of `page` that has free blocks (hardened: any) the
+// bin's. False: none.
 static bool take_group(heap_bin_t *bin, heap_page_t *page) {
   if (page->free_groups == 0 && heap_span_is_hinted(page)) {
     heap_span_recount_hinted(page);
@@ -102,7 +120,7 @@ static bool take_group(heap_bin_t *bin, heap_page_t *page) {
   if (page->free_groups == 0) {
     return false;
   }
-  size_t group = (size_t)__builtin_ctzll(page->free_groups);
+  size_t group = choose_group(page->free_groups);
   // Relaxed: a hint; others may be freeing blocks of this group.
   if (group > 0 && heap_span_is_hinted(page) &&
       __atomic_load_n(&page->states[group * HEAP_GROUP_BLOCKS],
@@ -110,7 +128,7 @@ static bool take_group(heap_bin_t *bin, heap_page_t *page) {
       take_returned(bin, page, group)) {
     return true;
   }
-  page->free_groups &= page->free_groups - 1;
+  page->free_groups &= ~(UINT64_C(1) << group);
   uint64_t mask = heap_span_free_mask(page, group);
   page->frees_to_go += (uint32_t)__builtin_popcountll(mask);
   fill_bin(bin, page, group, mask);

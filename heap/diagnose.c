@@ -9,10 +9,17 @@
 
 #include "heap/arena.h"
 #include "heap/central.h"
+#include "heap/harden.h"
 #include "heap/mapped.h"
 #include "heap/page_table.h"
 #include "heap/size_class.h"
 #include "heap/span.h"
+
+#if HEAP_HARDENED
+#include "heap/empty_block.h"
+#include "heap/guard.h"
+#include "heap/quarantine.h"
+#endif
 
 // What an address is that no live block starts at; `block_bytes` 0: nothing to
 // say of a block.
@@ -36,9 +43,43 @@ static void diagnose_in_span(const heap_page_t *page, diagnosis_t *diagnosis) {
   diagnosis->block_bytes = info->size_bytes;
 }
 
+#if HEAP_HARDENED
+// Of blocks that only the hardened variant has. False: it is none.
+static bool diagnose_hardened(diagnosis_t *diagnosis,
+                              heap_arena_place_t *place) {
+  heap_empty_kind_t empty = heap_empty_find((void *)diagnosis->address);
+  if (empty != HEAP_EMPTY_NOT) {
+    diagnosis->misuse =
+        empty == HEAP_EMPTY_FREED ? HEAP_MISUSE_FREED : HEAP_MISUSE_INTERIOR;
+    return true;
+  }
+  if (place->kind != HEAP_RUN_BLOCK) {
+    return false;
+  }
+  uintptr_t run = place->start;
+  place->start += HEAP_GUARD_BYTES;
+  place->size_bytes = heap_guarded_bytes(place->size_bytes);
+  if (!heap_run_quarantine_has(run)) {
+    return false;
+  }
+  diagnosis->misuse = HEAP_MISUSE_FREED;
+  return true;
+}
+#else
+static bool diagnose_hardened(const diagnosis_t *diagnosis,
+                              const heap_arena_place_t *place) {
+  (void)diagnosis;
+  (void)place;
+  return false;
+}
+#endif
+
 // Central lock held.
 static void diagnose_in_arena(diagnosis_t *diagnosis) {
   heap_arena_place_t place = heap_arena_find(diagnosis->address);
+  if (diagnose_hardened(diagnosis, &place)) {
+    return;
+  }
   if (place.kind == HEAP_RUN_BLOCK) {
     diagnosis->misuse = HEAP_MISUSE_INTERIOR;
     diagnosis->block = place.start;

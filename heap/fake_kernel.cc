@@ -93,9 +93,22 @@ bool FakeUnmap(void *ptr, size_t size_bytes) {
   return heap_kernel_default.unmap(ptr, size_bytes);
 }
 
+bool FakeGuard(void *ptr, size_t size_bytes, bool on) {
+  return !fake.Fails(fake.refuse_guard && on) &&
+         heap_kernel_default.guard(ptr, size_bytes, on);
+}
+
+bool FakeForbid(void *ptr, size_t size_bytes) {
+  if (fake.Fails(fake.forbidden_pages >= fake.most_forbidden_pages)) {
+    return false;
+  }
+  ++fake.forbidden_pages;
+  return heap_kernel_default.forbid(ptr, size_bytes);
+}
+
 constexpr heap_kernel_t kFakeKernel = {
-    FakeMoveBreak, FakeMap,       FakeCommit,  FakeResize,
-    FakeMove,      FakePageBytes, FakeDiscard, FakeUnmap,
+    FakeMoveBreak, FakeMap,     FakeCommit, FakeResize, FakeMove,
+    FakePageBytes, FakeDiscard, FakeUnmap,  FakeGuard,  FakeForbid,
 };
 
 }  // namespace

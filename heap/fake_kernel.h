@@ -32,6 +32,9 @@ struct FakeKernel {
   bool refuse_commit = false;
   bool refuse_discard = false;
   bool refuse_unmap = false;
+  bool refuse_guard = false;  // To make one; the removal of none succeeds.
+  size_t most_forbidden_pages = SIZE_MAX;
+  size_t forbidden_pages = 0;
   size_t largest_map_bytes = SIZE_MAX;
   int refusals = 0;  // Of these.
   size_t page_bytes = 4096;

@@ -31,6 +31,7 @@ void heap_free_slow(void *ptr);
 void heap_free_sized_slow(void *ptr, size_t align_bytes, size_t size_bytes,
                           bool may_have_shrunk);
 
+#if !HEAP_HARDENED
 HEAP_FAST_PATH void *heap_alloc_fast(size_t size_bytes) {
   if (__builtin_expect(size_bytes <= HEAP_TABLE_MAX_BYTES, 1)) {
     heap_bin_t *bin =
@@ -79,6 +80,24 @@ HEAP_FAST_PATH void heap_free_sized_fast(void *ptr, size_t align_bytes,
     heap_free_sized_slow(ptr, align_bytes, size_bytes, may_have_shrunk);
   }
 }
+
+#else  // HEAP_HARDENED: hardened.c has fast paths of its own.
+
+HEAP_FAST_PATH void *heap_alloc_fast(size_t size_bytes) {
+  return heap_alloc_slow(size_bytes);
+}
+
+HEAP_FAST_PATH void heap_free_fast(void *ptr) {
+  heap_free_slow(ptr);
+}
+
+HEAP_FAST_PATH void heap_free_sized_fast(void *ptr, size_t align_bytes,
+                                         size_t size_bytes,
+                                         bool may_have_shrunk) {
+  heap_free_sized_slow(ptr, align_bytes, size_bytes, may_have_shrunk);
+}
+
+#endif  // HEAP_HARDENED
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "heap/harden.h"
 #include "heap/hooks.h"
 #include "heap/option.h"
 #include "heap/text.h"
@@ -41,8 +42,17 @@ static void add_cause(heap_text_t *text, heap_misuse_t misuse) {
     case HEAP_MISUSE_SIZE:
       heap_text_add(text, "size differs from that of the block");
       break;
+    case HEAP_MISUSE_OVERFLOW:
+      heap_text_add(text, "block was written to past its end");
+      break;
+    case HEAP_MISUSE_UNDERFLOW:
+      heap_text_add(text, "memory was written to before its start");
+      break;
     case HEAP_MISUSE_WRITTEN:
-      heap_text_add(text, "free block was written to, it or one beside it");
+      heap_text_add(text,
+                    HEAP_HARDENED
+                        ? "block was written to after it was freed"
+                        : "free block was written to, it or one beside it");
       break;
   }
 }

@@ -196,7 +196,10 @@ typedef enum heap_misuse {
   HEAP_MISUSE_FREED,     // A block that is free (or was never handed out).
   HEAP_MISUSE_SIZE,      // A sized free of a block of another size.
   HEAP_MISUSE_WRITTEN,   // A free block's links were overwritten
-                         // (private_heap.h).
+                         // (private_heap.h); one was (hardened variant).
+  // Hardened variant:
+  HEAP_MISUSE_OVERFLOW,   // A block was written to past the requested size.
+  HEAP_MISUSE_UNDERFLOW,  // What lies before a block was written to.
 } heap_misuse_t;
 
 // Callbacks around the life of blocks. Members may be NULL. They run in the

@@ -12,6 +12,7 @@
 #include "heap/arena.h"
 #include "heap/central.h"
 #include "heap/fatal.h"
+#include "heap/harden.h"
 #include "heap/heap.h"
 #include "heap/mapped.h"
 #include "heap/metadata.h"
@@ -20,6 +21,11 @@
 #include "heap/size_class.h"
 #include "heap/span.h"
 #include "heap/thread_heap.h"
+
+#if HEAP_HARDENED
+#include "heap/empty_block.h"
+#include "heap/guard.h"
+#endif
 
 static_assert(HEAP_STATS_CLASS_COUNT == HEAP_CLASS_COUNT,
               "the public array has one element a class");
@@ -34,10 +40,36 @@ static uint8_t block_state(const heap_page_t *page, uint32_t index) {
   return __atomic_load_n(&page->states[index], __ATOMIC_RELAXED);
 }
 
+#if HEAP_HARDENED
+// What a run says of a block: its bytes between the guards, if it is live.
+static bool is_live_run(heap_arena_place_t *place) {
+  bool is_live = !heap_run_quarantine_has(place->start);
+  place->start += HEAP_GUARD_BYTES;
+  place->size_bytes = heap_guarded_bytes(place->size_bytes);
+  return is_live;
+}
+
+static bool walk_empty(heap_visit_t visit, void *context) {
+  return heap_empty_walk(visit, context);
+}
+#else
+static bool is_live_run(const heap_arena_place_t *place) {
+  (void)place;
+  return true;
+}
+
+static bool walk_empty(heap_visit_t visit, void *context) {
+  (void)visit;
+  (void)context;
+  return true;
+}
+#endif
+
 static bool visit_run(void *context, heap_arena_place_t place) {
   const walk_t *walk = context;
   if (place.kind == HEAP_RUN_BLOCK) {
-    return walk->visit(walk->context, (void *)place.start, place.size_bytes);
+    return !is_live_run(&place) ||
+           walk->visit(walk->context, (void *)place.start, place.size_bytes);
   }
   const heap_page_t *page = heap_page_of(place.start);
   const heap_class_info_t *info = &heap_class_info[page->size_class];
@@ -54,8 +86,8 @@ static bool visit_run(void *context, heap_arena_place_t place) {
 bool heap_walk(heap_visit_t visit, void *context) {
   walk_t walk = {.visit = visit, .context = context};
   heap_central_lock();
-  bool done =
-      heap_arena_walk(visit_run, &walk) && heap_mapped_walk(visit, context);
+  bool done = heap_arena_walk(visit_run, &walk) &&
+              heap_mapped_walk(visit, context) && walk_empty(visit, context);
   heap_central_unlock();
   return done;
 }
@@ -73,10 +105,18 @@ static bool add_mapped(void *context, void *ptr, size_t usable_bytes) {
   return true;
 }
 
+static bool add_empty(void *context, void *ptr, size_t usable_bytes) {
+  (void)ptr;
+  add_block(context, usable_bytes);
+  return true;
+}
+
 static bool add_run(void *context, heap_arena_place_t place) {
   heap_stats_t *stats = context;
   if (place.kind == HEAP_RUN_BLOCK) {
-    add_block(stats, place.size_bytes);
+    if (is_live_run(&place)) {
+      add_block(stats, place.size_bytes);
+    }
     return true;
   }
   const heap_page_t *page = heap_page_of(place.start);
@@ -103,6 +143,7 @@ void heap_stats_get(heap_stats_t *out_stats) {
   heap_central_lock();
   heap_arena_walk(add_run, out_stats);
   heap_mapped_walk(add_mapped, out_stats);
+  walk_empty(add_empty, out_stats);
   heap_arena_totals_t totals = heap_arena_sum();
   out_stats->huge_bytes = heap_mapped_total_bytes();
   out_stats->mapped_bytes = totals.mapped_bytes + out_stats->huge_bytes;

@@ -47,6 +47,21 @@ static bool kernel_unmap(void *ptr, size_t size_bytes) {
   return munmap(ptr, size_bytes) == 0;
 }
 
+// Not in the headers of glibc 2.36.
+enum {
+  ADVICE_GUARD_INSTALL = 102,
+  ADVICE_GUARD_REMOVE = 103,
+};
+
+static bool kernel_guard(void *ptr, size_t size_bytes, bool on) {
+  return madvise(ptr, size_bytes,
+                 on ? ADVICE_GUARD_INSTALL : ADVICE_GUARD_REMOVE) == 0;
+}
+
+static bool kernel_forbid(void *ptr, size_t size_bytes) {
+  return mprotect(ptr, size_bytes, PROT_NONE) == 0;
+}
+
 const heap_kernel_t heap_kernel_default = {
     .move_break = kernel_move_break,
     .map = kernel_map,
@@ -56,6 +71,8 @@ const heap_kernel_t heap_kernel_default = {
     .page_bytes = kernel_page_bytes,
     .discard = kernel_discard,
     .unmap = kernel_unmap,
+    .guard = kernel_guard,
+    .forbid = kernel_forbid,
 };
 
 const heap_kernel_t *heap_kernel = &heap_kernel_default;

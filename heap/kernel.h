@@ -36,6 +36,13 @@ typedef struct heap_kernel {
   bool (*discard)(void *ptr, size_t size_bytes);
   // Gives addresses back; false on failure.
   bool (*unmap)(void *ptr, size_t size_bytes);
+  // Makes every access to whole pages a fault, or takes that away: they are
+  // zero then. Without a mapping more, in Linux 6.13 and later; false where it
+  // is not to be had.
+  bool (*guard)(void *ptr, size_t size_bytes, bool on);
+  // Takes the right to access whole pages away, until `commit`; their contents
+  // stay. False on failure.
+  bool (*forbid)(void *ptr, size_t size_bytes);
 } heap_kernel_t;
 
 // The calls as libc makes them.

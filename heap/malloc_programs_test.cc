@@ -20,6 +20,13 @@
 
 namespace {
 
+// Compiled once for each variant.
+#ifdef HEAP_HARDENED
+constexpr char kPreload[] = "heap/libheap_hardened.so";
+#else
+constexpr char kPreload[] = "heap/libheap.so";
+#endif
+
 using Strings = std::vector<std::string>;
 
 std::string ReadFile(const std::string &path) {
@@ -56,8 +63,7 @@ class MallocProgramsTest : public testing::Test {
     std::string pattern = testing::TempDir() + "/programsXXXXXX";
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     folder_ = std::filesystem::canonical(pattern);
-    preload_ =
-        "LD_PRELOAD=" + std::filesystem::absolute("heap/libheap.so").string();
+    preload_ = "LD_PRELOAD=" + std::filesystem::absolute(kPreload).string();
   }
 
   void TearDown() override {

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "heap/harden.h"
 #include "heap/heap.h"
 #include "heap/page_table.h"
 
@@ -34,6 +35,12 @@ bool heap_mapped_free(void *ptr);
 
 // Returns how many bytes the block can hold. `page` is its descriptor.
 size_t heap_mapped_usable_size(const heap_page_t *page);
+
+#if HEAP_HARDENED
+// Gives the addresses that freed blocks had, and that nobody can use meanwhile,
+// back to the kernel. Returns whether there were any. Central lock held.
+bool heap_mapped_flush(void);
+#endif
 
 // Tells whether a block that was asked for with this alignment and size, which
 // is not above its usable one, can be this block.

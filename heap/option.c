@@ -20,11 +20,12 @@ typedef struct option {
 } option_t;
 
 static const option_t options[HEAP_OPTION_COUNT] = {
-    [HEAP_OPTION_SOURCE] = {.name = "HEAP_SOURCE",
-                            .choices = {"brk", "mmap"},
-                            .effect = "where small and medium blocks come "
-                                      "from: the program break, or mapped "
-                                      "reservations"},
+    [HEAP_OPTION_SOURCE] =
+        {.name = "HEAP_SOURCE",
+         .choices = {[HEAP_SOURCE_BRK] = "brk", [HEAP_SOURCE_MMAP] = "mmap"},
+         .effect = "where small and medium blocks come "
+                   "from: the program break, or mapped "
+                   "reservations"},
     [HEAP_OPTION_ON_ERROR] = {.name = "HEAP_ON_ERROR",
                               .choices = {"abort", "report"},
                               .effect = "after the report of a double or "
@@ -97,6 +98,9 @@ void heap_option_complain(void) {
       heap_text_write(&text);
     }
   }
+#if HEAP_HARDENED
+  heap_harden_complain();
+#endif
 }
 
 void heap_option_help(void) {
@@ -111,4 +115,7 @@ void heap_option_help(void) {
     heap_text_add(&text, "\n");
     heap_text_write(&text);
   }
+#if HEAP_HARDENED
+  heap_harden_help();
+#endif
 }

@@ -6,6 +6,7 @@
 #ifndef MY_ALLOC_HEAP_OPTION_H_
 #define MY_ALLOC_HEAP_OPTION_H_
 
+#include "heap/harden.h"
 #include "heap/text.h"
 
 #ifdef __cplusplus
@@ -22,8 +23,9 @@ typedef enum heap_option {
 
 // What an option is set to; 0 is the default.
 typedef enum heap_choice {
-  HEAP_SOURCE_BRK = 0,
-  HEAP_SOURCE_MMAP = 1,
+  // The hardened variant's default is the other one.
+  HEAP_SOURCE_BRK = HEAP_HARDENED,
+  HEAP_SOURCE_MMAP = !HEAP_HARDENED,
 
   HEAP_ON_ERROR_ABORT = 0,
   HEAP_ON_ERROR_REPORT = 1,

@@ -8,6 +8,7 @@
 
 #include <assert.h>
 
+#include "heap/harden.h"
 #include "heap/page_table.h"
 
 static_assert(8 << HEAP_LARGE_STEP_SHIFT == HEAP_TABLE_MAX_BYTES,
@@ -37,13 +38,15 @@ static_assert(8 << HEAP_LARGE_STEP_SHIFT == HEAP_TABLE_MAX_BYTES,
   CLASS_ROW(X, 56, 8192, 1024) \
   CLASS_ROW(X, 64, 16384, 2048)
 
-// Of a span in pages of HEAP_PAGE_BYTES >> shape.
+// Of a span in pages of HEAP_PAGE_BYTES >> shape; only the default shape's has
+// guard pages.
 #define PAGE_COUNT(size, shape)               \
   ((size) > (HEAP_SMALL_MAX_BYTES >> (shape)) \
        ? 0                                    \
        : ((size) <= (HEAP_SMALL_MAX_BYTES >> ((shape) + 1)) ? 1 : 2))
-#define SPAN_BYTES(size, shape) \
-  ((uint64_t)PAGE_COUNT(size, shape) * (HEAP_PAGE_BYTES >> (shape)))
+#define SPAN_BYTES(size, shape)                                       \
+  ((uint64_t)PAGE_COUNT(size, shape) * (HEAP_PAGE_BYTES >> (shape)) - \
+   ((shape) == 0 ? 2 * HEAP_GUARD_BYTES : 0))
 #define BLOCK_COUNT(size, shape) (SPAN_BYTES(size, shape) / (size))
 #define RECIPROCAL(size) (((UINT64_C(1) << 32) + (size)-1) / (size))
 

@@ -11,6 +11,7 @@
 
 #include "heap/arena.h"
 #include "heap/fatal.h"
+#include "heap/guard.h"
 #include "heap/kernel.h"
 #include "heap/metadata.h"
 
@@ -62,6 +63,9 @@ static bool take_memory(const heap_class_info_t *info, size_t groups,
     heap_arena_free(start);
     return false;
   }
+  if (HEAP_HARDENED) {
+    heap_guard_set_ends(start, info->page_count * HEAP_PAGE_BYTES);
+  }
   heap_span_state_init(states, info, zeroed);
   *out_start = start;
   *out_states = states;
@@ -79,7 +83,7 @@ heap_page_t *heap_span_create(size_t size_class, struct heap_thread *owner) {
   for (size_t i = 0; i < info->page_count; ++i) {
     heap_page_t *page = heap_page_of(start + i * HEAP_PAGE_BYTES);
     HEAP_ASSERT(page->kind == HEAP_PAGE_NONE);
-    page->start = start;
+    page->start = start + HEAP_GUARD_BYTES;
     page->states = states;
     page->index = i & 15;
     page->bin_offset = (uint16_t)(size_class * HEAP_BIN_BYTES);
@@ -111,12 +115,15 @@ void heap_span_destroy(heap_page_t *page) {
   HEAP_ASSERT(heap_span_recount(page) == 0);
   --span_count;
   states_destroy(page->states, heap_span_group_count(page));
-  uintptr_t start = page->start;
+  uintptr_t start = page->start - HEAP_GUARD_BYTES;
   size_t page_count = heap_class_info[page->size_class].page_count;
   for (size_t i = 0; i < page_count; ++i) {
     heap_page_t *other = heap_page_of(start + i * HEAP_PAGE_BYTES);
     other->kind = HEAP_PAGE_NONE;
     other->reciprocal = 0;
+  }
+  if (HEAP_HARDENED) {
+    heap_guard_clear_ends(start, page_count * HEAP_PAGE_BYTES);
   }
   heap_arena_free(start);
 }
@@ -151,7 +158,7 @@ const char *heap_span_check(const heap_page_t *page, uint32_t *out_busy) {
   const heap_class_info_t *info = &heap_class_info[page->size_class];
   heap_arena_place_t place = heap_arena_find(page->start);
   if (heap_page_of(page->start) != page || place.kind != HEAP_RUN_SPAN ||
-      place.start != page->start ||
+      place.start + HEAP_GUARD_BYTES != page->start ||
       place.size_bytes != (size_t)info->page_count * HEAP_PAGE_BYTES) {
     return "span: not where its descriptor says";
   }

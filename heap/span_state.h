@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "heap/harden.h"
 #include "heap/page_table.h"
 #include "heap/size_class.h"
 
@@ -69,9 +70,11 @@ static inline const heap_class_info_t *heap_span_info(const heap_page_t *page) {
   return heap_class_info_in(page->shape, page->size_class);
 }
 
+// Of its blocks and the rest behind them: without guard pages.
 static inline size_t heap_span_bytes(const heap_page_t *page) {
   return (size_t)heap_span_info(page)->page_count *
-         ((size_t)HEAP_PAGE_BYTES >> page->shape);
+             ((size_t)HEAP_PAGE_BYTES >> page->shape) -
+         2 * (size_t)HEAP_GUARD_BYTES;
 }
 
 static inline uint32_t heap_class_group_count(const heap_class_info_t *info) {

@@ -36,6 +36,9 @@ const char *heap_thread_check_all(void) {
   size_t num_runs = 0;
   for (const heap_thread_t *thread = heap_thread_all(); thread != NULL;
        thread = thread->next) {
+#if HEAP_HARDENED
+    census.num_slots += heap_quarantine_count(thread);
+#endif
     for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
       const char *broken =
           heap_class_spans_check(&thread->spans[i], &thread->bins[i], i, thread,

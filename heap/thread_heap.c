@@ -298,6 +298,15 @@ static void give_back(void *context, heap_page_t *page) {
   heap_span_destroy(page);
 }
 
+#if HEAP_HARDENED
+void heap_thread_release_foreign(heap_page_t *page, uint8_t *state) {
+  heap_page_t *span = heap_span_of(page);
+  // F1. Nobody else changes the state of a block that waits.
+  __atomic_store_n(state, HEAP_BLOCK_FREED, __ATOMIC_SEQ_CST);
+  hint_owner(span);
+}
+#endif
+
 // Gives the pages back that nobody uses in partial spans. Central lock held.
 static size_t discard_pages(const heap_class_spans_t *spans) {
   size_t discarded_bytes = 0;

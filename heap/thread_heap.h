@@ -12,9 +12,14 @@
 #include <stdint.h>
 
 #include "heap/bin.h"
+#include "heap/harden.h"
 #include "heap/page_table.h"
 #include "heap/size_class.h"
 #include "heap/span.h"
+
+#if HEAP_HARDENED
+#include "heap/quarantine.h"
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -37,7 +42,11 @@ typedef struct heap_refill_totals {
 typedef struct heap_thread {
   heap_bin_t bins[HEAP_CLASS_COUNT];
   heap_class_spans_t spans[HEAP_CLASS_COUNT];
+#if HEAP_HARDENED
+  heap_quarantine_t quarantine;  // Of what is freed: no bin has slots.
+#else
   heap_slot_t slots[HEAP_SLOT_COUNT];
+#endif
   heap_refill_totals_t refills;   // Atomic, relaxed: read by statistics.
   struct heap_thread *next;       // Of all. Central lock.
   struct heap_thread *next_free;  // Of the unused, parked. Central lock.
@@ -91,6 +100,11 @@ void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page);
 // Frees a small block of another thread's span, given the address of its
 // state. False, and nothing done, when the block is not live (any more).
 bool heap_thread_free_foreign(heap_page_t *page, uint8_t *state);
+
+#if HEAP_HARDENED
+// Frees a small block in state CACHED, of another thread's span.
+void heap_thread_release_foreign(heap_page_t *page, uint8_t *state);
+#endif
 
 // Returns the first broken invariant's name, or NULL. Central lock held,
 // nobody else inside the heap.

@@ -58,6 +58,20 @@ static bool exit_key_created;
 
 static void thread_exited(void *value);
 
+#if HEAP_HARDENED
+static void init_bins(heap_thread_t *thread) {
+  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
+    thread->bins[i].top = &no_slot;
+    thread->bins[i].limit = &no_slot;
+  }
+}
+#else
+static void init_bins(heap_thread_t *thread) {
+  HEAP_ASSERT(heap_bins_slot_count(0, HEAP_CLASS_COUNT) == HEAP_SLOT_COUNT);
+  heap_bins_init(thread->bins, thread->slots, 0, HEAP_CLASS_COUNT);
+}
+#endif
+
 // Returns an unused heap or a new one. Central lock held.
 static heap_thread_t *heap_create_locked(void) {
   if (!exit_key_created) {
@@ -79,8 +93,7 @@ static heap_thread_t *heap_create_locked(void) {
   if (thread == NULL) {
     return NULL;
   }
-  HEAP_ASSERT(heap_bins_slot_count(0, HEAP_CLASS_COUNT) == HEAP_SLOT_COUNT);
-  heap_bins_init(thread->bins, thread->slots, 0, HEAP_CLASS_COUNT);
+  init_bins(thread);
   thread->next = heap_orphanage.next;
   heap_orphanage.next = thread;
   return thread;
@@ -134,8 +147,29 @@ static void orphan_list(heap_page_list_t *list) {
   }
 }
 
+#if HEAP_HARDENED
+// As if it were another's: the lock is held, and the counts are made later.
+static void give_up_quarantine(heap_thread_t *thread) {
+  heap_quarantine_t *waiting = &thread->quarantine;
+  for (; waiting->queue_count > 0; --waiting->queue_count) {
+    heap_quarantine_release(NULL, waiting->queue[waiting->queue_first]);
+    waiting->queue_first = (waiting->queue_first + 1) % HEAP_QUEUE_SLOTS;
+  }
+  for (size_t i = 0; i < HEAP_SHUFFLE_SLOTS; ++i) {
+    if (waiting->shuffled[i] != NULL) {
+      heap_quarantine_release(NULL, waiting->shuffled[i]);
+      waiting->shuffled[i] = NULL;
+    }
+  }
+  waiting->bytes = 0;
+}
+#endif
+
 // Takes from an exited thread's heap all that is in it. Central lock held.
 static void retire(heap_thread_t *thread) {
+#if HEAP_HARDENED
+  give_up_quarantine(thread);
+#endif
   for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
     heap_class_spans_t *spans = &thread->spans[i];
     heap_bin_empty(&thread->bins[i]);

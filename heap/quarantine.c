@@ -1,0 +1,197 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The slots make the time that a block waits unforeseeable, the queue makes it
+// long for certain: 256 frees at least where blocks are small, and always until
+// the blocks that wait have HEAP_QUARANTINE_BYTES together. What waits is zero,
+// and is found not to be so when it is reused (hardened.c), or never: then
+// nobody reads what was written.
+//
+// Medium blocks wait until RUNS_MAX or RUN_BYTES_MAX are together; bigger ones
+// than that go through at once. Which of those that wait is freed is chance, of
+// the older half.
+
+#include "heap/quarantine.h"
+
+#include "heap/arena.h"
+#include "heap/central.h"
+#include "heap/guard.h"
+#include "heap/harden.h"
+#include "heap/page_table.h"
+#include "heap/size_class.h"
+#include "heap/span.h"
+#include "heap/thread_heap.h"
+
+enum {
+  RUNS_MAX = 32,
+  RUN_BYTES_MAX = 4 << 20,
+};
+
+typedef struct waiting_run {
+  uintptr_t start;
+  size_t size_bytes;
+  bool is_settled;
+} waiting_run_t;
+
+// Central lock. Oldest first.
+static waiting_run_t runs[RUNS_MAX];
+static size_t run_count;
+static size_t run_bytes;
+static heap_random_t run_random;
+
+void heap_quarantine_release(heap_thread_t *thread, void *ptr) {
+  heap_page_t *page = heap_page_of((uintptr_t)ptr);
+  uint64_t offset = (uintptr_t)ptr - page->start;
+  uint8_t *state = page->states + (offset * page->reciprocal >> 32);
+  if (thread != NULL &&
+      __atomic_load_n(&page->owner, __ATOMIC_RELAXED) == thread) {
+    heap_thread_free_own(thread, page, ptr, state);
+  } else {
+    heap_thread_release_foreign(page, state);
+  }
+}
+
+static size_t block_bytes_of(const void *ptr) {
+  return heap_class_info[heap_page_of((uintptr_t)ptr)->size_class].size_bytes;
+}
+
+static void evict(heap_thread_t *thread, void *ptr) {
+  thread->quarantine.bytes -= block_bytes_of(ptr);
+  heap_quarantine_release(thread, ptr);
+}
+
+static void evict_oldest(heap_thread_t *thread) {
+  heap_quarantine_t *waiting = &thread->quarantine;
+  void *ptr = waiting->queue[waiting->queue_first];
+  waiting->queue_first = (waiting->queue_first + 1) % HEAP_QUEUE_SLOTS;
+  --waiting->queue_count;
+  evict(thread, ptr);
+}
+
+// Frees blocks until no more than `most_bytes` wait.
+static void shrink(heap_thread_t *thread, size_t most_bytes) {
+  heap_quarantine_t *waiting = &thread->quarantine;
+  while (waiting->queue_count > 0 && waiting->bytes > most_bytes) {
+    evict_oldest(thread);
+  }
+  for (size_t i = 0; i < HEAP_SHUFFLE_SLOTS && waiting->bytes > most_bytes;
+       ++i) {
+    void *ptr = waiting->shuffled[i];
+    if (ptr != NULL) {
+      waiting->shuffled[i] = NULL;
+      evict(thread, ptr);
+    }
+  }
+}
+
+void heap_quarantine_push(heap_thread_t *thread, void *ptr,
+                          size_t block_bytes) {
+  heap_quarantine_t *waiting = &thread->quarantine;
+  waiting->bytes += block_bytes;
+  if (heap_harden_has(HEAP_HARDEN_RANDOM)) {
+    uint32_t slot = heap_random_6_bits(&waiting->random);
+    void *old = waiting->shuffled[slot];
+    waiting->shuffled[slot] = ptr;
+    ptr = old;
+  }
+  if (ptr != NULL) {
+    if (waiting->queue_count == HEAP_QUEUE_SLOTS) {
+      evict_oldest(thread);
+    }
+    uint32_t end = waiting->queue_first + waiting->queue_count++;
+    waiting->queue[end % HEAP_QUEUE_SLOTS] = ptr;
+  }
+  if (__builtin_expect(waiting->bytes > HEAP_QUARANTINE_BYTES, 0)) {
+    shrink(thread, HEAP_QUARANTINE_BYTES);
+  }
+}
+
+void heap_quarantine_flush(heap_thread_t *thread) {
+  shrink(thread, 0);
+}
+
+size_t heap_quarantine_count(const heap_thread_t *thread) {
+  size_t count = thread->quarantine.queue_count;
+  for (size_t i = 0; i < HEAP_SHUFFLE_SLOTS; ++i) {
+    count += thread->quarantine.shuffled[i] != NULL;
+  }
+  return count;
+}
+
+static waiting_run_t *find_run(uintptr_t run) {
+  for (size_t i = 0; i < run_count; ++i) {
+    if (runs[i].start == run) {
+      return &runs[i];
+    }
+  }
+  return NULL;
+}
+
+bool heap_run_quarantine_has(uintptr_t run) {
+  return find_run(run) != NULL;
+}
+
+bool heap_run_quarantine_claim(uintptr_t run, size_t size_bytes) {
+  if (run_count == RUNS_MAX) {
+    return false;
+  }
+  runs[run_count++] = (waiting_run_t){.start = run, .size_bytes = size_bytes};
+  run_bytes += size_bytes;
+  return true;
+}
+
+static void release_run(size_t index) {
+  waiting_run_t run = runs[index];
+  for (size_t i = index + 1; i < run_count; ++i) {
+    runs[i - 1] = runs[i];
+  }
+  --run_count;
+  run_bytes -= run.size_bytes;
+  heap_guard_clear_ends(run.start, run.size_bytes);
+  heap_arena_free(run.start);
+}
+
+// Returns the index of a settled run, the first from a place in the older half
+// on that chance chooses; RUNS_MAX: there is none.
+static size_t choose_run(void) {
+  size_t first = 0;
+  if (heap_harden_has(HEAP_HARDEN_RANDOM) && run_count > 1) {
+    first = heap_random_6_bits(&run_random) % ((run_count + 1) / 2);
+  }
+  for (size_t i = 0; i < run_count; ++i) {
+    size_t index = (first + i) % run_count;
+    if (runs[index].is_settled) {
+      return index;
+    }
+  }
+  return RUNS_MAX;
+}
+
+// Frees settled runs while there are more than these.
+static void shrink_runs(size_t most_runs, size_t most_bytes) {
+  while (run_count > most_runs || run_bytes > most_bytes) {
+    size_t index = choose_run();
+    if (index == RUNS_MAX) {
+      return;
+    }
+    release_run(index);
+  }
+}
+
+void heap_run_quarantine_settle(uintptr_t run) {
+  waiting_run_t *waiting = find_run(run);
+  waiting->is_settled = true;
+  if (!heap_harden_has(HEAP_HARDEN_QUARANTINE) ||
+      waiting->size_bytes > RUN_BYTES_MAX) {
+    release_run((size_t)(waiting - runs));
+  } else {
+    // Some room for others' claims.
+    shrink_runs(RUNS_MAX / 2, RUN_BYTES_MAX);
+  }
+}
+
+bool heap_run_quarantine_flush(void) {
+  size_t old_count = run_count;
+  shrink_runs(0, 0);
+  return run_count < old_count;
+}

@@ -1,0 +1,73 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Blocks that were freed and are not to be reused yet (hardened variant). A
+// small block waits with the thread that freed it: in one of some slots, until
+// chance has another block take its place, and then in a queue. A medium one
+// waits in a list of the process.
+
+#ifndef MY_ALLOC_HEAP_QUARANTINE_H_
+#define MY_ALLOC_HEAP_QUARANTINE_H_
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "heap/random.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+  HEAP_SHUFFLE_SLOTS = 64,
+  HEAP_QUEUE_SLOTS = 256,
+  // Of the blocks of one thread that wait.
+  HEAP_QUARANTINE_BYTES = 128 << 10,
+};
+
+// Of one thread. Zeroed is empty.
+typedef struct heap_quarantine {
+  size_t bytes;
+  uint32_t queue_first;
+  uint32_t queue_count;
+  void *shuffled[HEAP_SHUFFLE_SLOTS];  // NULL: empty.
+  void *queue[HEAP_QUEUE_SLOTS];       // A ring.
+  heap_random_t random;
+} heap_quarantine_t;
+
+struct heap_thread;
+
+// Takes a small block of `block_bytes` whose state is CACHED, by any thread;
+// frees others.
+void heap_quarantine_push(struct heap_thread *thread, void *ptr,
+                          size_t block_bytes);
+
+// Frees all of them.
+void heap_quarantine_flush(struct heap_thread *thread);
+
+// Frees a small block in state CACHED; `thread` is the calling thread's, NULL
+// if it has none.
+void heap_quarantine_release(struct heap_thread *thread, void *ptr);
+
+// Returns how many blocks wait. Central lock held, for tests.
+size_t heap_quarantine_count(const struct heap_thread *thread);
+
+// Runs of medium blocks. Central lock held.
+bool heap_run_quarantine_has(uintptr_t run);
+
+// Takes the run of a block, which its user still holds in his hands; false: no
+// room at all.
+bool heap_run_quarantine_claim(uintptr_t run, size_t run_bytes);
+
+// The claimed run is scrubbed: it waits now, and others are freed.
+void heap_run_quarantine_settle(uintptr_t run);
+
+// Frees all that wait. Returns whether there were any.
+bool heap_run_quarantine_flush(void);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_HEAP_QUARANTINE_H_

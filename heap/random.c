@@ -1,0 +1,123 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// A generator is keyed anew in the child of a fork, or parent and child would
+// go on alike: a counter of the process's forks says so. Of a kernel that gives
+// no random bytes (getrandom(2) before they are there, seccomp) what the loader
+// was given for the stack's canary is mixed with time and addresses.
+
+#include "heap/random.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/random.h>
+#include <time.h>
+
+enum {
+  ROUNDS = 8,
+};
+
+static bool is_fixed;
+static uint64_t fixed_seed;
+// Atomic, relaxed. Each keyed generator's number, so that fixed ones differ.
+static uint64_t num_keyed;
+// Atomic, relaxed; written where there is one thread.
+static uint32_t epoch = 1;
+
+static void after_fork_in_child(void) {
+  __atomic_fetch_add(&epoch, 1, __ATOMIC_RELAXED);
+}
+
+void heap_random_fix(uint64_t seed) {
+  is_fixed = true;
+  fixed_seed = seed;
+}
+
+void heap_random_watch_forks(void) {
+  pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+static uint32_t rotate(uint32_t value, int count) {
+  return value << count | value >> (32 - count);
+}
+
+static void quarter_round(uint32_t *a, uint32_t *b, uint32_t *c, uint32_t *d) {
+  *a += *b;
+  *d = rotate(*d ^ *a, 16);
+  *c += *d;
+  *b = rotate(*b ^ *c, 12);
+  *a += *b;
+  *d = rotate(*d ^ *a, 8);
+  *c += *d;
+  *b = rotate(*b ^ *c, 7);
+}
+
+// One block of the cipher's stream.
+static void make_block(const uint32_t key[8], uint64_t counter,
+                       uint32_t out[16]) {
+  uint32_t start[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
+  memcpy(start + 4, key, 8 * sizeof(*key));
+  start[12] = (uint32_t)counter;
+  start[13] = (uint32_t)(counter >> 32);
+  memcpy(out, start, sizeof(start));
+  for (int i = 0; i < ROUNDS; i += 2) {
+    quarter_round(&out[0], &out[4], &out[8], &out[12]);
+    quarter_round(&out[1], &out[5], &out[9], &out[13]);
+    quarter_round(&out[2], &out[6], &out[10], &out[14]);
+    quarter_round(&out[3], &out[7], &out[11], &out[15]);
+    quarter_round(&out[0], &out[5], &out[10], &out[15]);
+    quarter_round(&out[1], &out[6], &out[11], &out[12]);
+    quarter_round(&out[2], &out[7], &out[8], &out[13]);
+    quarter_round(&out[3], &out[4], &out[9], &out[14]);
+  }
+  for (int i = 0; i < 16; ++i) {
+    out[i] += start[i];
+  }
+}
+
+static void key_without_kernel(uint32_t key[8]) {
+  struct timespec now = {0};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  const void *given = (const void *)getauxval(AT_RANDOM);
+  if (given != NULL) {
+    memcpy(key, given, 16);
+  }
+  uint64_t more[2] = {(uint64_t)now.tv_nsec ^ (uintptr_t)&now,
+                      (uint64_t)now.tv_sec ^ (uintptr_t)key};
+  memcpy(key + 4, more, sizeof(more));
+}
+
+static void make_key(heap_random_t *random) {
+  int saved_errno = errno;
+  uint64_t number = __atomic_add_fetch(&num_keyed, 1, __ATOMIC_RELAXED);
+  memset(random->key, 0, sizeof(random->key));
+  if (is_fixed) {
+    uint64_t key[2] = {fixed_seed, number};
+    memcpy(random->key, key, sizeof(key));
+  } else if (getrandom(random->key, sizeof(random->key), GRND_NONBLOCK) !=
+             (ssize_t)sizeof(random->key)) {
+    key_without_kernel(random->key);
+  }
+  random->counter = 0;
+  random->epoch = __atomic_load_n(&epoch, __ATOMIC_RELAXED);
+  errno = saved_errno;
+}
+
+uint64_t heap_random_next(heap_random_t *random) {
+  if (random->epoch != __atomic_load_n(&epoch, __ATOMIC_RELAXED)) {
+    make_key(random);
+    random->num_words = 0;
+  }
+  if (random->num_words == 0) {
+    uint32_t block[16];
+    make_block(random->key, random->counter++, block);
+    memcpy(random->words, block, sizeof(block));
+    random->num_words = HEAP_RANDOM_WORDS;
+  }
+  uint64_t word = random->words[--random->num_words];
+  random->words[random->num_words] = 0;
+  return word;
+}

@@ -1,0 +1,67 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Random bits that those who see some of them cannot foretell: ChaCha with
+// eight rounds (Bernstein 2008, "ChaCha, a variant of Salsa20"), keyed by the
+// kernel.
+
+#ifndef MY_ALLOC_HEAP_RANDOM_H_
+#define MY_ALLOC_HEAP_RANDOM_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+  HEAP_RANDOM_WORDS = 8,  // Of one block of the cipher, each of 64 bits.
+};
+
+// Used by one thread. Zeroed: keyed at its first use.
+typedef struct heap_random {
+  uint32_t key[8];
+  uint64_t counter;
+  uint64_t words[HEAP_RANDOM_WORDS];
+  uint64_t bits;
+  uint32_t num_words;  // Left of `words`.
+  uint32_t num_bits;   // Left of `bits`.
+  uint32_t epoch;      // The process in which it was keyed; 0 in none.
+} heap_random_t;
+
+// Makes all generators that are keyed from now on the same in each run.
+void heap_random_fix(uint64_t seed);
+
+// Has generators keyed anew in children. May allocate. Once, no lock held.
+void heap_random_watch_forks(void);
+
+// Returns 64 bits.
+uint64_t heap_random_next(heap_random_t *random);
+
+// Returns a number below 64.
+static inline uint32_t heap_random_6_bits(heap_random_t *random) {
+  if (__builtin_expect(random->num_bits < 6, 0)) {
+    random->bits = heap_random_next(random);
+    random->num_bits = 64;
+  }
+  uint32_t result = random->bits & 63;
+  random->bits >>= 6;
+  random->num_bits -= 6;
+  return result;
+}
+
+// Returns the index of one of the bits set in `mask`, which has some. Those
+// behind a gap are likelier than others.
+static inline uint32_t heap_random_bit_of(heap_random_t *random,
+                                          uint64_t mask) {
+  uint32_t turn = heap_random_6_bits(random);
+  uint64_t turned = mask >> turn | mask << ((64 - turn) & 63);
+  return ((uint32_t)__builtin_ctzll(turned) + turn) & 63;
+}
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // MY_ALLOC_HEAP_RANDOM_H_
