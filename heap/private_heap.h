@@ -80,9 +80,9 @@ typedef struct heap_options {
   // `buffer`.
   bool use_file;
   int file;
-  // The unit of sizes and the smallest block, a power of two from 16 to 65536
-  // bytes; blocks are aligned to it. 0: 16. HEAP_SEGREGATED has 16 and its size
-  // classes: any other is out of range.
+  // The unit of sizes and the smallest block, a power of two from 8 to 65536
+  // bytes; blocks are aligned to it, with 8 to less than malloc's. 0: 16.
+  // HEAP_SEGREGATED has 16 and its size classes: any other is out of range.
   size_t granule_bytes;
   // What would be left of a free block is split off if it is at least this
   // long; otherwise the block gets it. 0: a granule. Not heeded by HEAP_BUDDY

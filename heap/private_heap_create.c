@@ -15,6 +15,7 @@
 
 #include "heap/private_heap.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -26,12 +27,16 @@
 #include "heap/segregated.h"
 
 enum {
-  GRANULE_MIN_BYTES = 16,
+  GRANULE_MIN_BYTES = 8,
+  GRANULE_BYTES = 16,
   GRANULE_MAX_BYTES = 65536,
   TLSF_LISTS_LOG2 = 4,
   TLSF_LISTS_LOG2_MAX = 5,
   TABLE_ALIGN_BYTES = 64,  // In a buffer.
 };
+
+static_assert(sizeof(heap_fit_links_t) <= GRANULE_MIN_BYTES,
+              "a free piece has room for links");
 
 #define DEFAULT_LIMIT_BYTES ((size_t)4 << 30)
 #define LIMIT_MIN_BYTES ((size_t)HEAP_FIT_GROWTH_BYTES)
@@ -51,7 +56,7 @@ static bool are_own_options_right(const heap_options_t *options) {
   if (!is_segregated(options)) {
     return options->tlsf_lists_log2 <= TLSF_LISTS_LOG2_MAX;
   }
-  return options->granule_bytes == GRANULE_MIN_BYTES &&
+  return options->granule_bytes == GRANULE_BYTES &&
          (options->span_bytes == 0 ||
           (heap_fit_is_power_of_two(options->span_bytes) &&
            options->span_bytes >= HEAP_SEGREGATED_SPAN_MIN_BYTES &&
@@ -61,7 +66,7 @@ static bool are_own_options_right(const heap_options_t *options) {
 // Completes the options; false: one is out of its range.
 static bool set_defaults(heap_options_t *options) {
   if (options->granule_bytes == 0) {
-    options->granule_bytes = GRANULE_MIN_BYTES;
+    options->granule_bytes = GRANULE_BYTES;
   }
   if (options->split_bytes == 0) {
     options->split_bytes = options->granule_bytes;

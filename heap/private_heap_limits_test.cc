@@ -52,7 +52,7 @@ TEST(PrivateHeapOptionsTest, WrongOnesAreRefused) {
   EXPECT_TRUE(is_refused(options));
   options = {};
   for (size_t granule :
-       {size_t{1}, size_t{8}, size_t{24}, size_t{131072}, SIZE_MAX}) {
+       {size_t{1}, size_t{4}, size_t{24}, size_t{131072}, SIZE_MAX}) {
     options.granule_bytes = granule;
     EXPECT_TRUE(is_refused(options)) << granule;
   }

@@ -77,6 +77,24 @@ TEST_P(PrivateHeapTest, AgreesWithTheModelWhateverTheOptions) {
   }
 }
 
+// Free blocks of 8 bytes are nothing but links.
+TEST_P(PrivateHeapTest, AgreesWithTheModelInTheSmallestGranules) {
+  if (GetParam() == HEAP_SEGREGATED) {
+    GTEST_SKIP() << "has size classes";
+  }
+  const uint64_t seed = heap_testing::Seed();
+  heap_options_t options = Options(GetParam());
+  options.granule_bytes = 8;
+  RunPrivateHeapModel(options, seed, 10000, 12, 50);
+  std::vector<unsigned char> memory(24000);
+  options.buffer = memory.data() + 3;
+  options.buffer_bytes = memory.size() - 3;
+  RunPrivateHeapModel(options, seed, 5000, 6, 1);
+  const Heap heap = Create(options);
+  void *ptr = heap_alloc_in(heap.get(), 1);
+  EXPECT_EQ(heap_usable_size_in(heap.get(), ptr), 8u);
+}
+
 // So small a heap that all of it can be checked each time. The long form, a
 // million operations, is HEAP_TEST_CHECKED_OPERATIONS=1000000.
 TEST_P(PrivateHeapTest, IsWholeAfterEachOperation) {
