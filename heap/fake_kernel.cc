@@ -94,7 +94,7 @@ bool FakeUnmap(void *ptr, size_t size_bytes) {
 }
 
 bool FakeGuard(void *ptr, size_t size_bytes, bool on) {
-  return !fake.Fails(fake.refuse_guard && on) &&
+  return !(on && fake.Fails(fake.refuse_guard)) &&
          heap_kernel_default.guard(ptr, size_bytes, on);
 }
 

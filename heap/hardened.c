@@ -50,6 +50,9 @@
 enum {
   // Small blocks up to this size do not move when they shrink.
   SMALLEST_MOVED_BYTES = 64,
+  ZERO_BY_NEED_MIN_BYTES = 1024,
+  ZERO_STEP_BYTES = 256,
+  PREFETCH_CHUNKS = 1024 / 16,
 };
 
 // No program needs a block above this; a size that is comes from arithmetic
@@ -95,7 +98,24 @@ static inline bool is_zero(const void *ptr, size_t size_bytes) {
   const chunk_t *chunks = ptr;
   const chunk_t *end = chunks + size_bytes / sizeof(*chunks);
   chunk_t sum = {0};
-  while (end - chunks >= 4) {
+  while (end - chunks >= 16) {
+    // The processor's own look ahead ends at the kernel's page.
+    __builtin_prefetch(chunks + PREFETCH_CHUNKS);
+    __builtin_prefetch(chunks + PREFETCH_CHUNKS + 4);
+    __builtin_prefetch(chunks + PREFETCH_CHUNKS + 8);
+    __builtin_prefetch(chunks + PREFETCH_CHUNKS + 12);
+    sum |= (chunks[0] | chunks[1] | chunks[2] | chunks[3]) |
+           (chunks[4] | chunks[5] | chunks[6] | chunks[7]);
+    sum |= (chunks[8] | chunks[9] | chunks[10] | chunks[11]) |
+           (chunks[12] | chunks[13] | chunks[14] | chunks[15]);
+    chunks += 16;
+  }
+  if (end - chunks >= 8) {
+    sum |= (chunks[0] | chunks[1] | chunks[2] | chunks[3]) |
+           (chunks[4] | chunks[5] | chunks[6] | chunks[7]);
+    chunks += 8;
+  }
+  if (end - chunks >= 4) {
     sum |= chunks[0] | chunks[1] | chunks[2] | chunks[3];
     chunks += 4;
   }
@@ -148,9 +168,11 @@ static size_t units_of(size_t size_bytes) {
   return (size_bytes + HEAP_UNIT_BYTES - 1) >> HEAP_UNIT_SHIFT;
 }
 
-// Units of a run for a block of this size and its guards.
+// Units of a run for a block of this size and its guards. An aligned block of
+// size 0 has a page as well.
 static size_t run_units_of(size_t size_bytes) {
   size_t mask = HEAP_GUARD_BYTES - 1;
+  size_bytes += size_bytes == 0;
   size_t space_bytes = (size_bytes + heap_harden.canary_bytes + mask) & ~mask;
   return units_of(space_bytes + 2 * (size_t)HEAP_GUARD_BYTES);
 }

@@ -39,6 +39,11 @@
 // Read by programs whose malloc this is (//heap:malloc, libheap.so):
 //   HEAP_STATS=1|json     print heap_stats_get() to stderr at exit.
 //   HEAP_HELP=1           list these variables on stderr at start.
+// Read by the hardened variant (//heap:malloc_hardened, libheap_hardened.so)
+// when it first allocates; its HEAP_SOURCE is mmap where nothing is said:
+//   HEAP_HARDEN=LIST      defences, from the left: all, none, and the words
+//   that
+//                         HEAP_HELP lists, a - before one takes it away.
 // Other values are ignored; these programs say so on stderr at start.
 
 #ifndef MY_ALLOC_HEAP_HEAP_H_

@@ -100,7 +100,7 @@ void HeapModel::Add(void *ptr, size_t align_bytes, size_t size_bytes,
   const uintptr_t end = start + usable_bytes;
   MODEL_CHECK(start % HEAP_MIN_ALIGN_BYTES == 0);
   MODEL_CHECK(start % align_bytes == 0);
-  MODEL_CHECK(usable_bytes >= size_bytes && usable_bytes > 0);
+  MODEL_CHECK(usable_bytes >= size_bytes);
   const auto next = ranges_.lower_bound(start);
   MODEL_CHECK(next == ranges_.end() || next->first >= end);
   MODEL_CHECK(next == ranges_.begin() || std::prev(next)->second <= start);

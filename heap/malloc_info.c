@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "heap/heap.h"
 #include "heap/option.h"
@@ -116,7 +117,15 @@ EXPORT int malloc_info(int options, FILE *stream) {
   return fwrite(text.buffer, 1, text.length, stream) == text.length ? 0 : -1;
 }
 
-__attribute__((constructor)) static void read_options(void) {
+// A preloaded object is initialised before the C library (`-z initfirst`),
+// which knows nothing of the environment then; the loader passes it.
+__attribute__((constructor)) static void read_options(int argc, char **argv,
+                                                      char **environment) {
+  (void)argc;
+  (void)argv;
+  if (environ == NULL) {
+    environ = environment;
+  }
   heap_option_complain();
   if (heap_option_get(HEAP_OPTION_HELP) == HEAP_HELP_YES) {
     heap_option_help();

@@ -193,6 +193,26 @@ TEST(MallocProcessTest, EnvironmentAsksForStatisticsAndHelp) {
   }
 }
 
+// Preloaded, it comes before the C library.
+TEST(MallocProcessTest, PreloadedOneReadsTheEnvironmentAtStart) {
+  const Result result = Start({kPlain, "10"}, [] {
+    Set("LD_PRELOAD", kPreload);
+    Set("HEAP_HELP", "1");
+    Set("HEAP_STATS", "2");
+    Set("HEAP_HARDEN", "all,-nothing");
+  });
+  ExpectSuccess(result);
+  EXPECT_NE(result.errors.find("HEAP_STATS=2 is ignored"), std::string::npos);
+  EXPECT_NE(result.errors.find("HEAP_SOURCE="), std::string::npos);
+  const bool is_hardened = sizeof(VARIANT) > 1;
+  EXPECT_EQ(result.errors.find("HEAP_HARDEN: -nothing is ignored") !=
+                std::string::npos,
+            is_hardened);
+  EXPECT_EQ(
+      result.errors.find("HEAP_HARDEN=all|none|[-]canary") != std::string::npos,
+      is_hardened);
+}
+
 TEST(MallocProcessTest, UnknownValueOfAVariableIsNamed) {
   const Result result = Start({kLinked, "10"}, [] {
     Set("HEAP_SOURCE", "sbrk");

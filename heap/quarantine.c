@@ -24,7 +24,7 @@
 
 enum {
   RUNS_MAX = 32,
-  RUN_BYTES_MAX = 4 << 20,
+  RUN_BYTES_MAX = 512 << 10,
 };
 
 typedef struct waiting_run {

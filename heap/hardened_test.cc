@@ -1,0 +1,509 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The hardened variant's parts: what HEAP_HARDEN says, canaries, guards with a
+// kernel that refuses them, quarantine, chance, empty blocks. What it finds in
+// programs is in malloc_misuse_test.cc.
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "heap/canary.h"
+#include "heap/fake_kernel.h"
+#include "heap/guard.h"
+#include "heap/harden.h"
+#include "heap/heap.h"
+#include "heap/heap_model.h"
+#include "heap/heap_testing.h"
+#include "heap/quarantine.h"
+
+// thread_heap.h is for C only.
+extern "C" heap_thread *heap_thread_get_existing(void);
+
+namespace {
+
+using heap_testing::fake;
+using heap_testing::RunInChild;
+using heap_testing::UseFakeKernel;
+
+uintptr_t AddressOf(const void *ptr) {
+  return reinterpret_cast<uintptr_t>(ptr);
+}
+
+// Runs in a process whose heap nobody has used.
+void RunHardened(const char *list, const std::function<void()> &body) {
+  RunInChild([&] {
+    setenv("HEAP_HARDEN", list, 1);
+    body();
+    EXPECT_STREQ(heap_check(), nullptr);
+  });
+}
+
+// HEAP_HARDEN.
+
+TEST(HardenOptionTest, ListIsReadFromTheLeft) {
+  const struct {
+    const char *value;
+    uint32_t defences;
+  } cases[] = {
+      {nullptr, HEAP_HARDEN_ALL},
+      {"", HEAP_HARDEN_ALL},
+      {"all", HEAP_HARDEN_ALL},
+      {"none", 0},
+      {"none,canary", HEAP_HARDEN_CANARY},
+      {"all,-quarantine", HEAP_HARDEN_ALL & ~HEAP_HARDEN_QUARANTINE},
+      {"-guard,-zero",
+       HEAP_HARDEN_ALL & ~HEAP_HARDEN_GUARD & ~HEAP_HARDEN_ZERO},
+      {"none,empty,sized,-empty", HEAP_HARDEN_SIZED},
+      {"-limit,all", HEAP_HARDEN_ALL},
+      {"none,reuse,random,,guard",
+       HEAP_HARDEN_REUSE | HEAP_HARDEN_RANDOM | HEAP_HARDEN_GUARD},
+  };
+  for (const auto &test : cases) {
+    const char *unknown;
+    EXPECT_EQ(heap_harden_parse(test.value, &unknown).defences, test.defences)
+        << test.value;
+    EXPECT_EQ(unknown, nullptr);
+  }
+}
+
+TEST(HardenOptionTest, SeedIsANumber) {
+  const char *unknown;
+  heap_harden_choice_t choice = heap_harden_parse("seed=42,-zero", &unknown);
+  EXPECT_TRUE(choice.has_seed);
+  EXPECT_EQ(choice.seed, 42u);
+  for (const char *value :
+       {"seed", "seed=", "seed=x", "seed=99999999999999999999"}) {
+    choice = heap_harden_parse(value, &unknown);
+    EXPECT_FALSE(choice.has_seed) << value;
+    EXPECT_STREQ(unknown, value);
+  }
+}
+
+TEST(HardenOptionTest, UnknownWordIsNamedAndChangesNothing) {
+  const char *unknown;
+  const heap_harden_choice_t choice =
+      heap_harden_parse("all,-quarantin,-zero", &unknown);
+  EXPECT_EQ(choice.defences, HEAP_HARDEN_ALL & ~HEAP_HARDEN_ZERO);
+  char buffer[512];
+  heap_text_t text = {buffer, sizeof(buffer), 0};
+  heap_harden_add_complaint(unknown, &text);
+  EXPECT_EQ(std::string(buffer, text.length),
+            "my_alloc heap: HEAP_HARDEN: -quarantin is ignored; it can be all, "
+            "none, seed=NUMBER, and with or without a - before it canary, "
+            "zero, reuse, quarantine, random, guard, empty, sized, limit\n");
+  for (const char *value : {"-", "ALL", "-all", "no", "canary zero"}) {
+    heap_harden_parse(value, &unknown);
+    EXPECT_STREQ(unknown, value);
+  }
+}
+
+// Canaries.
+
+TEST(CanaryTest, NoChangeOfOneByteIsAnotherCanary) {
+  RunHardened("all", [] {
+    const uintptr_t end = AddressOf(heap_alloc(100)) + 112;
+    for (size_t slack = 8; slack <= HEAP_SLACK_MAX_BYTES;
+         slack += slack < 600 ? 1 : 1023) {
+      const uint64_t canary = heap_canary_make(end, slack);
+      ASSERT_EQ(heap_canary_slack(end, canary), slack);
+      for (unsigned shift = 0; shift < 64; shift += 8) {
+        for (uint64_t change = 1; change < 256; ++change) {
+          ASSERT_GT(heap_canary_slack(end, canary ^ change << shift),
+                    HEAP_SLACK_MAX_BYTES);
+        }
+      }
+      // Neither the end of a string nor text nor -1 is a mark.
+      EXPECT_GT(canary & 0xff, 0x7fu);
+      EXPECT_LT(canary & 0xff, 0xffu);
+      EXPECT_EQ(canary & 1, 0u);
+    }
+  });
+}
+
+TEST(HardenedTest, UsableSizeIsTheRequestedOne) {
+  for (const char *list : {"all", "all,-empty"}) {
+    RunHardened(list, [] {
+      for (size_t size : heap_testing::EdgeSizes()) {
+        void *ptr = heap_alloc(size);
+        EXPECT_EQ(heap_usable_size(ptr), size);
+        ptr = heap_realloc(ptr, size / 2 + 1);
+        EXPECT_EQ(heap_usable_size(ptr), size / 2 + 1);
+        ptr = heap_realloc(ptr, size + 1);
+        EXPECT_EQ(heap_usable_size(ptr), size + 1);
+        heap_free(ptr);
+      }
+    });
+  }
+}
+
+// With every defence, and without each.
+TEST(HardenedTest, RandomCallsOfAllKinds) {
+  for (const char *list :
+       {"all", "none", "-canary", "-zero", "-reuse", "-quarantine", "-random",
+        "-guard", "-empty", "-sized", "-canary,-zero", "none,canary"}) {
+    RunHardened(list, [] {
+      const uint64_t seed = heap_testing::Seed();
+      for (uint64_t i = 0; i < 6; ++i) {
+        heap_testing::RunHeapModel(seed + i, i == 5 ? 27 : 10 + 3 * i);
+      }
+      heap_trim(0);
+    });
+  }
+}
+
+// Guards.
+
+void ExpectFault(uintptr_t address) {
+  EXPECT_EXIT((void)*reinterpret_cast<volatile char *>(address),
+              testing::KilledBySignal(SIGSEGV), "");
+}
+
+void ExpectGuards() {
+  void *small = heap_alloc(100);
+  const uintptr_t span = AddressOf(small) & ~uintptr_t{65535};
+  ExpectFault(span);
+  ExpectFault(span + 4095);
+  ExpectFault(span + 65536 - 4096);
+  ExpectFault(span + 65535);
+  heap_free(small);
+  void *medium = heap_alloc(100000);
+  ExpectFault(AddressOf(medium) - 1);
+  ExpectFault(AddressOf(medium) - 4096);
+  ExpectFault(AddressOf(medium) + 102400);
+  medium = heap_realloc(medium, 200000);
+  memset(medium, 1, 200000);
+  ExpectFault(AddressOf(medium) - 1);
+  ExpectFault(AddressOf(medium) + 200704);
+  medium = heap_realloc(medium, 90000);
+  ExpectFault(AddressOf(medium) + 90112);
+  heap_free(medium);
+  void *big = heap_alloc(40 << 20);
+  ExpectFault(AddressOf(big) - 1);
+  ExpectFault(AddressOf(big) + (40 << 20) + 4096);
+  big = heap_realloc(big, 50 << 20);
+  ExpectFault(AddressOf(big) - 1);
+  ExpectFault(AddressOf(big) + (50 << 20) + 4096);
+  big = heap_realloc(big, 33 << 20);
+  ExpectFault(AddressOf(big) + (33 << 20) + 4096);
+  heap_free(big);
+}
+
+TEST(GuardTest, StandAroundSpansAndLargerBlocks) {
+  RunHardened("all", ExpectGuards);
+  RunInChild([] {
+    setenv("HEAP_SOURCE", "brk", 1);
+    ExpectGuards();
+  });
+}
+
+// As before Linux 6.13, and of locked memory.
+TEST(GuardTest, AreMappingsWhereTheKernelKnowsNoOther) {
+  RunHardened("all", [] {
+    UseFakeKernel();
+    fake.refuse_guard = true;
+    ExpectGuards();
+    EXPECT_GT(heap_guard_mapping_count(), 0u);
+    EXPECT_EQ(heap_guard_refused_count(), 0u);
+    std::vector<void *> blocks;
+    for (int i = 0; i < 3000; ++i) {
+      blocks.push_back(heap_alloc(40000));
+      blocks.push_back(heap_alloc(1000));
+    }
+    for (void *ptr : blocks) {
+      memset(ptr, 1, 1000);
+      heap_free(ptr);
+    }
+    heap_trim(0);
+    EXPECT_EQ(heap_guard_mapping_count(), 0u);
+  });
+}
+
+TEST(GuardTest, EndAtTheirShareOfTheMappings) {
+  RunHardened("all", [] {
+    UseFakeKernel();
+    fake.refuse_guard = true;
+    std::vector<void *> blocks;
+    for (int i = 0; i < 6000; ++i) {
+      blocks.push_back(heap_alloc(40000));
+      ASSERT_NE(blocks.back(), nullptr);
+    }
+    EXPECT_EQ(heap_guard_mapping_count(), 8192u);
+    EXPECT_GT(heap_guard_refused_count(), 3000u);
+    for (void *ptr : blocks) {
+      heap_free(ptr);
+    }
+    heap_trim(0);
+    EXPECT_EQ(heap_guard_mapping_count(), 0u);
+  });
+}
+
+TEST(GuardTest, AreDoneWithoutWhenMappingsRunOut) {
+  for (size_t most : {0, 1, 7}) {
+    RunHardened("all", [most] {
+      UseFakeKernel();
+      fake.refuse_guard = true;
+      fake.most_forbidden_pages = most;
+      heap_testing::RunHeapModel(heap_testing::Seed(), 20);
+      EXPECT_LE(heap_guard_mapping_count(), most);
+      EXPECT_GT(heap_guard_refused_count(), 0u);
+    });
+  }
+}
+
+TEST(GuardTest, EachFailingCallLeavesTheHeapWhole) {
+  for (int fail_from = 1; fail_from < 60; ++fail_from) {
+    RunHardened("all", [fail_from] {
+      UseFakeKernel();
+      fake.fail_from = fail_from;
+      fake.fail_count = 2;
+      for (size_t size : {0, 100, 30000, 100000, 6 << 20, 40 << 20}) {
+        void *ptr = heap_calloc(1, size);
+        EXPECT_TRUE(ptr == nullptr || heap_testing::IsZero(ptr, size));
+        void *moved = heap_realloc(ptr, 2 * size + 1);
+        heap_free(moved == nullptr ? ptr : moved);
+        EXPECT_STREQ(heap_check(), nullptr);
+      }
+    });
+  }
+}
+
+// Quarantine.
+
+// Tells whether a freed block comes back among the next allocations.
+bool ComesBack() {
+  void *old = heap_alloc(100);
+  heap_free(old);
+  for (int i = 0; i < 3000; ++i) {
+    if (heap_alloc(100) == old) {
+      return true;
+    }
+  }
+  return false;
+}
+
+TEST(QuarantineTest, KeepsABlockUntilOthersAreFreed) {
+  RunHardened("all", [] { EXPECT_FALSE(ComesBack()); });
+  RunHardened("all,-random", [] { EXPECT_FALSE(ComesBack()); });
+  RunHardened("all,-quarantine", [] { EXPECT_TRUE(ComesBack()); });
+}
+
+TEST(QuarantineTest, QueueKeepsABlockForManyFrees) {
+  RunHardened("all,-random", [] {
+    void *old = heap_alloc(100);
+    heap_free(old);
+    for (int i = 0; i < HEAP_QUEUE_SLOTS - 1; ++i) {
+      void *ptr = heap_alloc(100);
+      ASSERT_NE(ptr, old);
+      heap_free(ptr);
+    }
+  });
+}
+
+TEST(QuarantineTest, IsBoundedInBytes) {
+  for (const char *list : {"all", "all,-random"}) {
+    RunHardened(list, [] {
+      std::vector<void *> blocks;
+      for (int i = 0; i < 500; ++i) {
+        blocks.push_back(heap_alloc(20000));
+      }
+      for (void *ptr : blocks) {
+        heap_free(ptr);
+        const heap_thread *thread = heap_thread_get_existing();
+        EXPECT_LE(heap_quarantine_count(thread) * 20480, HEAP_QUARANTINE_BYTES);
+        EXPECT_GE(heap_quarantine_count(thread), 1u);
+      }
+    });
+  }
+}
+
+TEST(QuarantineTest, TrimEmptiesIt) {
+  RunHardened("all", [] {
+    for (int i = 0; i < 300; ++i) {
+      heap_free(heap_alloc(1000));
+      heap_free(heap_alloc(100000));
+    }
+    heap_trim(0);
+    EXPECT_EQ(heap_quarantine_count(heap_thread_get_existing()), 0u);
+    heap_stats_t stats;
+    heap_stats_get(&stats);
+    EXPECT_EQ(stats.num_live, 0u);
+    EXPECT_EQ(stats.num_spans, 0u);
+  });
+}
+
+// Chance.
+
+// Where 64 blocks of a process lie in their pages.
+std::vector<uint16_t> Places(const char *list) {
+  int pipe_fds[2];
+  EXPECT_EQ(pipe(pipe_fds), 0);
+  std::vector<uint16_t> places(64);
+  constexpr ssize_t kBytes = 64 * sizeof(uint16_t);
+  RunInChild([&] {
+    if (list != nullptr) {
+      setenv("HEAP_HARDEN", list, 1);
+    }
+    for (uint16_t &place : places) {
+      place = static_cast<uint16_t>(AddressOf(heap_alloc(200)));
+    }
+    EXPECT_EQ(write(pipe_fds[1], places.data(), kBytes), kBytes);
+  });
+  EXPECT_EQ(read(pipe_fds[0], places.data(), kBytes), kBytes);
+  close(pipe_fds[0]);
+  close(pipe_fds[1]);
+  return places;
+}
+
+// 64 places of 260: that two runs agree by chance does not happen.
+TEST(ChanceTest, PlacesDifferFromRunToRun) {
+  const std::vector<uint16_t> places = Places("all");
+  EXPECT_NE(places, Places("all"));
+  EXPECT_FALSE(std::is_sorted(places.begin(), places.end()));
+  EXPECT_EQ(std::set<uint16_t>(places.begin(), places.end()).size(), 64u);
+}
+
+TEST(ChanceTest, SeedFixesPlaces) {
+  EXPECT_EQ(Places("seed=7"), Places("seed=7"));
+  EXPECT_NE(Places("seed=7"), Places("seed=8"));
+}
+
+TEST(ChanceTest, WithoutItBlocksLieInOrder) {
+  const std::vector<uint16_t> places = Places("-random");
+  EXPECT_TRUE(std::is_sorted(places.begin(), places.end()));
+  EXPECT_EQ(places, Places("-random"));
+}
+
+// Both start from the same heap.
+TEST(ChanceTest, ChildrenOfForksGoDifferentWays) {
+  RunHardened("all", [] {
+    heap_free(heap_alloc(200));
+    EXPECT_NE(Places(nullptr), Places(nullptr));
+  });
+}
+
+// Groups of 64 blocks are chosen, too: of 16 runs not all begin in the lowest
+// of five.
+TEST(ChanceTest, FirstBlockIsInAnyGroup) {
+  bool is_higher = false;
+  for (int i = 0; i < 16; ++i) {
+    is_higher = is_higher || Places("all")[0] >= 4096 + 64 * 208;
+  }
+  EXPECT_TRUE(is_higher);
+}
+
+// Empty blocks, sizes.
+
+TEST(EmptyBlockTest, EachIsItsOwnAndIsFreed) {
+  RunHardened("all", [] {
+    std::set<void *> blocks;
+    for (int i = 0; i < 150000; ++i) {  // More than two regions have.
+      void *ptr = heap_alloc(0);
+      ASSERT_NE(ptr, nullptr);
+      ASSERT_TRUE(blocks.insert(ptr).second);
+    }
+    size_t walked = 0;
+    heap_walk(
+        [](void *context, void *, size_t usable_bytes) {
+          *static_cast<size_t *>(context) += usable_bytes == 0;
+          return true;
+        },
+        &walked);
+    EXPECT_EQ(walked, blocks.size());
+    for (void *ptr : blocks) {
+      EXPECT_EQ(heap_usable_size(ptr), 0u);
+      heap_free(ptr);
+    }
+    for (size_t align = 16; align <= 4096; align *= 2) {
+      void *ptr = heap_aligned_alloc(align, 0);
+      EXPECT_EQ(AddressOf(ptr) % align, 0u);
+      ExpectFault(AddressOf(ptr));
+      heap_free(ptr);
+    }
+    void *ptr = heap_realloc(heap_alloc(0), 100);
+    EXPECT_EQ(heap_usable_size(ptr), 100u);
+    ptr = heap_realloc(ptr, 0);
+    EXPECT_EQ(heap_usable_size(ptr), 0u);
+    heap_free(ptr);
+  });
+}
+
+TEST(SizeTest, AbsurdOneIsRefusedBeforeTheKernelIsAsked) {
+  for (bool is_on : {true, false}) {
+    RunHardened(is_on ? "all" : "all,-limit", [is_on] {
+      UseFakeKernel();
+      fake.largest_map_bytes = size_t{1} << 40;
+      EXPECT_EQ(heap_alloc((size_t{1} << 40) + (1 << 20)), nullptr);
+      EXPECT_EQ(errno, ENOMEM);
+      EXPECT_EQ(fake.refusals == 0, is_on);
+    });
+  }
+}
+
+TEST(SizeTest, SizedFreeMustNameTheSizeExactly) {
+  RunHardened("all", [] {
+    for (size_t size : {1, 15, 16, 100, 5000, 100000, 40 << 20}) {
+      heap_free_sized(heap_alloc(size), 0, size);
+      void *ptr = heap_alloc(size);
+      for (size_t wrong : {size - 1, size + 1, 2 * size + 1}) {
+        if (wrong > 0) {
+          EXPECT_DEATH(heap_free_sized(ptr, 0, wrong), "size differs");
+        }
+      }
+      heap_free(ptr);
+      // C++ libraries round.
+      heap_free_sized(heap_aligned_alloc(64, (size + 63) & ~size_t{63}), 64,
+                      size);
+    }
+    heap_free_sized(heap_alloc(1), 0, 0);
+  });
+}
+
+// Others' frees, while owners come and go.
+TEST(HardenedTest, ThreadsFreeEachOthersBlocks) {
+  RunHardened("all", [] {
+    std::vector<std::vector<unsigned char *>> passed(4);
+    for (int round = 0; round < 200; ++round) {
+      std::vector<std::thread> threads;
+      for (size_t i = 0; i < passed.size(); ++i) {
+        threads.emplace_back([&, i] {
+          for (unsigned char *ptr : passed[i]) {
+            heap_free(ptr);
+          }
+          passed[i].clear();
+          for (size_t j = 0; j < 300; ++j) {
+            const size_t size =
+                1 + (j * 7919 + i) % (j % 50 == 0 ? 50000 : 900);
+            auto *ptr = static_cast<unsigned char *>(heap_alloc(size));
+            memset(ptr, static_cast<int>(j), size);
+            passed[i].push_back(ptr);
+          }
+        });
+      }
+      for (std::thread &thread : threads) {
+        thread.join();
+      }
+      std::rotate(passed.begin(), passed.begin() + 1, passed.end());
+    }
+    for (const auto &blocks : passed) {
+      for (unsigned char *ptr : blocks) {
+        heap_free(ptr);
+      }
+    }
+  });
+}
+
+}  // namespace
