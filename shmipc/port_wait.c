@@ -11,10 +11,11 @@
 // exchange and its look); after a whole one the peers are asked for.
 //
 // How long to look: a reply takes some hundred nanoseconds from a process that
-// is running, several microseconds from one that sleeps. So a wait first looks
-// without a pause, then with pauses for 10 microseconds. Where that was in vain
-// four times in turn (both processes on one CPU; a sender that is slow) waits
-// look only shortly, but for every 32nd.
+// is running, and as long as a wake-up takes, 5 to 50 microseconds, from one
+// that sleeps. Looking for longer than that brings two that sleep in turn back
+// to spinning. Where it was in vain four times in turn (both on one CPU; a
+// sender that is slow), it is left out more and more often, up to 1,024 waits
+// at a time, but for some quick looks.
 
 #include <limits.h>
 
@@ -22,20 +23,58 @@
 #include "shmipc/futex.h"
 
 #define WAITERS 1u
-#define QUICK_LOOKS 64
+// Longer than a tick of the kernel with 250 of them a second: a timer before
+// the next tick has to be set in the hardware, which makes a wait twice as long
+// in a virtual machine. Shorter than the worst stall that is allowed.
+#define SLICE_NS ((int64_t)5000000)
+// Of one that expects a reply soon, and of one that does not.
+#define QUICK_LOOKS 400
+#define FEW_LOOKS 32
+#define FEW_MESSAGES 4u
+#define REST_PAUSES 32
 #define PAUSED_LOOKS 8
-#define SPIN_NS 10000
-#define MISSES_MAX 4u
-#define RETRY_EVERY 32u
+#define SPIN_NS 50000
+#define MISSES_MIN 4u
+#define MISSES_MAX 14u
+
+// One that has had several messages since its last wait is faster than the
+// other end. It leaves it the cache lines for a while, so that there are
+// several again; to look at each at once would cost a cache miss a message at
+// both ends.
+static void rest_if_streaming(shmipc_port_t *port) {
+  uint64_t moved = port->position - port->waited_at;
+  port->waited_at = port->position;
+  if (moved > (port->view.kind == SHMIPC_SPSC
+                   ? FEW_MESSAGES * shmipc_record_bytes(port->len)
+                   : FEW_MESSAGES)) {
+    for (int i = 0; i < REST_PAUSES; i++) {
+      shmipc_pause();
+    }
+  }
+}
+
+// A short message is in two lines. The second is written first, so it can come
+// while the first is still with the sender.
+static void prefetch_second_line(const shmipc_port_t *port) {
+  if (port->view.kind == SHMIPC_SPSC && port->role == SHMIPC_RECEIVER) {
+    __builtin_prefetch(port->view.ring + port->position + 8 + SHMIPC_LINE);
+  }
+}
 
 // Returns the status of the last try.
 static int spin(shmipc_port_t *port, size_t len) {
   int status = -EAGAIN;
-  for (int i = 0; i < QUICK_LOOKS && status == -EAGAIN; i++) {
+  rest_if_streaming(port);
+  int num_looks = port->waits_to_skip > 0 ? FEW_LOOKS : QUICK_LOOKS;
+  for (int i = 0; i < num_looks && status == -EAGAIN; i++) {
+    prefetch_second_line(port);
     status = shmipc_port_attempt(port, len);
   }
-  if (status != -EAGAIN || (port->num_misses >= MISSES_MAX &&
-                            ++port->num_waits % RETRY_EVERY != 0)) {
+  if (status != -EAGAIN) {
+    return status;
+  }
+  if (port->waits_to_skip > 0) {
+    port->waits_to_skip--;
     return status;
   }
   int64_t end = shmipc_now_ns() + SPIN_NS;
@@ -45,7 +84,14 @@ static int spin(shmipc_port_t *port, size_t len) {
       status = shmipc_port_attempt(port, len);
     }
   } while (status == -EAGAIN && shmipc_now_ns() < end);
-  port->num_misses = status == -EAGAIN ? port->num_misses + 1 : 0;
+  if (status != -EAGAIN) {
+    port->num_misses = 0;
+  } else if (port->num_misses < MISSES_MAX) {
+    port->num_misses++;
+  }
+  if (port->num_misses >= MISSES_MIN) {
+    port->waits_to_skip = 1u << (port->num_misses - MISSES_MIN);
+  }
   return status;
 }
 
@@ -123,7 +169,8 @@ static int sleep_until(shmipc_port_t *port, size_t len, int64_t deadline) {
       if (shmipc_has_passed(deadline)) {
         return -ETIMEDOUT;
       }
-      if (shmipc_futex_wait(word, marked, deadline) == -ETIMEDOUT) {
+      if (shmipc_futex_wait_slice(word, marked, deadline, SLICE_NS) ==
+          -ETIMEDOUT) {
         shmipc_port_check_peers(port);
       }
       status = shmipc_port_attempt(port, len);
