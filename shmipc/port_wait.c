@@ -27,6 +27,8 @@
 // the next tick has to be set in the hardware, which makes a wait twice as long
 // in a virtual machine. Shorter than the worst stall that is allowed.
 #define SLICE_NS ((int64_t)5000000)
+// While somebody is writing the message, and so is about to be done, or dead.
+#define PENDING_SLICE_NS ((int64_t)1000000)
 // Of one that expects a reply soon, and of one that does not.
 #define QUICK_LOOKS 400
 #define FEW_LOOKS 32
@@ -169,8 +171,9 @@ static int sleep_until(shmipc_port_t *port, size_t len, int64_t deadline) {
       if (shmipc_has_passed(deadline)) {
         return -ETIMEDOUT;
       }
-      if (shmipc_futex_wait_slice(word, marked, deadline, SLICE_NS) ==
-          -ETIMEDOUT) {
+      if (shmipc_futex_wait_slice(
+              word, marked, deadline,
+              port->is_pending ? PENDING_SLICE_NS : SLICE_NS) == -ETIMEDOUT) {
         shmipc_port_check_peers(port);
       }
       status = shmipc_port_attempt(port, len);
