@@ -30,7 +30,7 @@
 //
 // Death. A process may be killed at any instruction:
 //   - A message is there whole, or not at all. One that was being written is
-//     passed over; nobody waits for it longer than about 2 ms.
+//     passed over; nobody waits for it longer than about 1 ms.
 //   - A message that a receiver had peeked at and not released is delivered
 //     again: in SPSC to the next that opens the receiver's end, first; in MPMC
 //     to any receiver, after others that were sent later, perhaps. So what was
@@ -42,14 +42,15 @@
 //     -EOWNERDEAD: a receiver's when no message is left, a sender's before it
 //     sends. Call again to go on, or to wait for a successor. Who closes its
 //     port before it ends is not dead; `shut` says that no more will come.
-//   Deaths are seen by those that wait, within about 2 ms, by calls that fail,
+//   Deaths are seen by those that wait, within about 5 ms, by calls that fail,
 //   and by `open`.
 // A stopped process is alive. One that stops between reserve and commit holds
 // up what was reserved after (MPMC), one that stops with a peeked message holds
 // up senders once they come round to it: others time out.
 //
-// Cost. Sending and receiving make no system call while nobody sleeps and there
-// is no need to. Waiting looks for some microseconds, then sleeps.
+// Cost. Sending and receiving make no system call while nobody sleeps. Waiting
+// looks for up to 50 microseconds and then sleeps; where looking was in vain
+// several times in turn it is left out most of the time.
 //
 // Threads: a port is used by one thread at a time; different ports at once.
 // fork: a child gets -ECHILD; it attaches and opens ports itself.
