@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "shmipc/channel.h"
 #include "shmipc/event.h"
 #include "shmipc/mutex.h"
 #include "shmipc/region.h"
@@ -52,6 +53,37 @@ static int wait_for(shmipc_region_t *region, board_t *board, uint64_t score) {
   return status < 0 ? status : unlocked;
 }
 
+// As README.md has it.
+static int talk(shmipc_port_t *sender, shmipc_port_t *receiver) {
+  char text[64];
+  size_t len = 0;
+  int status = shmipc_port_send(sender, "hello", 5, SHMIPC_FOREVER);
+  status |= shmipc_port_receive(receiver, text, sizeof(text), &len, 0);
+  void *place;
+  const void *seen;
+  status |= shmipc_port_reserve(sender, 64, &place, 0);
+  *(char *)place = 'x';
+  status |= shmipc_port_commit(sender, 1);
+  status |= shmipc_port_peek(receiver, &seen, &len, 0);
+  status |= *(const char *)seen == 'x' && len == 1 ? 0 : -1;
+  return status | shmipc_port_release(receiver);
+}
+
+static int open_both(shmipc_region_t *region, const char *name,
+                     shmipc_channel_kind_t kind, shmipc_port_t **ports) {
+  shmipc_channel_options_t options = {.kind = kind, .message_bytes = 64};
+  shmipc_ref_t ref;
+  int status = shmipc_channel_create(region, name, &options, &ref);
+  if (status < 0 && status != -EEXIST) {
+    return status;
+  }
+  void *channel = shmipc_ref_get(region, ref, 1);
+  status = shmipc_port_open(region, channel, SHMIPC_SENDER, &ports[0]);
+  return status < 0
+             ? status
+             : shmipc_port_open(region, channel, SHMIPC_RECEIVER, &ports[1]);
+}
+
 static int fail(const char *what, int status) {
   (void)fprintf(stderr, "%s: %s\n", what, shmipc_strerror(status));
   return 1;
@@ -79,11 +111,20 @@ static int without_system_calls(int fd) {
   board_t *board = shmipc_region_data(region);
   // The thread's record is made with its first lock.
   status = everything_once(region, board);
+  shmipc_port_t *one[2];
+  shmipc_port_t *many[2];
+  status |= open_both(region, "one", SHMIPC_SPSC, one);
+  status |= open_both(region, "many", SHMIPC_MPMC, many);
+  if (status < 0) {
+    return fail("channels", status);
+  }
   if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0) {
     return 77;
   }
   for (int i = 0; i < 1000; i++) {
     status |= everything_once(region, board);
+    status |= talk(one[0], one[1]);
+    status |= talk(many[0], many[1]);
   }
   syscall(SYS_exit, status == 0 ? 0 : 1);
   return 1;
@@ -93,6 +134,7 @@ int main(void) {
   shmipc_region_options_t options = {
       .backend = SHMIPC_MEMFD,
       .size_bytes = sizeof(board_t),
+      .heap_bytes = 1 << 20,
   };
   shmipc_region_t *region;
   int status = shmipc_region_create(NULL, &options, &region);

@@ -44,11 +44,12 @@ static inline bool shmipc_has_passed(int64_t deadline) {
   return deadline >= 0 && shmipc_now_ns() >= deadline;
 }
 
-// Waits for one slice, or until the deadline, while the word is `expected`.
-// Returns 0 when woken, -ETIMEDOUT, -EAGAIN (another value), -EINTR.
-static inline int shmipc_futex_wait(const uint32_t *word, uint32_t expected,
-                                    int64_t deadline) {
-  int64_t slice = SHMIPC_SLICE_NS;
+// Waits for one slice of that length, or until the deadline, while the word is
+// `expected`. Returns 0 when woken, -ETIMEDOUT, -EAGAIN (another value),
+// -EINTR.
+static inline int shmipc_futex_wait_slice(const uint32_t *word,
+                                          uint32_t expected, int64_t deadline,
+                                          int64_t slice) {
   if (deadline >= 0) {
     int64_t left = deadline - shmipc_now_ns();
     if (left <= 0) {
@@ -62,6 +63,11 @@ static inline int shmipc_futex_wait(const uint32_t *word, uint32_t expected,
   int status = result == 0 ? 0 : -errno;
   errno = saved;
   return status;
+}
+
+static inline int shmipc_futex_wait(const uint32_t *word, uint32_t expected,
+                                    int64_t deadline) {
+  return shmipc_futex_wait_slice(word, expected, deadline, SHMIPC_SLICE_NS);
 }
 
 // Returns how many were woken; 0 on any failure.

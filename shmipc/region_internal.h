@@ -193,6 +193,15 @@ void shmipc_record_release(shmipc_region_t *region, uint32_t index);
 bool shmipc_owner_is_alive(const shmipc_region_t *region, uint32_t word);
 bool shmipc_record_is_alive(const shmipc_region_t *region, uint32_t owner);
 
+// region_verify.c
+// Looks at one thing. Returns what is wrong or NULL, and where and what.
+typedef const char *shmipc_look_fn_t(const shmipc_region_t *region,
+                                     uint32_t index, uint64_t *out_offset,
+                                     uint64_t *out_value);
+// Looks several times. Reports what stays wrong and returns 1; otherwise 0.
+int shmipc_examine(shmipc_region_t *region, shmipc_look_fn_t *look,
+                   uint32_t index, shmipc_problem_fn_t *report, void *context);
+
 // attachment.c
 void shmipc_attachment_add(shmipc_region_t *region);
 void shmipc_attachment_remove(shmipc_region_t *region);

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // The checker: walks header, slots, records and the locks they note, and names
-// what cannot be; block_verify.c has the heap's part.
+// what cannot be; block_verify.c has the heap's part,
+// channel_verify.c the channels' that have a name.
 //
 // Others are at work meanwhile, and pass through states that look wrong from
 // outside (a slot is locked before it says taken). None of these lasts, unless
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "shmipc/block_internal.h"
+#include "shmipc/channel_internal.h"
 #include "shmipc/region_internal.h"
 
 #define LOOKS 4
@@ -30,25 +32,22 @@ typedef struct verifier {
   int num_problems;
 } verifier_t;
 
-// Looks at one thing. Returns what is wrong or NULL, and where and what.
-typedef const char *look_fn_t(const shmipc_region_t *region, uint32_t index,
-                              uint64_t *out_offset, uint64_t *out_value);
-
 static uint32_t load(const uint32_t *word) {
   return __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }
 
-static void examine(verifier_t *verifier, look_fn_t *look, uint32_t index) {
+int shmipc_examine(shmipc_region_t *region, shmipc_look_fn_t *look,
+                   uint32_t index, shmipc_problem_fn_t *report, void *context) {
   const char *what = NULL;
   uint64_t offset = 0;
   uint64_t value = 0;
   for (int i = 0; i < LOOKS; i++) {
     uint64_t offset_now = 0;
     uint64_t value_now = 0;
-    const char *now = look(verifier->region, index, &offset_now, &value_now);
+    const char *now = look(region, index, &offset_now, &value_now);
     if (now == NULL || (i > 0 && (now != what || offset_now != offset ||
                                   value_now != value))) {
-      return;
+      return 0;
     }
     what = now;
     offset = offset_now;
@@ -56,10 +55,16 @@ static void examine(verifier_t *verifier, look_fn_t *look, uint32_t index) {
     struct timespec pause = {.tv_sec = 0, .tv_nsec = BETWEEN_LOOKS_NS};
     nanosleep(&pause, NULL);
   }
-  verifier->num_problems++;
-  if (verifier->report != NULL) {
-    verifier->report(verifier->context, what, offset, value);
+  if (report != NULL) {
+    report(context, what, offset, value);
   }
+  return 1;
+}
+
+static void examine(verifier_t *verifier, shmipc_look_fn_t *look,
+                    uint32_t index) {
+  verifier->num_problems += shmipc_examine(verifier->region, look, index,
+                                           verifier->report, verifier->context);
 }
 
 static const char *look_at_header(const shmipc_region_t *region, uint32_t index,
@@ -237,6 +242,7 @@ int shmipc_region_verify(shmipc_region_t *region, shmipc_problem_fn_t *report,
     }
     for (uint32_t i = 0; i < SHMIPC_ROOTS_MAX; i++) {
       examine(&verifier, shmipc_look_at_root, i);
+      examine(&verifier, shmipc_look_at_root_channel, i);
     }
   }
   return verifier.num_problems;

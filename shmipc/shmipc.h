@@ -13,6 +13,7 @@
 //   rwlock.h         a robust reader-writer lock
 //   semaphore.h      a counting semaphore, and System V ones that are undone
 //   event.h          events and condition variables
+//   channel.h        messages: one to one, many to many
 //   ref.h            pointers into a region
 //   block.h          memory allocated in a region
 //   root.h           blocks found by name

@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // What do the locks and the heap of shmipc cost, beside what a C library and
-// Boost.Interprocess offer between processes (and malloc within one)?
+// Boost.Interprocess offer between processes (and malloc within one)? Channels
+// are in channel_benchmark.cc.
 //
-//   bazel run //shmipc:benchmark              [-- --rounds=9 --heap --smoke]
+//   bazel run //shmipc:benchmark  [-- --rounds=9 --heap --channels --smoke]
 //
 // All contenders run in turn, round after round, so that slow and fast states
 // of the machine hit all of them; medians, the range, and ratios of medians.
@@ -43,19 +44,21 @@
 #include "shmipc/mutex.h"
 #include "shmipc/rwlock.h"
 #include "shmipc/semaphore.h"
+#include "shmipc/shmipc_benchmarking.h"
 
 namespace {
 
-struct Flags {
-  int rounds = 9;
-  int64_t pairs = 2000000;
-  int64_t contended = 200000;
-  int64_t hand_offs = 20000;
-  int64_t batches = 200;
-  bool only_heap = false;
-};
-
-Flags flags;
+using benchmarking::Bar;
+using benchmarking::Check;
+using benchmarking::Compare;
+using benchmarking::Contender;
+using benchmarking::Die;
+using benchmarking::flags;
+using benchmarking::FutexWait;
+using benchmarking::FutexWake;
+using benchmarking::NowNs;
+using benchmarking::region;
+using benchmarking::share_fd;
 
 // All that the contenders use, in one region. Own cache lines.
 struct Board {
@@ -71,7 +74,6 @@ struct Board {
   alignas(64) sem_t sem_turns[2];
   alignas(64) std::atomic<uint32_t> owner;
   alignas(64) std::atomic<uint32_t> raw[2];
-  alignas(64) std::atomic<uint32_t> start;
   alignas(64) std::atomic<uint32_t> turn;
   alignas(64) uint64_t counter;
   alignas(64) std::atomic<uint64_t> batch;
@@ -81,21 +83,7 @@ struct Board {
 #endif
 };
 
-shmipc_region_t *region;
 Board *board;
-int share_fd;
-
-[[noreturn]] void Die(const char *what) {
-  perror(what);
-  exit(1);
-}
-
-void Check(int status) {
-  if (status < 0) {
-    fprintf(stderr, "%s\n", shmipc_strerror(status));
-    exit(1);
-  }
-}
 
 #if HAS_BOOST_INTERPROCESS
 boost::interprocess::interprocess_mutex *Boost() {
@@ -103,54 +91,6 @@ boost::interprocess::interprocess_mutex *Boost() {
       board->boost);
 }
 #endif
-
-double NowNs() {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<double>(now.tv_sec) * 1e9 +
-         static_cast<double>(now.tv_nsec);
-}
-
-struct Contender {
-  const char *name;
-  std::function<double()> run;  // Returns nanoseconds for one.
-  std::vector<double> results = {};
-
-  double Median() {
-    std::sort(results.begin(), results.end());
-    return results[results.size() / 2];
-  }
-};
-
-// `bars`: contender by index, against which one, at most how many times.
-struct Bar {
-  size_t of;
-  size_t against;
-  double at_most;
-};
-
-void Compare(const char *title, std::vector<Contender> contenders,
-             const std::vector<Bar> &bars) {
-  for (int i = 0; i < flags.rounds; i++) {
-    for (Contender &contender : contenders) {
-      contender.results.push_back(contender.run());
-    }
-  }
-  printf("\n%s, ns\n", title);
-  for (Contender &contender : contenders) {
-    double median = contender.Median();
-    printf("  %-44s %10.1f   (%.1f to %.1f)\n", contender.name, median,
-           contender.results.front(), contender.results.back());
-  }
-  for (const Bar &bar : bars) {
-    double ratio =
-        contenders[bar.of].Median() / contenders[bar.against].Median();
-    printf("  %-4s %s / %s: %.2f (bar %.2f)\n",
-           ratio <= bar.at_most ? "ok" : "HIGH", contenders[bar.of].name,
-           contenders[bar.against].name, ratio, bar.at_most);
-  }
-  fflush(stdout);
-}
 
 template <typename Work>
 double TimePairs(const Work &work) {
@@ -279,39 +219,11 @@ void Uncontended() {
 
 // -- Two processes.
 
-// Runs `work(who)` in this process and a child at the same time; returns the
-// time until both are done, for each of `count`.
 double TwoProcesses(int64_t count, const std::function<void(int who)> &work) {
-  board->start = 0;
-  pid_t child = fork();
-  if (child < 0) {
-    Die("fork");
-  }
-  if (child == 0) {
-    shmipc_region_close(region);
-    Check(shmipc_region_open_fd(share_fd, nullptr, &region));
+  return benchmarking::TwoProcesses(count, [&](int who) {
     board = static_cast<Board *>(shmipc_region_data(region));
-    board->start++;
-    while (board->start < 2) {
-      sched_yield();
-    }
-    work(1);
-    shmipc_region_close(region);
-    _exit(0);
-  }
-  while (board->start < 1) {
-    sched_yield();
-  }
-  double start = NowNs();
-  board->start++;
-  work(0);
-  int status;
-  waitpid(child, &status, 0);
-  if (status != 0) {
-    fprintf(stderr, "the other process failed: %d\n", status);
-    exit(1);
-  }
-  return (NowNs() - start) / static_cast<double>(count);
+    work(who);
+  });
 }
 
 template <typename Lock, typename Unlock>
@@ -360,14 +272,6 @@ void ContendedLocks() {
             Contended([] { pthread_rwlock_rdlock(&board->pthread_rwlock); },
                       [] { pthread_rwlock_unlock(&board->pthread_rwlock); })}},
           {});
-}
-
-void FutexWait(std::atomic<uint32_t> *word, uint32_t expected) {
-  syscall(SYS_futex, word, FUTEX_WAIT, expected, nullptr, nullptr, 0);
-}
-
-void FutexWake(std::atomic<uint32_t> *word) {
-  syscall(SYS_futex, word, FUTEX_WAKE, 1, nullptr, nullptr, 0);
 }
 
 // Turns that are handed over, each by a sleep and a wake-up.
@@ -616,10 +520,14 @@ void ReadFlags(int argc, char **argv) {
       flags.rounds = std::max(1, atoi(argv[i] + 9));
     } else if (strcmp(argv[i], "--heap") == 0) {
       flags.only_heap = true;
+    } else if (strcmp(argv[i], "--channels") == 0) {
+      flags.only_channels = true;
     } else if (strcmp(argv[i], "--smoke") == 0) {
-      flags = {1, 1000, 1000, 100, 2, false};
+      flags = {1, 1000, 1000, 100, 2, 100, false, false};
     } else {
-      fprintf(stderr, "usage: benchmark [--rounds=N] [--heap] [--smoke]\n");
+      fprintf(stderr,
+              "usage: benchmark [--rounds=N] [--heap] [--channels] "
+              "[--smoke]\n");
       exit(2);
     }
   }
@@ -641,16 +549,21 @@ int main(int argc, char **argv) {
   if (!HAS_BOOST_INTERPROCESS) {
     printf("without Boost.Interprocess: libboost-dev is not installed\n");
   }
-  if (!flags.only_heap) {
+  if (!flags.only_heap && !flags.only_channels) {
     Uncontended();
     ContendedLocks();
     HandOffs();
   }
+  if (!flags.only_channels) {
 #if HAS_BOOST_INTERPROCESS
-  MakeBoostHeap();
+    MakeBoostHeap();
 #endif
-  Blocks(64);
-  Blocks(1024);
+    Blocks(64);
+    Blocks(1024);
+  }
+  if (!flags.only_heap) {
+    benchmarking::Channels();
+  }
   shmipc_region_close(region);
   return 0;
 }

@@ -1,0 +1,208 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Channels between threads, for TSan, with random delays before each futex call
+// and without the slices: a wait has no end but a wake-up, so one that is lost
+// is a hang, which the watchdog finds. Each message comes once, in its sender's
+// order.
+//
+// 20,000 messages for each sender, or SHMIPC_MESSAGES of them. SHMIPC_TEST_SEED
+// for other random numbers.
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+
+#include <atomic>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "shmipc/channel.h"
+#include "shmipc/channel_testing.h"
+#include "shmipc/shmipc_testing.h"
+
+namespace {
+
+std::atomic<bool> delays;
+std::atomic<uint64_t> waits;
+std::atomic<uint64_t> wakes;
+
+// Between nothing and 100 us.
+void Delay() {
+  static thread_local std::minstd_rand random(
+      static_cast<unsigned int>(shmipc_testing::Seed()) ^
+      static_cast<unsigned int>(
+          std::hash<std::thread::id>()(std::this_thread::get_id())));
+  int64_t end =
+      shmipc_testing::NowNs() +
+      (random() % 4 == 0 ? static_cast<int64_t>(random() % 100000) : 0);
+  while (shmipc_testing::NowNs() < end) {
+  }
+}
+
+long RawCall(long number, const long (&a)[6]) {
+  long result;
+#if defined(__x86_64__)
+  register long r10 __asm__("r10") = a[3];
+  register long r8 __asm__("r8") = a[4];
+  register long r9 __asm__("r9") = a[5];
+  __asm__ volatile("syscall"
+                   : "=a"(result)
+                   : "a"(number), "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10),
+                     "r"(r8), "r"(r9)
+                   : "rcx", "r11", "memory");
+#else
+#error "not ported"
+#endif
+  return result;
+}
+
+}  // namespace
+
+// The library's system calls come here, not to libc.
+extern "C" long syscall(long number, ...) {
+  long a[6];
+  va_list list;
+  va_start(list, number);
+  for (long &one : a) {
+    one = va_arg(list, long);
+  }
+  va_end(list);
+  if (number == SYS_futex && delays) {
+    Delay();
+    if (a[1] == FUTEX_WAIT) {
+      waits++;
+      a[3] = 0;
+    } else {
+      wakes++;
+    }
+  }
+  long result = RawCall(number, a);
+  if (result < 0 && result >= -4095) {
+    errno = static_cast<int>(-result);
+    return -1;
+  }
+  return result;
+}
+
+namespace {
+
+using channel_testing::Fill;
+using channel_testing::KindName;
+using channel_testing::kKinds;
+using channel_testing::Port;
+using shmipc_testing::Count;
+using shmipc_testing::NowNs;
+using shmipc_testing::TestRegion;
+using shmipc_testing::Watchdog;
+
+class ChannelThreadTest : public testing::TestWithParam<shmipc_channel_kind_t> {
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    All, ChannelThreadTest, testing::ValuesIn(kKinds),
+    [](const testing::TestParamInfo<shmipc_channel_kind_t> &i) {
+      return std::string(KindName(i.param));
+    });
+
+TEST_P(ChannelThreadTest, NoWakeUpIsLost) {
+  Watchdog watchdog(240);
+  const uint64_t count = Count("SHMIPC_MESSAGES", 20000);
+  const size_t num = GetParam() == SHMIPC_SPSC ? 1 : 3;
+  TestRegion own(SHMIPC_MEMFD, 4096, [](auto *o) { o->heap_bytes = 1 << 20; });
+  shmipc_channel_options_t options = {};
+  options.kind = GetParam();
+  options.message_bytes = 40;
+  options.capacity_messages = 2;
+  shmipc_ref_t ref;
+  ASSERT_EQ(shmipc_channel_create(own.region(), "channel", &options, &ref), 0);
+  void *channel = shmipc_ref_get(own.region(), ref, 1);
+  std::vector<std::vector<std::atomic<uint8_t>>> times(num);
+  for (auto &one : times) {
+    one = std::vector<std::atomic<uint8_t>>(count);
+  }
+  std::atomic<uint64_t> errors{0};
+  std::atomic<uint64_t> disorder{0};
+  delays = true;
+  waits = 0;
+  wakes = 0;
+  std::vector<std::thread> senders;
+  std::vector<std::thread> receivers;
+  for (size_t who = 0; who < num; who++) {
+    senders.emplace_back([&, who] {
+      Port port(own.region(), channel, SHMIPC_SENDER);
+      for (uint64_t i = 0; i < count; i++) {
+        // Also such that the others are asleep.
+        if (i % 16 == 0) {
+          int64_t end = NowNs() + 60000;
+          while (NowNs() < end) {
+          }
+        }
+        uint64_t message[2] = {who, i};
+        std::string text(reinterpret_cast<char *>(message), sizeof(message));
+        errors += port.Send(text + Fill(i % 25, i), SHMIPC_FOREVER) != 0;
+      }
+    });
+    receivers.emplace_back([&] {
+      Port port(own.region(), channel, SHMIPC_RECEIVER);
+      std::vector<uint64_t> next(num);
+      for (;;) {
+        char buffer[40];
+        size_t len;
+        int status = shmipc_port_receive(port.get(), buffer, sizeof(buffer),
+                                         &len, SHMIPC_FOREVER);
+        if (status == -EPIPE) {
+          break;
+        }
+        uint64_t message[2];
+        memcpy(message, buffer, sizeof(message));
+        if (status != 0 || message[0] >= num || message[1] >= count ||
+            memcmp(buffer + 16, Fill(message[1] % 25, message[1]).data(),
+                   len - 16) != 0) {
+          errors++;
+          break;
+        }
+        disorder += message[1] < next[message[0]];
+        next[message[0]] = message[1] + 1;
+        times[message[0]][message[1]]++;
+      }
+    });
+  }
+  for (std::thread &sender : senders) {
+    sender.join();
+  }
+  {
+    shmipc_port_t *port;
+    ASSERT_EQ(shmipc_port_open(own.region(), channel, SHMIPC_SENDER, &port), 0);
+    EXPECT_EQ(shmipc_port_shut(port), 0);
+    shmipc_port_close(port);
+  }
+  for (std::thread &receiver : receivers) {
+    receiver.join();
+  }
+  delays = false;
+  uint64_t wrong = 0;
+  for (const auto &one : times) {
+    for (const auto &came : one) {
+      wrong += came != 1;
+    }
+  }
+  printf(
+      "%s: %zu senders and receivers, %zu messages each, %zu waits, %zu "
+      "wake-ups, 0 lost\n",
+      KindName(GetParam()), num, static_cast<size_t>(count),
+      static_cast<size_t>(waits), static_cast<size_t>(wakes));
+  EXPECT_EQ(errors, 0u);
+  EXPECT_EQ(disorder, 0u);
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_GT(waits, 10u) << "nobody has slept";
+}
+
+}  // namespace
