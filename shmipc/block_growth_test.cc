@@ -1,0 +1,125 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// A heap that grows, and blocks that do.
+
+#include "shmipc/block.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "shmipc/block_testing.h"
+
+namespace {
+
+using shmipc_testing::BackendName;
+using shmipc_testing::Backends;
+using shmipc_testing::kPage;
+using shmipc_testing::Problems;
+using shmipc_testing::TestRegion;
+
+class BlockGrowthTest : public shmipc_testing::HeapTest {};
+
+INSTANTIATE_TEST_SUITE_P(All, BlockGrowthTest, testing::ValuesIn(Backends()),
+                         BackendName);
+
+TEST_P(BlockGrowthTest, GrowsToItsCapacityAndNoFurther) {
+  if (GetParam() == SHMIPC_SYSV) {
+    GTEST_SKIP() << "does not grow";
+  }
+  TestRegion grows(GetParam(), 4096, [](auto *o) {
+    o->heap_bytes = kPage;
+    o->heap_capacity_bytes = 100 * kPage;
+  });
+  shmipc_region_t *region = grows.region();
+  shmipc_region_t *second = grows.Attach();
+  shmipc_heap_stats_t stats;
+  ASSERT_EQ(shmipc_heap_stats_get(region, &stats), 0);
+  EXPECT_EQ(stats.heap_bytes, kPage);
+  EXPECT_EQ(stats.capacity_bytes, 100 * kPage);
+  std::vector<shmipc_ref_t> refs;
+  while (void *block = shmipc_block_alloc(region, 1024)) {
+    memset(block, 1, 1024);
+    refs.push_back(shmipc_ref_of(region, block));
+  }
+  EXPECT_EQ(refs.size(), 100u * 63);
+  // The other one had mapped the first page only.
+  for (shmipc_ref_t ref : refs) {
+    void *block = shmipc_block_get(second, ref, 1024);
+    ASSERT_NE(block, nullptr);
+    ASSERT_EQ(shmipc_block_free(second, block), 0);
+  }
+  EXPECT_EQ(shmipc_heap_trim(region), 100);
+  // Nobody has them: a run of all.
+  void *all = shmipc_block_alloc(second, 100 * kPage);
+  EXPECT_NE(all, nullptr);
+  EXPECT_EQ(shmipc_block_free(second, all), 0);
+  EXPECT_EQ(Problems(region), "");
+  EXPECT_EQ(Problems(second), "");
+  shmipc_region_close(second);
+}
+
+TEST_P(BlockGrowthTest, GrowsForOneLargeBlockJoiningWhatIsFreeAtTheEnd) {
+  if (GetParam() == SHMIPC_SYSV) {
+    GTEST_SKIP() << "does not grow";
+  }
+  TestRegion grows(GetParam(), 4096, [](auto *o) {
+    o->heap_bytes = 4 * kPage;
+    o->heap_capacity_bytes = 100 * kPage;
+  });
+  shmipc_region_t *second = grows.Attach();
+  void *most = shmipc_block_alloc(grows.region(), 90 * kPage);
+  ASSERT_NE(most, nullptr);
+  // The other one had mapped its first pages only; now it has all of it.
+  auto *theirs = static_cast<char *>(
+      shmipc_block_get(second, shmipc_ref_of(grows.region(), most), 1));
+  ASSERT_NE(theirs, nullptr);
+  EXPECT_EQ(shmipc_block_usable_size(second, theirs), 90 * kPage);
+  theirs[90 * kPage - 1] = 1;
+  shmipc_region_close(second);
+  EXPECT_EQ(shmipc_block_alloc(grows.region(), 20 * kPage), nullptr);
+  EXPECT_NE(shmipc_block_alloc(grows.region(), 6 * kPage), nullptr);
+}
+
+TEST_P(BlockGrowthTest, ReallocKeepsTheBytes) {
+  char *block = static_cast<char *>(shmipc_block_realloc(region_, nullptr, 1));
+  ASSERT_NE(block, nullptr);
+  size_t filled = 0;
+  for (size_t size : {10, 100, 90, 60, 3000, 32768, 32769, 100000, 700000,
+                      90000, 40000, 20000, 5, 0}) {
+    block = static_cast<char *>(shmipc_block_realloc(region_, block, size));
+    ASSERT_NE(block, nullptr);
+    EXPECT_GE(shmipc_block_usable_size(region_, block), size_t(size));
+    for (size_t i = 0; i < std::min<size_t>(filled, size); i++) {
+      ASSERT_EQ(block[i], static_cast<char>(i * 7)) << size;
+    }
+    filled = size;
+    for (size_t i = 0; i < filled; i++) {
+      block[i] = static_cast<char>(i * 7);
+    }
+  }
+  EXPECT_EQ(shmipc_block_free(region_, block), 0);
+  ExpectUnused();
+}
+
+TEST_P(BlockGrowthTest, LargeBlocksGrowAndShrinkInPlace) {
+  char *block = static_cast<char *>(shmipc_block_alloc(region_, 2 * kPage));
+  EXPECT_EQ(shmipc_block_realloc(region_, block, 60 * kPage), block);
+  EXPECT_EQ(shmipc_block_usable_size(region_, block), 60 * kPage);
+  EXPECT_EQ(shmipc_block_alloc(region_, 5 * kPage), nullptr);
+  errno = 0;
+  EXPECT_EQ(shmipc_block_realloc(region_, block, 65 * kPage), nullptr);
+  EXPECT_EQ(errno, ENOMEM);
+  EXPECT_EQ(shmipc_block_usable_size(region_, block), 60 * kPage);
+  EXPECT_EQ(shmipc_block_realloc(region_, block, kPage), block);
+  void *behind = shmipc_block_alloc(region_, 63 * kPage);
+  EXPECT_EQ(behind, block + kPage);
+  EXPECT_EQ(shmipc_block_free(region_, behind), 0);
+  EXPECT_EQ(shmipc_block_free(region_, block), 0);
+  ExpectUnused();
+}
+
+}  // namespace
