@@ -101,14 +101,22 @@ static int find_live(const shmipc_region_t *region, const void *block,
   return *out_seen != SHMIPC_BLOCK_FREE ? 0 : -EALREADY;
 }
 
+// Pages that a large block of that size has; 0: more than there can be.
+static uint32_t pages_for(const shmipc_region_t *region, size_t size_bytes) {
+  if (size_bytes > (uint64_t)region->heap_pages << SHMIPC_PAGE_SHIFT) {
+    return 0;
+  }
+  // One at least: a block of 0 bytes has 1.
+  size_t last = size_bytes != 0 ? size_bytes - 1 : 0;
+  return (uint32_t)(last >> SHMIPC_PAGE_SHIFT) + 1;
+}
+
 static void *alloc_large(shmipc_region_t *region, shmipc_self_t *self,
                          size_t size_bytes) {
-  uint64_t most = (uint64_t)region->heap_pages << SHMIPC_PAGE_SHIFT;
-  if (size_bytes > most) {
+  uint32_t count = pages_for(region, size_bytes);
+  if (count == 0) {
     return NULL;
   }
-  uint32_t count =
-      (uint32_t)((size_bytes + SHMIPC_PAGE_BYTES - 1) >> SHMIPC_PAGE_SHIFT);
   uint32_t first = shmipc_run_claim(region, self, count);
   if (first == SHMIPC_NO_PAGE &&
       shmipc_cache_trim_dead(region, self) + shmipc_cache_trim(region, self) !=
@@ -307,24 +315,27 @@ void *shmipc_block_get(shmipc_region_t *region, shmipc_ref_t ref, size_t len) {
 // Makes a run longer or shorter where it is.
 static bool resize_large(shmipc_region_t *region, const shmipc_place_t *place,
                          size_t size_bytes) {
-  uint64_t wanted =
-      ((uint64_t)size_bytes + SHMIPC_PAGE_BYTES - 1) >> SHMIPC_PAGE_SHIFT;
+  uint32_t wanted = pages_for(region, size_bytes);
   uint32_t extent = shmipc_run_extent(region, place->page);
   uint32_t *num_pages = &shmipc_note_of(region, place->page)->num_pages;
-  if (wanted > region->heap_pages) {
+  if (wanted == 0) {
     return false;
   }
-  if (wanted > extent && !shmipc_run_extend(region, place->page, extent,
-                                            (uint32_t)wanted - extent)) {
+  if (wanted > extent &&
+      !shmipc_run_extend(region, place->page, extent, wanted - extent)) {
+    return false;
+  }
+  if (wanted > shmipc_pages_mapped(region) - place->page) {
+    shmipc_pages_refresh(region);
+  }
+  // Heads may say what is not true: that pages are the run's that do not exist.
+  if (wanted > shmipc_pages_mapped(region) - place->page) {
     return false;
   }
   // Relaxed: of the block's owner only.
-  __atomic_store_n(num_pages, (uint32_t)wanted, __ATOMIC_RELAXED);
-  if (place->page + wanted > shmipc_pages_mapped(region)) {
-    shmipc_pages_refresh(region);
-  }
+  __atomic_store_n(num_pages, wanted, __ATOMIC_RELAXED);
   if (wanted < extent) {
-    shmipc_run_shorten(region, place->page, (uint32_t)wanted);
+    shmipc_run_shorten(region, place->page, wanted);
   }
   return true;
 }
@@ -362,12 +373,19 @@ void *shmipc_block_realloc(shmipc_region_t *region, void *block,
   if (resize(region, &place, size_bytes)) {
     return block;
   }
+  int saved = errno;
+  size_t usable = shmipc_place_bytes(region, &place);
   void *moved = shmipc_block_alloc(region, size_bytes);
-  if (moved != NULL) {
-    size_t usable = shmipc_place_bytes(region, &place);
-    memcpy(moved, block, size_bytes < usable ? size_bytes : usable);
-    (void)shmipc_block_free(region, block);
+  if (moved == NULL) {
+    // Making a block smaller does not fail.
+    bool fits =
+        size_bytes <= usable && (place.class_index < SHMIPC_CLASSES ||
+                                 resize_large(region, &place, size_bytes));
+    errno = fits ? saved : errno;
+    return fits ? block : NULL;
   }
+  memcpy(moved, block, size_bytes < usable ? size_bytes : usable);
+  (void)shmipc_block_free(region, block);
   return moved;
 }
 

@@ -78,7 +78,8 @@ SHMIPC_API SHMIPC_MUST_USE void *shmipc_block_alloc_aligned(
 // NULL is an allocation. Blocks beyond 32 KiB grow in place where pages behind
 // them are free. The alignment is kept only in place. NULL, with errno, and the
 // block as before: as for alloc, EPERM (in flight, or somebody else's), and as
-// free has them.
+// free has them. One that is to become smaller is never ENOMEM; where nothing
+// smaller is free it stays as it is.
 SHMIPC_API SHMIPC_MUST_USE void *shmipc_block_realloc(shmipc_region_t *region,
                                                       void *block,
                                                       size_t size_bytes);

@@ -122,4 +122,81 @@ TEST_P(BlockGrowthTest, LargeBlocksGrowAndShrinkInPlace) {
   ExpectUnused();
 }
 
+TEST_P(BlockGrowthTest, ReallocToMoreThanThereCanBeChangesNothing) {
+  auto *small = static_cast<char *>(shmipc_block_alloc(region_, 100));
+  auto *large = static_cast<char *>(shmipc_block_alloc(region_, 2 * kPage));
+  memset(small, 1, 100);
+  memset(large, 2, 2 * kPage);
+  // Sizes whose number of pages does not fit in 64 or in 32 bits, and others.
+  for (size_t size :
+       {SIZE_MAX, SIZE_MAX - 1, SIZE_MAX - 65534, SIZE_MAX - 65535,
+        SIZE_MAX - 65536, (size_t{1} << 48) + 1, (size_t{1} << 48) + 2 * kPage,
+        (size_t{1} << 48) + 3 * kPage, 64 * kPage + 1}) {
+    for (char *block : {small, large}) {
+      errno = 0;
+      EXPECT_EQ(shmipc_block_realloc(region_, block, size), nullptr) << size;
+      EXPECT_EQ(errno, ENOMEM);
+    }
+    EXPECT_EQ(shmipc_block_usable_size(region_, large), 2 * kPage);
+  }
+  EXPECT_EQ(std::count(small, small + 100, 1), 100);
+  EXPECT_EQ(std::count(large, large + 2 * kPage, 2), long{2 * kPage});
+  EXPECT_EQ(shmipc_block_free(region_, small), 0);
+  EXPECT_EQ(shmipc_block_free(region_, large), 0);
+  ExpectUnused();
+}
+
+TEST_P(BlockGrowthTest, MakingABlockSmallerDoesNotFail) {
+  auto *large = static_cast<char *>(shmipc_block_alloc(region_, 3 * kPage));
+  memset(large, 3, 20000);
+  void *rest = shmipc_block_alloc(region_, 60 * kPage);
+  ASSERT_NE(rest, nullptr);
+  auto *small = static_cast<char *>(shmipc_block_alloc(region_, 32768));
+  void *other = shmipc_block_alloc(region_, 32768);
+  ASSERT_NE(other, nullptr);
+  ASSERT_EQ(shmipc_block_alloc(region_, 1), nullptr);
+  // There is no page for a smaller one.
+  memset(small, 4, 100);
+  errno = 0;
+  EXPECT_EQ(shmipc_block_realloc(region_, small, 100), small);
+  EXPECT_EQ(errno, 0);
+  EXPECT_EQ(std::count(small, small + 100, 4), 100);
+  EXPECT_EQ(shmipc_block_realloc(region_, large, 20000), large);
+  EXPECT_EQ(shmipc_block_usable_size(region_, large), kPage);
+  EXPECT_EQ(std::count(large, large + 20000, 3), 20000);
+  // Of nothing, too; and what was cut off can be had.
+  void *cut = shmipc_block_alloc(region_, 2 * kPage);
+  EXPECT_EQ(cut, large + kPage);
+  EXPECT_EQ(shmipc_block_realloc(region_, large, 0), large);
+  for (void *block : {static_cast<void *>(large), rest,
+                      static_cast<void *>(small), other, cut}) {
+    EXPECT_EQ(shmipc_block_free(region_, block), 0);
+  }
+  ExpectUnused();
+}
+
+TEST_P(BlockGrowthTest, ABlockDoesNotGrowIntoPagesThatDoNotExist) {
+  if (GetParam() == SHMIPC_SYSV) {
+    GTEST_SKIP() << "has all of them";
+  }
+  TestRegion grows(GetParam(), 4096, [](auto *o) {
+    o->heap_bytes = 8 * kPage;
+    o->heap_capacity_bytes = 12 * kPage;
+  });
+  shmipc_region_t *region = grows.region();
+  void *before = shmipc_block_alloc(region, 6 * kPage);
+  auto *last = static_cast<char *>(shmipc_block_alloc(region, 2 * kPage));
+  // As if the run went on behind the end of the file.
+  *shmipc_head_of(region, 8) = SHMIPC_PAGE_MORE;
+  EXPECT_NE(Problems(region).find("beyond the end"), std::string::npos);
+  void *moved = shmipc_block_realloc(region, last, 3 * kPage);
+  // Wherever it is, it can be written.
+  auto *block = static_cast<char *>(moved != nullptr ? moved : last);
+  size_t usable = shmipc_block_usable_size(region, block);
+  EXPECT_EQ(usable, moved != nullptr ? 3 * kPage : 2 * kPage);
+  memset(block, 1, usable);
+  EXPECT_EQ(shmipc_block_free(region, block), 0);
+  EXPECT_EQ(shmipc_block_free(region, before), 0);
+}
+
 }  // namespace

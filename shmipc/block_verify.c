@@ -5,6 +5,7 @@
 // that are free or somebody's, or of one run; every root leads to a block.
 
 #include <string.h>
+#include <sys/stat.h>
 
 #include "shmipc/block_internal.h"
 
@@ -81,6 +82,19 @@ static const char *look_at_run(const shmipc_region_t *region, uint32_t page,
              : NULL;
 }
 
+// Whether the region does not have that page yet. (Its end, as the kernel says
+// it, is never before what it was.)
+static bool is_beyond_end(const shmipc_region_t *region, uint32_t index) {
+  struct stat file;
+  if (index < shmipc_pages_mapped(region)) {
+    return false;
+  }
+  uint64_t end =
+      region->pages_offset + ((uint64_t)(index + 1) << SHMIPC_PAGE_SHIFT);
+  return region->backend == SHMIPC_SYSV ||
+         (fstat(region->fd, &file) == 0 && (uint64_t)file.st_size < end);
+}
+
 const char *shmipc_look_at_page(const shmipc_region_t *region, uint32_t index,
                                 uint64_t *out_offset, uint64_t *out_value) {
   uint64_t head = shmipc_head_load(region, index);
@@ -90,6 +104,9 @@ const char *shmipc_look_at_page(const shmipc_region_t *region, uint32_t index,
   *out_value = head;
   if (head == SHMIPC_PAGE_FREE) {
     return NULL;
+  }
+  if (is_beyond_end(region, index)) {
+    return "page: not free, but beyond the end";
   }
   if (head == SHMIPC_PAGE_MORE) {
     uint32_t before =
