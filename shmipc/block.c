@@ -52,7 +52,9 @@ int shmipc_place_find(const shmipc_region_t *region, const void *block,
   }
   out_place->page = (uint32_t)page;
   uint32_t position = (uint32_t)offset & (SHMIPC_PAGE_BYTES - 1);
-  uint64_t head = shmipc_head_load(region, (uint32_t)page);
+  // Sequentially consistent: see shmipc_is_reclaiming.
+  uint64_t head =
+      __atomic_load_n(shmipc_head_of(region, (uint32_t)page), __ATOMIC_SEQ_CST);
   uint32_t kind = shmipc_kind_of(head);
   out_place->head = head;
   if (shmipc_is_class(kind)) {
@@ -69,8 +71,10 @@ int shmipc_place_find(const shmipc_region_t *region, const void *block,
   if (kind == SHMIPC_PAGE_LARGE) {
     return position == 0 ? 0 : -EINVAL;
   }
-  return kind == SHMIPC_PAGE_FREE || kind == SHMIPC_PAGE_FREEING ? -EALREADY
-                                                                 : -EINVAL;
+  // A block may have started there, if any can.
+  bool was_block = position % 16 == 0 &&
+                   (kind == SHMIPC_PAGE_FREE || kind == SHMIPC_PAGE_FREEING);
+  return was_block ? -EALREADY : -EINVAL;
 }
 
 size_t shmipc_place_bytes(shmipc_region_t *region,
@@ -111,35 +115,41 @@ static uint32_t pages_for(const shmipc_region_t *region, size_t size_bytes) {
   return (uint32_t)(last >> SHMIPC_PAGE_SHIFT) + 1;
 }
 
-static void *alloc_large(shmipc_region_t *region, shmipc_self_t *self,
-                         size_t size_bytes) {
-  uint32_t count = pages_for(region, size_bytes);
-  if (count == 0) {
-    return NULL;
-  }
+static uint32_t claim_or_trim(shmipc_region_t *region, shmipc_self_t *self,
+                              uint32_t count) {
   uint32_t first = shmipc_run_claim(region, self, count);
   if (first == SHMIPC_NO_PAGE &&
       shmipc_cache_trim_dead(region, self) + shmipc_cache_trim(region, self) !=
           0) {
     first = shmipc_run_claim(region, self, count);
   }
-  // What was added may end a run that was too short; a second time, if others
-  // took it.
-  for (int i = 0; i < 2 && first == SHMIPC_NO_PAGE; i++) {
-    if (!shmipc_pages_grow(region, count)) {
-      break;
-    }
-    first = shmipc_run_claim(region, self, count);
+  return first;
+}
+
+static void *alloc_large(shmipc_region_t *region, shmipc_self_t *self,
+                         size_t size_bytes) {
+  uint32_t count = pages_for(region, size_bytes);
+  if (count == 0) {
+    return NULL;
+  }
+  uint32_t first = claim_or_trim(region, self, count);
+  // What was added may end a run that was too short, or others took it.
+  while (first == SHMIPC_NO_PAGE && shmipc_pages_grow(region, count)) {
+    first = claim_or_trim(region, self, count);
   }
   if (first == SHMIPC_NO_PAGE) {
+    shmipc_cache_say_shortage(region);
     return NULL;
   }
   __atomic_store_n(&shmipc_note_of(region, first)->num_pages, count,
                    __ATOMIC_RELAXED);
   __atomic_store_n(shmipc_table_words_of(region, first), self->cache->owner,
                    __ATOMIC_RELAXED);
+  // Relaxed: only that no other has it.
+  uint64_t tag = __atomic_fetch_add(&shmipc_heap_head_of(region)->num_runs, 1,
+                                    __ATOMIC_RELAXED);
   // From here on it is a block.
-  shmipc_head_store(region, first, SHMIPC_PAGE_LARGE);
+  shmipc_head_store(region, first, SHMIPC_PAGE_RUN(tag));
   return shmipc_page_of(region, first);
 }
 
@@ -205,7 +215,8 @@ int shmipc_place_free(shmipc_region_t *region, const shmipc_self_t *self,
     shmipc_page_note_freed(region, place->page);
     return 0;
   }
-  // From here on it is no block. Killed now, whoever looks for pages goes on.
+  // From the head that was found, which no other run ever has. From here on it
+  // is no block. Killed now, whoever looks for pages goes on.
   if (!shmipc_head_change(region, place->page, place->head,
                           SHMIPC_PAGE_FREEING | self->page_id)) {
     return -EALREADY;

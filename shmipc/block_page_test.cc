@@ -223,6 +223,7 @@ TEST_P(BlockPageTest, NoPageChangesItsKindWhileSomebodyReclaims) {
   std::atomic<bool> is_over{false};
   std::thread lives([&] {
     shmipc_self_t *self;
+    ASSERT_EQ(shmipc_roots_lock(region_), 0);
     ASSERT_EQ(shmipc_self_of(region_, &self), 0);
     id = self->page_id;
     while (!is_over) {

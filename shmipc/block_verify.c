@@ -114,8 +114,13 @@ const char *shmipc_look_at_page(const shmipc_region_t *region, uint32_t index,
     return before >= SHMIPC_PAGE_PREPARING ? NULL
                                            : "page: continues what is no run";
   }
-  if (head == SHMIPC_PAGE_LARGE) {
-    return look_at_run(region, index, out_offset, out_value);
+  if (kind == SHMIPC_PAGE_LARGE) {
+    // After the head: a tag is counted before it is used.
+    uint64_t num_runs = __atomic_load_n(&shmipc_heap_head_of(region)->num_runs,
+                                        __ATOMIC_ACQUIRE);
+    return SHMIPC_PAGE_TAG(head) >= num_runs
+               ? "page: its run is yet to come"
+               : look_at_run(region, index, out_offset, out_value);
   }
   if (kind != SHMIPC_PAGE_PREPARING && kind != SHMIPC_PAGE_FREEING &&
       !shmipc_is_class(kind)) {

@@ -76,8 +76,11 @@ SHMIPC_API SHMIPC_MUST_USE int shmipc_heap_stats_get(
 SHMIPC_API int shmipc_heap_reclaim(shmipc_region_t *region, unsigned int flags);
 
 // Gives back pages that the calling thread has and that have no live block,
-// those of dead processes and ended threads as well. Returns how many, or as
-// reclaim. (It happens by itself, but not in a thread that does not call.)
+// those of dead processes and ended threads as well. Returns how many, or
+// -EOPNOTSUPP, -EROFS, -ECHILD, -ENFILE, -ENOMEM. (It happens by itself, little
+// by little, in a thread that allocates more than it frees or the other way
+// round; not in one that does nothing, or nothing but free what it has just
+// allocated.)
 SHMIPC_API int shmipc_heap_trim(shmipc_region_t *region);
 
 #ifdef __cplusplus
