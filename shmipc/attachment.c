@@ -99,16 +99,19 @@ void shmipc_attachment_remove(shmipc_region_t *region) {
   pthread_mutex_unlock(&lock);
 }
 
-void shmipc_attachment_with(uint64_t serial,
+bool shmipc_attachment_with(uint64_t serial,
                             void (*work)(shmipc_region_t *region,
                                          uint32_t argument),
                             uint32_t argument) {
+  bool is_there = false;
   pthread_mutex_lock(&lock);
-  for (shmipc_region_t *region = first; region != NULL; region = region->next) {
-    if (region->serial == serial) {
+  for (shmipc_region_t *region = first; region != NULL && !is_there;
+       region = region->next) {
+    is_there = region->serial == serial;
+    if (is_there && work != NULL) {
       work(region, argument);
-      break;
     }
   }
   pthread_mutex_unlock(&lock);
+  return is_there;
 }

@@ -33,9 +33,12 @@
 //
 // A process may be killed at any instruction of any of these calls. A block is
 // then free or somebody's as above, and none is lost. Nobody waits for anybody:
-// not for the dead, not for a stopped process. (Growing the region, which is
-// done when nothing else helps, may take a second if a stopped process is at
-// it; then it is as if it could not grow.)
+// not for the dead, not for a stopped process. Two exceptions: a block beyond
+// 32 KiB may cost a millisecond when a process was stopped while it looked for
+// pages, once in many of them. Growing the region, which is done when nothing
+// else helps, may take a second if a stopped process is at it; then it is as if
+// it could not grow. And shared_heap.h says what one does that was stopped
+// while it reclaimed.
 //
 // Each thread that allocates takes pages of 64 KiB for each of 40 sizes, which
 // others can use once nothing in them is live and the thread gives them back,

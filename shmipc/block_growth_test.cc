@@ -5,8 +5,11 @@
 
 #include "shmipc/block.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <vector>
 
@@ -19,6 +22,7 @@ using shmipc_testing::BackendName;
 using shmipc_testing::Backends;
 using shmipc_testing::kPage;
 using shmipc_testing::Problems;
+using shmipc_testing::Process;
 using shmipc_testing::TestRegion;
 
 class BlockGrowthTest : public shmipc_testing::HeapTest {};
@@ -197,6 +201,86 @@ TEST_P(BlockGrowthTest, ABlockDoesNotGrowIntoPagesThatDoNotExist) {
   memset(block, 1, usable);
   EXPECT_EQ(shmipc_block_free(region, block), 0);
   EXPECT_EQ(shmipc_block_free(region, before), 0);
+}
+
+class BlockCapacityTest : public testing::TestWithParam<shmipc_backend_t> {
+ protected:
+  static void From1To100(shmipc_region_options_t *options) {
+    options->heap_bytes = kPage;
+    options->heap_capacity_bytes = 100 * kPage;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Growing, BlockCapacityTest,
+                         testing::Values(SHMIPC_POSIX, SHMIPC_MEMFD),
+                         BackendName);
+
+TEST_P(BlockCapacityTest, PagesThatOthersAddedAndFilledAreNotTheEnd) {
+  for (size_t size : {size_t{100}, 2 * kPage}) {
+    TestRegion own(GetParam(), 4096, From1To100);
+    shmipc_region_t *other = own.Attach();
+    // The other one knows of one page; there are more, all full.
+    ASSERT_NE(shmipc_block_alloc(own.region(), kPage), nullptr);
+    while (shmipc_pages_mapped(own.region()) < 17) {
+      ASSERT_NE(shmipc_block_alloc(own.region(), kPage), nullptr);
+    }
+    shmipc_heap_stats_t stats;
+    do {
+      ASSERT_NE(shmipc_block_alloc(own.region(), kPage), nullptr);
+      ASSERT_EQ(shmipc_heap_stats_get(own.region(), &stats), 0);
+    } while (stats.free_page_bytes != 0);
+    ASSERT_EQ(shmipc_pages_mapped(other), 1u);
+    EXPECT_NE(shmipc_block_alloc(other, size), nullptr) << size;
+    shmipc_region_close(other);
+  }
+}
+
+TEST_P(BlockCapacityTest, PagesOfTheDeadThatWeHaveNotMappedAreFound) {
+  TestRegion own(GetParam(), 4096, From1To100);
+  Process dies([&] {
+    shmipc_region_t *region = own.AttachInChild();
+    while (shmipc_block_alloc(region, 1024) != nullptr) {
+    }
+    return 0;
+  });
+  ASSERT_EQ(dies.Wait(), 0);
+  shmipc_region_t *other = own.Attach();
+  ASSERT_EQ(shmipc_heap_reclaim(other, 0), 100 * 63);
+  ASSERT_EQ(shmipc_pages_mapped(own.region()), 1u);
+  EXPECT_EQ(shmipc_heap_trim(own.region()), 100);
+  void *half = shmipc_block_alloc(own.region(), 50 * kPage);
+  EXPECT_NE(half, nullptr);
+  EXPECT_EQ(shmipc_block_free(own.region(), half), 0);
+  shmipc_region_close(other);
+}
+
+TEST_P(BlockCapacityTest, OneBlockCanHaveAllOfTheCapacity) {
+  for (size_t count = 96; count <= 100; count++) {
+    TestRegion own(GetParam(), 4096, [](auto *o) {
+      o->heap_bytes = 4 * kPage;
+      o->heap_capacity_bytes = 100 * kPage;
+    });
+    void *block = shmipc_block_alloc(own.region(), count * kPage);
+    ASSERT_NE(block, nullptr) << count;
+    EXPECT_EQ(shmipc_block_alloc(own.region(), (101 - count) * kPage), nullptr);
+  }
+}
+
+TEST_P(BlockCapacityTest, GrowsByLessWhereALimitIsNear) {
+  TestRegion own(GetParam(), 4096, From1To100);
+  Process limited([&] {
+    shmipc_region_t *region = own.AttachInChild();
+    struct rlimit limit = {region->pages_offset + 9 * kPage, RLIM_INFINITY};
+    if (setrlimit(RLIMIT_FSIZE, &limit) != 0) {
+      return 100;
+    }
+    int count = 0;
+    while (shmipc_block_alloc(region, 32768) != nullptr) {
+      count++;
+    }
+    return count;
+  });
+  EXPECT_EQ(limited.Wait(), 18);
 }
 
 }  // namespace

@@ -250,6 +250,9 @@ void shmipc_roots_redo(shmipc_region_t *region, shmipc_census_t *census);
 // block_verify.c: looks, as of region_verify.c.
 const char *shmipc_look_at_page(const shmipc_region_t *region, uint32_t index,
                                 uint64_t *out_offset, uint64_t *out_value);
+const char *shmipc_look_at_reclaimer(const shmipc_region_t *region,
+                                     uint32_t index, uint64_t *out_offset,
+                                     uint64_t *out_value);
 const char *shmipc_look_at_root(const shmipc_region_t *region, uint32_t index,
                                 uint64_t *out_offset, uint64_t *out_value);
 

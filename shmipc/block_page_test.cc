@@ -246,4 +246,125 @@ TEST_P(BlockPageTest, NoPageChangesItsKindWhileSomebodyReclaims) {
   ExpectUnused();
 }
 
+// One that allocates for another, which frees.
+TEST_P(BlockPageTest, AProducerGivesBackWhatTheConsumerFreed) {
+  std::vector<void *> blocks;
+  for (int i = 0; i < 60 * 63; i++) {
+    blocks.push_back(shmipc_block_alloc(region_, 1024));
+    ASSERT_NE(blocks.back(), nullptr);
+  }
+  shmipc_region_t *consumer = own_.Attach();
+  auto consume = [&](void *block) {
+    ASSERT_EQ(shmipc_block_give(region_, block), 0);
+    block = shmipc_block_get(consumer, shmipc_ref_of(region_, block), 1);
+    ASSERT_EQ(shmipc_block_take(consumer, block), 0);
+    ASSERT_EQ(shmipc_block_free(consumer, block), 0);
+  };
+  // Blocks of another size are all that is allocated after that.
+  std::for_each(blocks.begin(), blocks.end(), consume);
+  ASSERT_LT(Stats().free_page_bytes, 10 * kPage);
+  for (int i = 0; i < 64 * 32 * 8; i++) {
+    consume(shmipc_block_alloc(region_, 64));
+  }
+  EXPECT_GE(Stats().free_page_bytes, 58 * kPage);
+  shmipc_region_close(consumer);
+  ExpectUnused();
+}
+
+TEST_P(BlockPageTest, AProducerGivesBackAtOnceWhenMemoryIsShort) {
+  std::vector<void *> blocks;
+  for (int i = 0; i < 60 * 63; i++) {
+    blocks.push_back(shmipc_block_alloc(region_, 1024));
+  }
+  // What frees is another thread, which has no pages.
+  std::thread([&] {
+    for (void *block : blocks) {
+      EXPECT_EQ(shmipc_block_free(region_, block), 0);
+    }
+    EXPECT_EQ(shmipc_block_alloc(region_, 10 * kPage), nullptr);
+  }).join();
+  // Uses what it knows of, and looks for more once.
+  for (int i = 0; i < 64; i++) {
+    EXPECT_EQ(shmipc_block_free(region_, shmipc_block_alloc(region_, 16)), 0);
+    (void)!shmipc_block_alloc(region_, 1024);
+  }
+  std::thread([&] {
+    void *block = shmipc_block_alloc(region_, 10 * kPage);
+    EXPECT_NE(block, nullptr);
+    EXPECT_EQ(shmipc_block_free(region_, block), 0);
+  }).join();
+}
+
+TEST_P(BlockPageTest, TrimCountsPagesOfARunThatADeadThreadClaimed) {
+  std::thread([&] {
+    shmipc_self_t *self;
+    ASSERT_EQ(shmipc_cache_of(region_, &self), 0);
+    ASSERT_NE(shmipc_run_claim(region_, self, 5), SHMIPC_NO_PAGE);
+  }).join();
+  EXPECT_EQ(shmipc_heap_trim(region_), 5);
+  ExpectUnused();
+}
+
+TEST_P(BlockPageTest, AReclaimerWithoutTheMutexStopsNobody) {
+  shmipc_self_t *self;
+  ASSERT_EQ(shmipc_cache_of(region_, &self), 0);
+  ASSERT_EQ(shmipc_block_free(region_, shmipc_block_alloc(region_, 1000)), 0);
+  uint64_t *reclaimer = &shmipc_heap_head_of(region_)->reclaimer;
+  *reclaimer = self->page_id;
+  EXPECT_NE(Problems(region_).find("does not have the mutex"),
+            std::string::npos);
+  EXPECT_EQ(shmipc_heap_trim(region_), 1);
+  EXPECT_EQ(shmipc_heap_reclaim(region_, 0), 0);
+  EXPECT_EQ(*reclaimer, 0u);
+  ExpectUnused();
+}
+
+TEST_P(BlockPageTest, NoRunIsTakenOverWhileSomebodyReclaims) {
+  std::thread([&] {
+    shmipc_self_t *self;
+    ASSERT_EQ(shmipc_cache_of(region_, &self), 0);
+    ASSERT_NE(shmipc_run_claim(region_, self, 5), SHMIPC_NO_PAGE);
+  }).join();
+  shmipc_self_t *self;
+  ASSERT_EQ(shmipc_roots_lock(region_), 0);
+  ASSERT_EQ(shmipc_cache_of(region_, &self), 0);
+  shmipc_heap_head_of(region_)->reclaimer = self->page_id;
+  EXPECT_EQ(shmipc_heap_trim(region_), 0);
+  shmipc_heap_head_of(region_)->reclaimer = 0;
+  shmipc_roots_unlock(region_);
+  EXPECT_EQ(shmipc_heap_trim(region_), 5);
+  ExpectUnused();
+}
+
+TEST_P(BlockPageTest, PagesOfTheDeadMakeRoomForALargeBlock) {
+  Process dies([&] {
+    shmipc_region_t *region = own_.AttachInChild();
+    for (int i = 0; i < 60 * 63; i++) {
+      void *block = shmipc_block_alloc(region, 1024);
+      if (block == nullptr) {
+        return 1;
+      }
+    }
+    return 0;
+  });
+  ASSERT_EQ(dies.Wait(), 0);
+  ASSERT_EQ(shmipc_heap_reclaim(region_, 0), 60 * 63);
+  shmipc_heap_stats_t stats = Stats();
+  EXPECT_EQ(stats.free_bytes, 60u * 63 * 1024);
+  void *block = shmipc_block_alloc(region_, 64 * kPage);
+  EXPECT_NE(block, nullptr);
+  EXPECT_EQ(shmipc_block_free(region_, block), 0);
+  ExpectUnused();
+}
+
+TEST_P(BlockPageTest, TheSearchBeginsAnywhere) {
+  for (uint32_t start : {64u, 65u, 1u << 20, UINT32_MAX}) {
+    shmipc_heap_head_of(region_)->first_free = start;
+    std::thread([&] {
+      EXPECT_NE(shmipc_block_alloc(region_, 1000), nullptr);
+    }).join();
+  }
+  EXPECT_EQ(Problems(region_), "");
+}
+
 }  // namespace

@@ -415,4 +415,32 @@ TEST_P(BlockTest, WalkFindsEveryLiveBlockOnce) {
             -7);
 }
 
+TEST_P(BlockTest, WhereNoBlockCanStartIsNeverAFreedOne) {
+  auto *page = reinterpret_cast<char *>(shmipc_page_of(region_, 3));
+  EXPECT_EQ(shmipc_block_free(region_, page), -EALREADY);
+  EXPECT_EQ(shmipc_block_free(region_, page + 5), -EINVAL);
+}
+
+TEST_P(BlockTest, AttachmentsThatAreClosedLeaveNothing) {
+  shmipc_region_t *last = nullptr;
+  for (int i = 0; i < 20; i++) {
+    shmipc_region_close(last);
+    last = own_.Attach();
+    void *block = shmipc_block_alloc(last, 100);
+    EXPECT_EQ(shmipc_block_free(last, block), 0);
+  }
+  void *block = shmipc_block_alloc(region_, 100);
+  EXPECT_EQ(shmipc_block_free(region_, block), 0);
+  shmipc_region_t *other = own_.Attach();
+  EXPECT_NE(shmipc_block_alloc(other, 100), nullptr);
+  int count = 0;
+  for (shmipc_self_t *self = shmipc_self_cached; self != nullptr;
+       self = self->next) {
+    count++;
+  }
+  EXPECT_EQ(count, 3);
+  shmipc_region_close(last);
+  shmipc_region_close(other);
+}
+
 }  // namespace

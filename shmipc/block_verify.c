@@ -175,9 +175,37 @@ const char *shmipc_look_at_root(const shmipc_region_t *region, uint32_t index,
                                            : "root: leads out of the region";
   }
   shmipc_place_t place;
-  if (shmipc_place_find(region, region->base + offset, &place) < 0 ||
-      shmipc_word_load(place.word) == SHMIPC_BLOCK_FREE) {
+  uint32_t owner = SHMIPC_BLOCK_FREE;
+  if (shmipc_place_find(region, region->base + offset, &place) == 0) {
+    owner = shmipc_word_load(place.word);
+  }
+  if (owner == SHMIPC_BLOCK_FREE) {
     return "root: leads to no live block";
   }
-  return NULL;
+  // A change that is under way, or was left half done, is none.
+  shmipc_census_t census;
+  shmipc_census_begin(&census);
+  return owner != SHMIPC_BLOCK_REGION && shmipc_roots_owner(region) == 0 &&
+                 shmipc_block_is_alive(region, &census, owner)
+             ? "root: its block is a process's"
+             : NULL;
+}
+
+const char *shmipc_look_at_reclaimer(const shmipc_region_t *region,
+                                     uint32_t index, uint64_t *out_offset,
+                                     uint64_t *out_value) {
+  (void)index;
+  const shmipc_heap_head_t *heap = shmipc_heap_head_of(region);
+  *out_offset = region->heap_offset + offsetof(shmipc_heap_head_t, reclaimer);
+  *out_value = __atomic_load_n(&heap->reclaimer, __ATOMIC_ACQUIRE);
+  uint32_t word = __atomic_load_n(&heap->roots_mutex.word, __ATOMIC_ACQUIRE);
+  // One that died leaves it to the next that has the mutex.
+  if (*out_value == 0 || (word & SHMIPC_WORD_DIED) != 0) {
+    return NULL;
+  }
+  return (word & SHMIPC_WORD_OWNER) !=
+                 SHMIPC_WORD_OF(SHMIPC_PAGE_INDEX(*out_value),
+                                SHMIPC_PAGE_GENERATION(*out_value))
+             ? "heap: who reclaims does not have the mutex"
+             : NULL;
 }
