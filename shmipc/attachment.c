@@ -154,16 +154,19 @@ shmipc_region_t *shmipc_region_containing(const void *pointer) {
   return found.region;
 }
 
-void shmipc_attachment_with(uint64_t serial,
+bool shmipc_attachment_with(uint64_t serial,
                             void (*work)(shmipc_region_t *region,
                                          uint32_t argument),
                             uint32_t argument) {
+  bool is_there = false;
   pthread_mutex_lock(&lock);
-  for (shmipc_region_t *region = first; region != NULL; region = region->next) {
-    if (region->serial == serial) {
+  for (shmipc_region_t *region = first; region != NULL && !is_there;
+       region = region->next) {
+    is_there = region->serial == serial;
+    if (is_there && work != NULL) {
       work(region, argument);
-      break;
     }
   }
   pthread_mutex_unlock(&lock);
+  return is_there;
 }

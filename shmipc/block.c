@@ -52,7 +52,9 @@ int shmipc_place_find(const shmipc_region_t *region, const void *block,
   }
   out_place->page = (uint32_t)page;
   uint32_t position = (uint32_t)offset & (SHMIPC_PAGE_BYTES - 1);
-  uint64_t head = shmipc_head_load(region, (uint32_t)page);
+  // Sequentially consistent: see shmipc_is_reclaiming.
+  uint64_t head =
+      __atomic_load_n(shmipc_head_of(region, (uint32_t)page), __ATOMIC_SEQ_CST);
   uint32_t kind = shmipc_kind_of(head);
   out_place->head = head;
   if (shmipc_is_class(kind)) {
@@ -69,8 +71,10 @@ int shmipc_place_find(const shmipc_region_t *region, const void *block,
   if (kind == SHMIPC_PAGE_LARGE) {
     return position == 0 ? 0 : -EINVAL;
   }
-  return kind == SHMIPC_PAGE_FREE || kind == SHMIPC_PAGE_FREEING ? -EALREADY
-                                                                 : -EINVAL;
+  // A block may have started there, if any can.
+  bool was_block = position % 16 == 0 &&
+                   (kind == SHMIPC_PAGE_FREE || kind == SHMIPC_PAGE_FREEING);
+  return was_block ? -EALREADY : -EINVAL;
 }
 
 size_t shmipc_place_bytes(shmipc_region_t *region,
@@ -101,37 +105,51 @@ static int find_live(const shmipc_region_t *region, const void *block,
   return *out_seen != SHMIPC_BLOCK_FREE ? 0 : -EALREADY;
 }
 
-static void *alloc_large(shmipc_region_t *region, shmipc_self_t *self,
-                         size_t size_bytes) {
-  uint64_t most = (uint64_t)region->heap_pages << SHMIPC_PAGE_SHIFT;
-  if (size_bytes > most) {
-    return NULL;
+// Pages that a large block of that size has; 0: more than there can be.
+static uint32_t pages_for(const shmipc_region_t *region, size_t size_bytes) {
+  if (size_bytes > (uint64_t)region->heap_pages << SHMIPC_PAGE_SHIFT) {
+    return 0;
   }
-  uint32_t count =
-      (uint32_t)((size_bytes + SHMIPC_PAGE_BYTES - 1) >> SHMIPC_PAGE_SHIFT);
+  // One at least: a block of 0 bytes has 1.
+  size_t last = size_bytes != 0 ? size_bytes - 1 : 0;
+  return (uint32_t)(last >> SHMIPC_PAGE_SHIFT) + 1;
+}
+
+static uint32_t claim_or_trim(shmipc_region_t *region, shmipc_self_t *self,
+                              uint32_t count) {
   uint32_t first = shmipc_run_claim(region, self, count);
   if (first == SHMIPC_NO_PAGE &&
       shmipc_cache_trim_dead(region, self) + shmipc_cache_trim(region, self) !=
           0) {
     first = shmipc_run_claim(region, self, count);
   }
-  // What was added may end a run that was too short; a second time, if others
-  // took it.
-  for (int i = 0; i < 2 && first == SHMIPC_NO_PAGE; i++) {
-    if (!shmipc_pages_grow(region, count)) {
-      break;
-    }
-    first = shmipc_run_claim(region, self, count);
+  return first;
+}
+
+static void *alloc_large(shmipc_region_t *region, shmipc_self_t *self,
+                         size_t size_bytes) {
+  uint32_t count = pages_for(region, size_bytes);
+  if (count == 0) {
+    return NULL;
+  }
+  uint32_t first = claim_or_trim(region, self, count);
+  // What was added may end a run that was too short, or others took it.
+  while (first == SHMIPC_NO_PAGE && shmipc_pages_grow(region, count)) {
+    first = claim_or_trim(region, self, count);
   }
   if (first == SHMIPC_NO_PAGE) {
+    shmipc_cache_say_shortage(region);
     return NULL;
   }
   __atomic_store_n(&shmipc_note_of(region, first)->num_pages, count,
                    __ATOMIC_RELAXED);
   __atomic_store_n(shmipc_table_words_of(region, first), self->cache->owner,
                    __ATOMIC_RELAXED);
+  // Relaxed: only that no other has it.
+  uint64_t tag = __atomic_fetch_add(&shmipc_heap_head_of(region)->num_runs, 1,
+                                    __ATOMIC_RELAXED);
   // From here on it is a block.
-  shmipc_head_store(region, first, SHMIPC_PAGE_LARGE);
+  shmipc_head_store(region, first, SHMIPC_PAGE_RUN(tag));
   return shmipc_page_of(region, first);
 }
 
@@ -197,7 +215,8 @@ int shmipc_place_free(shmipc_region_t *region, const shmipc_self_t *self,
     shmipc_page_note_freed(region, place->page);
     return 0;
   }
-  // From here on it is no block. Killed now, whoever looks for pages goes on.
+  // From the head that was found, which no other run ever has. From here on it
+  // is no block. Killed now, whoever looks for pages goes on.
   if (!shmipc_head_change(region, place->page, place->head,
                           SHMIPC_PAGE_FREEING | self->page_id)) {
     return -EALREADY;
@@ -307,24 +326,27 @@ void *shmipc_block_get(shmipc_region_t *region, shmipc_ref_t ref, size_t len) {
 // Makes a run longer or shorter where it is.
 static bool resize_large(shmipc_region_t *region, const shmipc_place_t *place,
                          size_t size_bytes) {
-  uint64_t wanted =
-      ((uint64_t)size_bytes + SHMIPC_PAGE_BYTES - 1) >> SHMIPC_PAGE_SHIFT;
+  uint32_t wanted = pages_for(region, size_bytes);
   uint32_t extent = shmipc_run_extent(region, place->page);
   uint32_t *num_pages = &shmipc_note_of(region, place->page)->num_pages;
-  if (wanted > region->heap_pages) {
+  if (wanted == 0) {
     return false;
   }
-  if (wanted > extent && !shmipc_run_extend(region, place->page, extent,
-                                            (uint32_t)wanted - extent)) {
+  if (wanted > extent &&
+      !shmipc_run_extend(region, place->page, extent, wanted - extent)) {
+    return false;
+  }
+  if (wanted > shmipc_pages_mapped(region) - place->page) {
+    shmipc_pages_refresh(region);
+  }
+  // Heads may say what is not true: that pages are the run's that do not exist.
+  if (wanted > shmipc_pages_mapped(region) - place->page) {
     return false;
   }
   // Relaxed: of the block's owner only.
-  __atomic_store_n(num_pages, (uint32_t)wanted, __ATOMIC_RELAXED);
-  if (place->page + wanted > shmipc_pages_mapped(region)) {
-    shmipc_pages_refresh(region);
-  }
+  __atomic_store_n(num_pages, wanted, __ATOMIC_RELAXED);
   if (wanted < extent) {
-    shmipc_run_shorten(region, place->page, (uint32_t)wanted);
+    shmipc_run_shorten(region, place->page, wanted);
   }
   return true;
 }
@@ -362,12 +384,19 @@ void *shmipc_block_realloc(shmipc_region_t *region, void *block,
   if (resize(region, &place, size_bytes)) {
     return block;
   }
+  int saved = errno;
+  size_t usable = shmipc_place_bytes(region, &place);
   void *moved = shmipc_block_alloc(region, size_bytes);
-  if (moved != NULL) {
-    size_t usable = shmipc_place_bytes(region, &place);
-    memcpy(moved, block, size_bytes < usable ? size_bytes : usable);
-    (void)shmipc_block_free(region, block);
+  if (moved == NULL) {
+    // Making a block smaller does not fail.
+    bool fits =
+        size_bytes <= usable && (place.class_index < SHMIPC_CLASSES ||
+                                 resize_large(region, &place, size_bytes));
+    errno = fits ? saved : errno;
+    return fits ? block : NULL;
   }
+  memcpy(moved, block, size_bytes < usable ? size_bytes : usable);
+  (void)shmipc_block_free(region, block);
   return moved;
 }
 

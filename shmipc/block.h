@@ -33,9 +33,12 @@
 //
 // A process may be killed at any instruction of any of these calls. A block is
 // then free or somebody's as above, and none is lost. Nobody waits for anybody:
-// not for the dead, not for a stopped process. (Growing the region, which is
-// done when nothing else helps, may take a second if a stopped process is at
-// it; then it is as if it could not grow.)
+// not for the dead, not for a stopped process. Two exceptions: a block beyond
+// 32 KiB may cost a millisecond when a process was stopped while it looked for
+// pages, once in many of them. Growing the region, which is done when nothing
+// else helps, may take a second if a stopped process is at it; then it is as if
+// it could not grow. And shared_heap.h says what one does that was stopped
+// while it reclaimed.
 //
 // Each thread that allocates takes pages of 64 KiB for each of 40 sizes, which
 // others can use once nothing in them is live and the thread gives them back,
@@ -78,7 +81,8 @@ SHMIPC_API SHMIPC_MUST_USE void *shmipc_block_alloc_aligned(
 // NULL is an allocation. Blocks beyond 32 KiB grow in place where pages behind
 // them are free. The alignment is kept only in place. NULL, with errno, and the
 // block as before: as for alloc, EPERM (in flight, or somebody else's), and as
-// free has them.
+// free has them. One that is to become smaller is never ENOMEM; where nothing
+// smaller is free it stays as it is.
 SHMIPC_API SHMIPC_MUST_USE void *shmipc_block_realloc(shmipc_region_t *region,
                                                       void *block,
                                                       size_t size_bytes);

@@ -22,9 +22,14 @@
 // The hard problem is memory that others free and the owner does not look at,
 // without making it look at all of its pages again and again. Refilling looks
 // at the `freed` of at most PAGES_LOOKED pages, from where it stopped the last
-// time, and then takes a new page; only when there is none, at all words. And
-// when as many frees as a page has blocks found no room among the hints, a few
-// pages are looked at, whether they are empty and can go back.
+// time, and then takes a new page; only when there is none, at all words.
+//
+// Pages go back to all when they are found empty. When as many frees as a page
+// has blocks found no room among the hints, a few pages of the class are looked
+// at; at every eighth refill, one page of some class, since others may free
+// what this thread allocates; and all of them, when somebody has found no
+// memory since the last refill (the heap's `shortages`). A thread that does
+// none of this is as one that sleeps: it keeps what it has.
 //
 // Not done: taking pages from a thread that lives. It has no lock that one
 // could take.
@@ -36,6 +41,8 @@
 
 #define PAGES_LOOKED 64u
 #define PAGES_EMPTIED 4u
+// Refills between looks at a page for emptiness.
+#define REFILLS_A_LOOK 8u
 
 void shmipc_page_note_freed(const shmipc_region_t *region, uint32_t page) {
   uint32_t *freed = &shmipc_note_of(region, page)->freed;
@@ -125,9 +132,9 @@ static bool empty_page(shmipc_region_t *region, const shmipc_self_t *self,
 }
 
 // Takes the page of a dead thread: gives it back if it is empty, otherwise it
-// is ours. Returns whether anything was got.
-static bool adopt(shmipc_region_t *region, shmipc_self_t *self, uint32_t page,
-                  uint64_t head) {
+// is ours. Returns how many pages became free.
+static uint32_t adopt(shmipc_region_t *region, shmipc_self_t *self,
+                      uint32_t page, uint64_t head) {
   uint32_t kind = shmipc_kind_of(head);
   if (kind == SHMIPC_PAGE_PREPARING || kind == SHMIPC_PAGE_FREEING) {
     return shmipc_run_take_over(region, self, page, head);
@@ -135,13 +142,14 @@ static bool adopt(shmipc_region_t *region, shmipc_self_t *self, uint32_t page,
   shmipc_bin_t *bin = &self->cache->bins[kind - 1];
   if (!make_room(bin) ||
       !shmipc_head_change(region, page, head, self->page_id | kind)) {
-    return false;
+    return 0;
   }
   bin->pages[bin->num_pages++] = page;
-  if (!empty_page(region, self, kind - 1, bin->num_pages - 1)) {
-    shmipc_page_note_freed(region, page);
+  if (empty_page(region, self, kind - 1, bin->num_pages - 1)) {
+    return 1;
   }
-  return true;
+  shmipc_page_note_freed(region, page);
+  return 0;
 }
 
 // Whether the page has a thread, other than this one.
@@ -188,8 +196,8 @@ static bool find_page(shmipc_region_t *region, shmipc_self_t *self,
     uint64_t head = shmipc_head_load(region, page);
     uint32_t num_pages = bin->num_pages;
     if (is_anothers(self, head) &&
-        !shmipc_head_is_alive(region, census, head) &&
-        adopt(region, self, page, head)) {
+        !shmipc_head_is_alive(region, census, head)) {
+      (void)adopt(region, self, page, head);
       head = shmipc_head_load(region, page);
     }
     if (bin->num_pages > num_pages ||
@@ -207,17 +215,17 @@ static bool find_page(shmipc_region_t *region, shmipc_self_t *self,
 uint32_t shmipc_cache_trim_dead(shmipc_region_t *region, shmipc_self_t *self) {
   shmipc_census_t *census = malloc(sizeof(*census));
   uint32_t num_released = 0;
-  uint32_t mapped = shmipc_pages_mapped(region);
   if (census == NULL) {
     return 0;
   }
+  shmipc_pages_refresh(region);
+  uint32_t mapped = shmipc_pages_mapped(region);
   shmipc_census_begin(census);
   for (uint32_t page = 0; page < mapped; page++) {
     uint64_t head = shmipc_head_load(region, page);
     if (is_anothers(self, head) &&
-        !shmipc_head_is_alive(region, census, head) &&
-        adopt(region, self, page, head)) {
-      num_released += shmipc_head_load(region, page) == SHMIPC_PAGE_FREE;
+        !shmipc_head_is_alive(region, census, head)) {
+      num_released += adopt(region, self, page, head);
     }
   }
   free(census);
@@ -306,10 +314,56 @@ static bool refill_from_dead(shmipc_region_t *region, shmipc_self_t *self,
   return self->cache->bins[class_index].num_hints != 0;
 }
 
+// Looks at the next page of the class for emptiness. One page stays, for the
+// next time.
+static void look_at_one(shmipc_region_t *region, const shmipc_self_t *self,
+                        uint32_t class_index) {
+  shmipc_bin_t *bin = &self->cache->bins[class_index];
+  if (bin->num_pages > 1) {
+    bin->checked = bin->checked < bin->num_pages ? bin->checked : 0;
+    if (!empty_page(region, self, class_index, bin->checked)) {
+      bin->checked++;
+    }
+  }
+}
+
+// Gives back what others may need more.
+static void give_back(shmipc_region_t *region, shmipc_self_t *self) {
+  shmipc_cache_t *cache = self->cache;
+  // Relaxed: a hint.
+  uint32_t shortages = __atomic_load_n(&shmipc_heap_head_of(region)->shortages,
+                                       __ATOMIC_RELAXED);
+  if (shortages != cache->shortages) {
+    cache->shortages = shortages;
+    (void)shmipc_cache_trim(region, self);
+    return;
+  }
+  if (++cache->num_refills % REFILLS_A_LOOK != 0) {
+    return;
+  }
+  for (uint32_t i = 0; i < SHMIPC_CLASSES; i++) {
+    // All pages of a class, then the next one that has some.
+    const shmipc_bin_t *bin = &cache->bins[cache->looked];
+    if (bin->num_pages > 1 && bin->checked < bin->num_pages) {
+      look_at_one(region, self, cache->looked);
+      return;
+    }
+    cache->looked = cache->looked + 1 < SHMIPC_CLASSES ? cache->looked + 1 : 0;
+    cache->bins[cache->looked].checked = 0;
+  }
+}
+
+void shmipc_cache_say_shortage(const shmipc_region_t *region) {
+  // Relaxed: a hint.
+  __atomic_fetch_add(&shmipc_heap_head_of(region)->shortages, 1,
+                     __ATOMIC_RELAXED);
+}
+
 static bool refill(shmipc_region_t *region, shmipc_self_t *self,
                    uint32_t class_index) {
   shmipc_bin_t *bin = &self->cache->bins[class_index];
   assert(bin->num_hints == 0);
+  give_back(region, self);
   if (refill_from_own(region, self, class_index)) {
     return true;
   }
@@ -360,7 +414,7 @@ static void *pop_or_refill(shmipc_region_t *region, shmipc_self_t *self,
 void *shmipc_cache_alloc(shmipc_region_t *region, shmipc_self_t *self,
                          uint32_t class_index, size_t alignment) {
   void *block = pop_or_refill(region, self, class_index);
-  if (block == NULL && shmipc_pages_grow(region, 1)) {
+  while (block == NULL && shmipc_pages_grow(region, 1)) {
     block = pop_or_refill(region, self, class_index);
   }
   // No page anywhere: a larger block of a page that we have.
@@ -373,6 +427,9 @@ void *shmipc_cache_alloc(shmipc_region_t *region, shmipc_self_t *self,
       block = pop(self, i);
     }
   }
+  if (block == NULL) {
+    shmipc_cache_say_shortage(region);
+  }
   return block;
 }
 
@@ -384,12 +441,8 @@ void shmipc_cache_note_free(shmipc_region_t *region, shmipc_self_t *self,
     return;
   }
   bin->num_frees = 0;
-  // One page stays, for the next time.
-  for (uint32_t i = 0; i < PAGES_EMPTIED && bin->num_pages > 1; i++) {
-    bin->checked = bin->checked < bin->num_pages ? bin->checked : 0;
-    if (!empty_page(region, self, class_index, bin->checked)) {
-      bin->checked++;
-    }
+  for (uint32_t i = 0; i < PAGES_EMPTIED; i++) {
+    look_at_one(region, self, class_index);
   }
 }
 

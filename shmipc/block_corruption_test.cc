@@ -249,7 +249,7 @@ TEST_P(BlockCorruptionTest, VerifyNamesEachKindOfDamage) {
        [&](auto *r) {
          head(r, 5) = 0x100;
        }},
-      {"page: of no kind",
+      {"its run is yet to come",
        [&](auto *r) {
          head(r, 1) |= 0x100;
        }},

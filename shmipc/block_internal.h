@@ -48,7 +48,11 @@ typedef struct shmipc_bin {
 } shmipc_bin_t;
 
 typedef struct shmipc_cache {
-  uint32_t owner;  // What words of blocks say that are this process's.
+  uint32_t owner;      // What words of blocks say that are this process's.
+  uint32_t impatient;  // Claims of runs that are not to wait.
+  uint32_t shortages;  // Of the heap's head, when they were last answered.
+  uint32_t num_refills;
+  uint32_t looked;  // Class whose pages were last looked at for emptiness.
   shmipc_bin_t bins[SHMIPC_CLASSES];
 } shmipc_cache_t;
 
@@ -162,25 +166,28 @@ bool shmipc_block_is_alive(const shmipc_region_t *region,
 // block_page.c: pages, and runs of them.
 // Maps what others have added.
 void shmipc_pages_refresh(shmipc_region_t *region);
-// Makes room for `count` pages more, and for others soon. False if it cannot.
+// Makes room for a run of `count` pages, and for others soon, or maps what
+// somebody else has added. False if nothing was: so a caller that tries again
+// after each time comes to an end.
 bool shmipc_pages_grow(shmipc_region_t *region, uint32_t count);
 // Claims the first free run: its first page is PREPARING, the others MORE.
 uint32_t shmipc_run_claim(shmipc_region_t *region, const shmipc_self_t *self,
                           uint32_t count);
 // Pages of the run that starts there, as the heads say. 1 or more.
 uint32_t shmipc_run_extent(const shmipc_region_t *region, uint32_t first);
-// Frees the run, from its last page on. Its first names us.
-void shmipc_run_release(shmipc_region_t *region, uint32_t first);
+// Frees the run, from its last page on. Its first names us. Returns its pages.
+uint32_t shmipc_run_release(shmipc_region_t *region, uint32_t first);
 // Claims `count` pages behind a run of `extent`, or none.
 bool shmipc_run_extend(shmipc_region_t *region, uint32_t first, uint32_t extent,
                        uint32_t count);
 // Frees all but the first `count` pages.
 void shmipc_run_shorten(shmipc_region_t *region, uint32_t first,
                         uint32_t count);
-// Frees the run of a dead thread. False if somebody else is at it, or it may
-// not be done now.
-bool shmipc_run_take_over(shmipc_region_t *region, const shmipc_self_t *self,
-                          uint32_t first, uint64_t head);
+// Frees the run of a dead thread. Returns its pages; 0 if somebody else is at
+// it, or it may not be done now.
+uint32_t shmipc_run_take_over(shmipc_region_t *region,
+                              const shmipc_self_t *self, uint32_t first,
+                              uint64_t head);
 void shmipc_page_release(shmipc_region_t *region, uint32_t page);
 // Whether a thread that lives may be looking through the words of pages, none
 // of which may then become another kind.
@@ -197,6 +204,8 @@ void shmipc_cache_note_free(shmipc_region_t *region, shmipc_self_t *self,
                             uint32_t class_index, uint32_t page);
 // Says that a block of the page is free that its owner knows nothing of.
 void shmipc_page_note_freed(const shmipc_region_t *region, uint32_t page);
+// Says that somebody found no memory; those that have pages look at them.
+void shmipc_cache_say_shortage(const shmipc_region_t *region);
 // Gives back our pages without a live block. Returns how many.
 uint32_t shmipc_cache_trim(shmipc_region_t *region, shmipc_self_t *self);
 
@@ -218,7 +227,8 @@ int shmipc_place_find(const shmipc_region_t *region, const void *block,
                       shmipc_place_t *out_place);
 // Bytes of the block, all of them mapped.
 size_t shmipc_place_bytes(shmipc_region_t *region, const shmipc_place_t *place);
-// Frees the block if its word is still `seen`, which is live. -EALREADY.
+// Frees the block if its word is still `seen`, which is live, or of a run, if
+// it is still that one. -EALREADY.
 int shmipc_place_free(shmipc_region_t *region, const shmipc_self_t *self,
                       const shmipc_place_t *place, uint32_t seen);
 // 0, or why there can be no use of the heap: -ECHILD, -EROFS, -EOPNOTSUPP.
@@ -228,12 +238,21 @@ int shmipc_heap_status(const shmipc_region_t *region, bool writes);
 // Under the mutex of roots: blocks of roots whose owner died before it said so
 // become the region's.
 int shmipc_roots_lock(shmipc_region_t *region);
+// The name in the mutex's word; 0: nobody's.
+static inline uint32_t shmipc_roots_owner(const shmipc_region_t *region) {
+  return __atomic_load_n(&shmipc_heap_head_of(region)->roots_mutex.word,
+                         __ATOMIC_SEQ_CST) &
+         SHMIPC_WORD_OWNER;
+}
 void shmipc_roots_unlock(shmipc_region_t *region);
 void shmipc_roots_redo(shmipc_region_t *region, shmipc_census_t *census);
 
 // block_verify.c: looks, as of region_verify.c.
 const char *shmipc_look_at_page(const shmipc_region_t *region, uint32_t index,
                                 uint64_t *out_offset, uint64_t *out_value);
+const char *shmipc_look_at_reclaimer(const shmipc_region_t *region,
+                                     uint32_t index, uint64_t *out_offset,
+                                     uint64_t *out_value);
 const char *shmipc_look_at_root(const shmipc_region_t *region, uint32_t index,
                                 uint64_t *out_offset, uint64_t *out_value);
 

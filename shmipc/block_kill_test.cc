@@ -429,6 +429,13 @@ TEST_P(BlockKillTest, AStoppedProcessStopsNobody) {
   for (int i = 0; i < kWorkers; i++) {
     workers.push_back(Start(i));
   }
+  // One that is stopped while it attaches keeps others from attaching.
+  for (const std::atomic<uint64_t> &rounds : tally_->rounds) {
+    while (rounds == 0) {
+      struct timespec pause = {0, 1000000};
+      nanosleep(&pause, nullptr);
+    }
+  }
   for (uint64_t i = 0; i < count; i++) {
     struct timespec pause = {0, static_cast<long>(random() % 2000000)};
     nanosleep(&pause, nullptr);

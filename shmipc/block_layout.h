@@ -42,10 +42,17 @@ typedef struct shmipc_heap_head {
   shmipc_mutex_t runs_mutex;  // 64. Of those that look for several pages.
   uint8_t padding1[60];
   uint32_t first_free;  // 128. A page to begin the search with; any value.
-  uint8_t padding2[60];
+  uint32_t reserved;
+  // 136. Counts runs: the next one's tag. Added to by whoever claims one.
+  uint64_t num_runs;
+  uint8_t padding2[48];
   // 192. While blocks of the dead are being freed: the thread that is at it, as
-  // a page's head names it. Written under roots_mutex.
+  // a page's head names it. Written under roots_mutex; without that mutex held
+  // by the very thread it says nothing.
   uint64_t reclaimer;
+  // 200. Counts allocations that found no memory. A hint, to those that have
+  // pages, that somebody needs them.
+  uint32_t shortages;
 } shmipc_heap_head_t;
 
 // `state`: bit 0 there is a root, bits 1..31 count changes. Written under
@@ -62,6 +69,8 @@ typedef struct shmipc_root {
 //   8..23    record + 1 of the thread that has it
 //   24..31   0
 //   32..63   the record's generation
+// Of LARGE instead:
+//   8..63    the run's tag, which no other run has
 #define SHMIPC_PAGE_FREE 0u
 // 1 to SHMIPC_CLASSES: blocks of class kind - 1. All other kinds but LARGE and
 // MORE name a thread, too.
@@ -75,6 +84,8 @@ typedef struct shmipc_root {
   (((uint64_t)(generation) << 32) | (((uint64_t)(index) + 1) << 8))
 #define SHMIPC_PAGE_INDEX(head) ((uint32_t)(((head) >> 8) & 0xffffu) - 1u)
 #define SHMIPC_PAGE_GENERATION(head) ((uint32_t)((head) >> 32))
+#define SHMIPC_PAGE_RUN(tag) (((uint64_t)(tag) << 8) | SHMIPC_PAGE_LARGE)
+#define SHMIPC_PAGE_TAG(head) ((uint64_t)(head) >> 8)
 
 typedef struct shmipc_page_note {
   // Blocks were freed that their owner did not see. A hint.

@@ -253,6 +253,17 @@ TEST_P(BlockStepTest, LargeBlocks) {
   });
 }
 
+TEST_P(BlockStepTest, FreeOfALargeBlock) {
+  if (IsForLater()) {
+    GTEST_SKIP() << "memfd; all kinds with SHMIPC_STRIDE";
+  }
+  void *block = nullptr;
+  EveryStep(
+      "free of a run", 1,
+      [&](auto *region) { block = shmipc_block_alloc(region, 4 * kPage); },
+      [&](auto *region) { shmipc_block_free(region, block); });
+}
+
 TEST_P(BlockStepTest, Roots) {
   if (IsForLater()) {
     GTEST_SKIP() << "memfd; all kinds with SHMIPC_STRIDE";

@@ -5,6 +5,7 @@
 // that are free or somebody's, or of one run; every root leads to a block.
 
 #include <string.h>
+#include <sys/stat.h>
 
 #include "shmipc/block_internal.h"
 
@@ -81,6 +82,19 @@ static const char *look_at_run(const shmipc_region_t *region, uint32_t page,
              : NULL;
 }
 
+// Whether the region does not have that page yet. (Its end, as the kernel says
+// it, is never before what it was.)
+static bool is_beyond_end(const shmipc_region_t *region, uint32_t index) {
+  struct stat file;
+  if (index < shmipc_pages_mapped(region)) {
+    return false;
+  }
+  uint64_t end =
+      region->pages_offset + ((uint64_t)(index + 1) << SHMIPC_PAGE_SHIFT);
+  return region->backend == SHMIPC_SYSV ||
+         (fstat(region->fd, &file) == 0 && (uint64_t)file.st_size < end);
+}
+
 const char *shmipc_look_at_page(const shmipc_region_t *region, uint32_t index,
                                 uint64_t *out_offset, uint64_t *out_value) {
   uint64_t head = shmipc_head_load(region, index);
@@ -91,14 +105,22 @@ const char *shmipc_look_at_page(const shmipc_region_t *region, uint32_t index,
   if (head == SHMIPC_PAGE_FREE) {
     return NULL;
   }
+  if (is_beyond_end(region, index)) {
+    return "page: not free, but beyond the end";
+  }
   if (head == SHMIPC_PAGE_MORE) {
     uint32_t before =
         index > 0 ? shmipc_kind_of(shmipc_head_load(region, index - 1)) : 0;
     return before >= SHMIPC_PAGE_PREPARING ? NULL
                                            : "page: continues what is no run";
   }
-  if (head == SHMIPC_PAGE_LARGE) {
-    return look_at_run(region, index, out_offset, out_value);
+  if (kind == SHMIPC_PAGE_LARGE) {
+    // After the head: a tag is counted before it is used.
+    uint64_t num_runs = __atomic_load_n(&shmipc_heap_head_of(region)->num_runs,
+                                        __ATOMIC_ACQUIRE);
+    return SHMIPC_PAGE_TAG(head) >= num_runs
+               ? "page: its run is yet to come"
+               : look_at_run(region, index, out_offset, out_value);
   }
   if (kind != SHMIPC_PAGE_PREPARING && kind != SHMIPC_PAGE_FREEING &&
       !shmipc_is_class(kind)) {
@@ -153,9 +175,37 @@ const char *shmipc_look_at_root(const shmipc_region_t *region, uint32_t index,
                                            : "root: leads out of the region";
   }
   shmipc_place_t place;
-  if (shmipc_place_find(region, region->base + offset, &place) < 0 ||
-      shmipc_word_load(place.word) == SHMIPC_BLOCK_FREE) {
+  uint32_t owner = SHMIPC_BLOCK_FREE;
+  if (shmipc_place_find(region, region->base + offset, &place) == 0) {
+    owner = shmipc_word_load(place.word);
+  }
+  if (owner == SHMIPC_BLOCK_FREE) {
     return "root: leads to no live block";
   }
-  return NULL;
+  // A change that is under way, or was left half done, is none.
+  shmipc_census_t census;
+  shmipc_census_begin(&census);
+  return owner != SHMIPC_BLOCK_REGION && shmipc_roots_owner(region) == 0 &&
+                 shmipc_block_is_alive(region, &census, owner)
+             ? "root: its block is a process's"
+             : NULL;
+}
+
+const char *shmipc_look_at_reclaimer(const shmipc_region_t *region,
+                                     uint32_t index, uint64_t *out_offset,
+                                     uint64_t *out_value) {
+  (void)index;
+  const shmipc_heap_head_t *heap = shmipc_heap_head_of(region);
+  *out_offset = region->heap_offset + offsetof(shmipc_heap_head_t, reclaimer);
+  *out_value = __atomic_load_n(&heap->reclaimer, __ATOMIC_ACQUIRE);
+  uint32_t word = __atomic_load_n(&heap->roots_mutex.word, __ATOMIC_ACQUIRE);
+  // One that died leaves it to the next that has the mutex.
+  if (*out_value == 0 || (word & SHMIPC_WORD_DIED) != 0) {
+    return NULL;
+  }
+  return (word & SHMIPC_WORD_OWNER) !=
+                 SHMIPC_WORD_OF(SHMIPC_PAGE_INDEX(*out_value),
+                                SHMIPC_PAGE_GENERATION(*out_value))
+             ? "heap: who reclaims does not have the mutex"
+             : NULL;
 }

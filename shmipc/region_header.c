@@ -60,10 +60,12 @@ static uint64_t layout_hash(void) {
       SHMIPC_ROOTS_MAX,
       sizeof(shmipc_root_t),
       SHMIPC_TABLE_WORDS,
-      SHMIPC_CLASSES,
+      sizeof(shmipc_heap_head_t),
   };
-  // As words, so that the other byte order has another hash.
-  return hash_bytes(FNV_BASIS, facts, sizeof(facts));
+  // As words, so that the other byte order has another hash. The classes say
+  // where the words of a page's blocks are.
+  return hash_bytes(hash_bytes(FNV_BASIS, facts, sizeof(facts)),
+                    shmipc_classes, sizeof(shmipc_classes));
 }
 
 uint64_t shmipc_header_hash(const shmipc_header_t *header) {

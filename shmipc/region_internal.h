@@ -206,8 +206,8 @@ int shmipc_examine(shmipc_region_t *region, shmipc_look_fn_t *look,
 void shmipc_attachment_add(shmipc_region_t *region);
 void shmipc_attachment_remove(shmipc_region_t *region);
 // Calls `work` with the attachment of that serial, which cannot go away
-// meanwhile; nothing if there is none.
-void shmipc_attachment_with(uint64_t serial,
+// meanwhile. False if there is none. NULL: only whether there is one.
+bool shmipc_attachment_with(uint64_t serial,
                             void (*work)(shmipc_region_t *region,
                                          uint32_t argument),
                             uint32_t argument);

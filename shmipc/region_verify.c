@@ -237,6 +237,7 @@ int shmipc_region_verify(shmipc_region_t *region, shmipc_problem_fn_t *report,
     examine(&verifier, look_at_record, i);
   }
   if (region->heap_offset != 0) {
+    examine(&verifier, shmipc_look_at_reclaimer, 0);
     for (uint32_t i = 0; i < region->heap_pages; i++) {
       examine(&verifier, shmipc_look_at_page, i);
     }

@@ -42,7 +42,9 @@ int shmipc_roots_lock(shmipc_region_t *region) {
   shmipc_mutex_t *mutex = &shmipc_heap_head_of(region)->roots_mutex;
   int status = shmipc_mutex_lock(region, mutex, SHMIPC_GATE_WAIT_NS);
   if (status == -EOWNERDEAD) {
-    // Entries are whole at every instruction.
+    // Entries are whole at every instruction; and nobody reclaims.
+    __atomic_store_n(&shmipc_heap_head_of(region)->reclaimer, 0,
+                     __ATOMIC_RELEASE);
     return shmipc_mutex_consistent(region, mutex);
   }
   if (status == -ENOTRECOVERABLE) {
@@ -190,9 +192,9 @@ int shmipc_root_add(shmipc_region_t *region, const char *name, void *block) {
   if (status < 0) {
     return status;
   }
-  if (shmipc_word_load(place.word) !=
-      SHMIPC_BLOCK_OWNER(region->slot, region->slot_generation)) {
-    return -EPERM;
+  uint32_t word = shmipc_word_load(place.word);
+  if (word != SHMIPC_BLOCK_OWNER(region->slot, region->slot_generation)) {
+    return word == SHMIPC_BLOCK_FREE ? -EALREADY : -EPERM;
   }
   shmipc_ref_t existing;
   return add_locked(region, name, block, &existing);
@@ -255,6 +257,23 @@ int shmipc_root_find(shmipc_region_t *region, const char *name,
   return -EBUSY;
 }
 
+// Makes a root's block ours: from the region's, or where a change was left half
+// done, a dead process's. -ESTALE: somebody freed or took it.
+static int make_ours(shmipc_region_t *region, shmipc_ref_t ref) {
+  uint32_t owner = SHMIPC_BLOCK_OWNER(region->slot, region->slot_generation);
+  uint32_t *word = word_of(region, ref);
+  uint32_t seen = word != NULL ? shmipc_word_load(word) : SHMIPC_BLOCK_FREE;
+  shmipc_census_t census;
+  shmipc_census_begin(&census);
+  if (seen == SHMIPC_BLOCK_FREE ||
+      (seen != SHMIPC_BLOCK_REGION && seen != owner &&
+       shmipc_block_is_alive(region, &census, seen)) ||
+      !shmipc_word_change(word, seen, owner)) {
+    return -ESTALE;
+  }
+  return 0;
+}
+
 int shmipc_root_remove(shmipc_region_t *region, const char *name,
                        shmipc_ref_t *out_ref) {
   int status = begin(region, name, true);
@@ -266,19 +285,16 @@ int shmipc_root_remove(shmipc_region_t *region, const char *name,
   }
   shmipc_ref_t ref;
   shmipc_root_t *root = find(region, name, &ref, &status);
+  status = -ENOENT;
   if (root != NULL) {
-    uint32_t *word = word_of(region, ref);
-    uint32_t seen = word != NULL ? shmipc_word_load(word) : 0;
-    if (seen != SHMIPC_BLOCK_FREE) {
-      (void)shmipc_word_change(
-          word, seen,
-          SHMIPC_BLOCK_OWNER(region->slot, region->slot_generation));
-    }
+    status = make_ours(region, ref);
     set_state(root, state_of(root) + 1);
+  }
+  if (status == 0) {
     *out_ref = ref;
   }
   shmipc_roots_unlock(region);
-  return root != NULL ? 0 : -ENOENT;
+  return status;
 }
 
 int shmipc_root_list(shmipc_region_t *region, shmipc_root_list_fn_t *visit,

@@ -43,13 +43,16 @@ typedef int shmipc_root_fn_t(void *context, void *block, size_t size_bytes);
 // NULL), and gives it the name; it is the region's then. -EEXIST, with the ref
 // of the block that has the name: of any number that call it at once, one
 // creates. -EINVAL, -ENAMETOOLONG (name), -ENOSPC (SHMIPC_ROOTS_MAX), -EBUSY
-// (a stopped process is changing roots), -ENOLCK, and as shmipc_block_alloc.
+// (a stopped process is changing roots), -ENOLCK, -EPROTO (the mutex is
+// damaged), and as shmipc_block_alloc.
 SHMIPC_API SHMIPC_MUST_USE int shmipc_root_create(
     shmipc_region_t *region, const char *name, size_t size_bytes,
     shmipc_root_fn_t *initialize, void *context, shmipc_ref_t *out_ref);
 
-// Gives a name to a block of this process; it is the region's then. -EPERM if
-// it is not this process's, and as create, but for -EEXIST: without a ref.
+// Gives a name to a block of this process; it is the region's then, and must
+// not be freed or taken while it has the name. -EPERM if it is not this
+// process's, -EALREADY if it is free, -EINVAL if no block starts there, and as
+// create, but for -EEXIST: without a ref.
 SHMIPC_API SHMIPC_MUST_USE int shmipc_root_add(shmipc_region_t *region,
                                                const char *name, void *block);
 
@@ -62,7 +65,9 @@ SHMIPC_API SHMIPC_MUST_USE int shmipc_root_find(shmipc_region_t *region,
 
 // Takes the name away. The block is this process's then, to be freed when
 // nobody uses it any more. -ENOENT, -EBUSY, -EINVAL, -ENAMETOOLONG, -ENOLCK,
-// -EROFS, -EOPNOTSUPP, -ECHILD.
+// -EROFS, -EOPNOTSUPP, -ECHILD, -ENFILE, -ENOMEM, -EPROTO (the mutex is
+// damaged). -ESTALE: the name is gone, but its block had been freed, or taken
+// by a process that lives; it stays whosever it is.
 SHMIPC_API SHMIPC_MUST_USE int shmipc_root_remove(shmipc_region_t *region,
                                                   const char *name,
                                                   shmipc_ref_t *out_ref);

@@ -262,4 +262,86 @@ TEST_P(RootTest, AStoppedProcessIsWaitedForOneSecondAndNotRobbed) {
   EXPECT_EQ(Problems(region_), "");
 }
 
+TEST_P(RootTest, RemovingDoesNotTakeABlockThatIsSomebodyElses) {
+  shmipc_region_t *other = own_.Attach();
+  shmipc_ref_t ref;
+  shmipc_ref_t none = {77};
+  // One that was freed, then allocated again; and one that was taken.
+  ASSERT_EQ(shmipc_root_create(region_, "a", 100, nullptr, nullptr, &ref), 0);
+  ASSERT_EQ(shmipc_block_free(other, shmipc_block_get(other, ref, 1)), 0);
+  EXPECT_NE(Problems(region_).find("leads to no live block"),
+            std::string::npos);
+  void *block;
+  do {
+    block = shmipc_block_alloc(region_, 100);
+    ASSERT_NE(block, nullptr);
+  } while (shmipc_ref_of(region_, block).offset != ref.offset);
+  EXPECT_NE(Problems(region_).find("its block is a process's"),
+            std::string::npos);
+  EXPECT_EQ(shmipc_root_remove(other, "a", &none), -ESTALE);
+  EXPECT_EQ(none.offset, 77u);
+  EXPECT_EQ(shmipc_root_find(region_, "a", &none), -ENOENT);
+  EXPECT_EQ(shmipc_block_give(region_, block), 0);
+  ASSERT_EQ(shmipc_root_create(region_, "a", 100, nullptr, nullptr, &ref), 0);
+  block = shmipc_block_get(region_, ref, 1);
+  ASSERT_EQ(shmipc_block_take(region_, block), 0);
+  EXPECT_EQ(shmipc_root_remove(other, "a", &none), -ESTALE);
+  EXPECT_EQ(shmipc_block_give(region_, block), 0);
+  // Freed, and not used again.
+  ASSERT_EQ(shmipc_root_create(region_, "a", 100, nullptr, nullptr, &ref), 0);
+  ASSERT_EQ(shmipc_block_free(other, shmipc_block_get(other, ref, 1)), 0);
+  EXPECT_EQ(shmipc_root_remove(other, "a", &none), -ESTALE);
+  EXPECT_EQ(Problems(region_), "");
+  shmipc_region_close(other);
+}
+
+TEST_P(RootTest, AFreedBlockCannotBeAdded) {
+  void *block = shmipc_block_alloc(region_, 100);
+  ASSERT_EQ(shmipc_block_free(region_, block), 0);
+  EXPECT_EQ(shmipc_root_add(region_, "a", block), -EALREADY);
+}
+
+TEST_P(RootTest, ARootThatWasHalfAddedIsCompleted) {
+  // As one leaves it that dies between the name and the owner's change.
+  auto leave = [&] {
+    Process dies([&] {
+      shmipc_region_t *region = own_.AttachInChild();
+      shmipc_ref_t ref;
+      int status = shmipc_root_create(region, "a", 100, nullptr, nullptr, &ref);
+      void *block = shmipc_block_get(region, ref, 1);
+      return status == 0 && shmipc_block_take(region, block) == 0 ? 0 : 1;
+    });
+    ASSERT_EQ(dies.Wait(), 0);
+  };
+  leave();
+  EXPECT_EQ(Problems(region_), "");
+  shmipc_ref_t ref;
+  EXPECT_EQ(shmipc_heap_reclaim(region_, 0), 0);
+  ASSERT_EQ(shmipc_root_find(region_, "a", &ref), 0);
+  EXPECT_NE(shmipc_block_get(region_, ref, 100), nullptr);
+  ASSERT_EQ(shmipc_root_remove(region_, "a", &ref), 0);
+  ASSERT_EQ(shmipc_block_free(region_, shmipc_block_get(region_, ref, 1)), 0);
+  // Removed before anybody completed it.
+  leave();
+  ASSERT_EQ(shmipc_root_remove(region_, "a", &ref), 0);
+  ASSERT_EQ(shmipc_block_free(region_, shmipc_block_get(region_, ref, 1)), 0);
+  EXPECT_EQ(NumLive(), 0u);
+}
+
+TEST_P(RootTest, AShortNameReplacesALongOneWhole) {
+  shmipc_ref_t ref;
+  std::string longest(SHMIPC_ROOT_NAME_MAX, 'x');
+  for (const std::string &name : {longest, std::string("ab"), longest}) {
+    ASSERT_EQ(
+        shmipc_root_create(region_, name.c_str(), 8, nullptr, nullptr, &ref),
+        0);
+    const char *rest = shmipc_root_of(region_, 0)->name;
+    EXPECT_EQ(
+        std::string(rest, sizeof(shmipc_root_t::name)),
+        name + std::string(sizeof(shmipc_root_t::name) - name.size(), '\0'));
+    ASSERT_EQ(shmipc_root_remove(region_, name.c_str(), &ref), 0);
+    ASSERT_EQ(shmipc_block_free(region_, shmipc_block_get(region_, ref, 8)), 0);
+  }
+}
+
 }  // namespace

@@ -72,12 +72,19 @@ SHMIPC_API SHMIPC_MUST_USE int shmipc_heap_stats_get(
 // Frees the blocks of dead processes. Blocks that are roots (root.h) become the
 // region's instead. Returns how many were freed, or -EBUSY (roots are being
 // changed by a process that is stopped), -EOPNOTSUPP, -EROFS, -ECHILD, -ENFILE,
-// -ENOMEM. Killed in between, the next call does the rest.
+// -ENOMEM, -ENOLCK (the thread holds SHMIPC_HOLDS_MAX locks), -EPROTO, -EDEADLK
+// (the mutex is damaged). Killed in between, the next call does the rest.
+// While it is at work no page of small blocks goes back: stopped in between, it
+// keeps others from using empty pages for other sizes and large blocks until it
+// goes on or dies.
 SHMIPC_API int shmipc_heap_reclaim(shmipc_region_t *region, unsigned int flags);
 
 // Gives back pages that the calling thread has and that have no live block,
-// those of dead processes and ended threads as well. Returns how many, or as
-// reclaim. (It happens by itself, but not in a thread that does not call.)
+// those of dead processes and ended threads as well. Returns how many, or
+// -EOPNOTSUPP, -EROFS, -ECHILD, -ENFILE, -ENOMEM. (It happens by itself, little
+// by little, in a thread that allocates more than it frees or the other way
+// round; not in one that does nothing, or nothing but free what it has just
+// allocated.)
 SHMIPC_API int shmipc_heap_trim(shmipc_region_t *region);
 
 #ifdef __cplusplus

@@ -33,6 +33,9 @@ static const status_text_t texts[] = {
      "not allowed: the lock is not held by this thread, the block is not this "
      "process's, the port is not one that does this, or the region belongs to "
      "another user (`allow_other_owner`)"},
+    {ESTALE,
+     "the root is gone, but its block was freed or taken before, which must "
+     "not be"},
     {EALREADY, "the block is free already: it was freed twice"},
     {ECHILD,
      "this process was forked from the one that attached: open the region "

@@ -10,7 +10,7 @@
 // after that stays until the region is closed.)
 //
 // A `self` outlives the attachment that it is for; its serial then matches
-// none.
+// none. It goes when the thread makes the next one.
 //
 // Killed at any point: a record that has our slot as its owner is found by who
 // recovers the slot.
@@ -39,11 +39,29 @@ static void thread_ends(void *unused) {
   while (all != NULL) {
     shmipc_self_t *self = all;
     all = self->next;
-    shmipc_attachment_with(self->serial, release, self->index);
+    (void)shmipc_attachment_with(self->serial, release, self->index);
     shmipc_cache_delete(self->cache);
     free(self);
   }
   shmipc_self_cached = NULL;
+}
+
+// Frees what was for attachments that are no more.
+static void forget_closed(void) {
+  shmipc_self_t **link = &all;
+  while (*link != NULL) {
+    shmipc_self_t *self = *link;
+    if (shmipc_attachment_with(self->serial, NULL, 0)) {
+      link = &self->next;
+      continue;
+    }
+    *link = self->next;
+    if (shmipc_self_cached == self) {
+      shmipc_self_cached = NULL;
+    }
+    shmipc_cache_delete(self->cache);
+    free(self);
+  }
 }
 
 static void make_key(void) {
@@ -103,6 +121,7 @@ int shmipc_self_find(shmipc_region_t *region, shmipc_self_t **out_self) {
       return 0;
     }
   }
+  forget_closed();
   pthread_once(&once, make_key);
   if (key_status < 0) {
     return key_status;
