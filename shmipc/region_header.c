@@ -64,8 +64,8 @@ static uint64_t layout_hash(void) {
   };
   // As words, so that the other byte order has another hash. The classes say
   // where the words of a page's blocks are.
-  return hash_bytes(hash_bytes(FNV_BASIS, facts, sizeof(facts)),
-                    shmipc_classes, sizeof(shmipc_classes));
+  return hash_bytes(hash_bytes(FNV_BASIS, facts, sizeof(facts)), shmipc_classes,
+                    sizeof(shmipc_classes));
 }
 
 uint64_t shmipc_header_hash(const shmipc_header_t *header) {
