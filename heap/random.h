@@ -51,13 +51,13 @@ static inline uint32_t heap_random_6_bits(heap_random_t *random) {
   return result;
 }
 
-// Returns the index of one of the bits set in `mask`, which has some. Those
-// behind a gap are likelier than others.
+// Returns the index of one of the bits set in `mask`, which has some: the first
+// one from a place at or below the highest. Those above a gap are likelier.
 static inline uint32_t heap_random_bit_of(heap_random_t *random,
                                           uint64_t mask) {
-  uint32_t turn = heap_random_6_bits(random);
-  uint64_t turned = mask >> turn | mask << ((64 - turn) & 63);
-  return ((uint32_t)__builtin_ctzll(turned) + turn) & 63;
+  uint32_t width = 64 - (uint32_t)__builtin_clzll(mask);
+  uint32_t place = heap_random_6_bits(random) * width >> 6;
+  return place + (uint32_t)__builtin_ctzll(mask >> place);
 }
 
 #ifdef __cplusplus
