@@ -200,7 +200,10 @@ TEST_F(MallocProgramsTest, PythonsOwnTests) {
   }
   Strings command = {"/usr/bin/python3", "-m", "test", "-q"};
   command.insert(command.end(), modules.begin(), modules.end());
-  const Result result = Run(command, {preload_, "PYTHONMALLOC=malloc"});
+  // Their files are named after the process's number, which another sandbox may
+  // have as well.
+  const Result result =
+      Run(command, {preload_, "PYTHONMALLOC=malloc", "TMPDIR=" + folder_});
   EXPECT_EQ(result.status, 0) << result.output << result.errors;
   EXPECT_EQ(result.errors.find("heap: "), std::string::npos) << result.errors;
 }
