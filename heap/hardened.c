@@ -46,6 +46,7 @@
 #include "heap/hooks.h"
 #include "heap/mapped.h"
 #include "heap/quarantine.h"
+#include "heap/random.h"
 
 enum {
   // Small blocks up to this size do not move when they shrink.
@@ -79,12 +80,27 @@ typedef struct block {
   uint8_t *state;      // SMALL.
 } block_t;
 
-static bool is_started;  // Written where there is one thread.
+static bool is_started;  // Atomic; written with the central lock held.
 
-static void start_once(void) {
-  if (!is_started) {
-    is_started = true;
+static __attribute__((noinline)) void start(void) {
+  heap_central_lock();
+  bool is_first = !__atomic_load_n(&is_started, __ATOMIC_RELAXED);
+  if (is_first) {
     heap_harden_start();
+    // Release: the defences and secrets, for those who do not take the lock.
+    __atomic_store_n(&is_started, true, __ATOMIC_RELEASE);
+  }
+  heap_central_unlock();
+  if (is_first) {
+    heap_random_watch_forks();  // May allocate.
+  }
+}
+
+// The first allocations may be those of several threads: pthread_create need
+// not have called us.
+static void start_once(void) {
+  if (__builtin_expect(!__atomic_load_n(&is_started, __ATOMIC_ACQUIRE), 0)) {
+    start();
   }
 }
 
@@ -471,15 +487,17 @@ static inline void retire_small(heap_thread_t *thread, void *ptr,
   }
 }
 
-static bool claim_small(const block_t *block) {
+// The owner too: of a store, another thread's free at once would not know, and
+// the block would wait twice and be handed out twice.
+static inline bool claim_small(uint8_t *state) {
   uint8_t expected = HEAP_BLOCK_LIVE;
   // Acquire and release: whoever reuses the block comes after both threads.
-  return __atomic_compare_exchange_n(block->state, &expected, HEAP_BLOCK_CACHED,
-                                     false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+  return __atomic_compare_exchange_n(state, &expected, HEAP_BLOCK_CACHED, false,
+                                     __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
 static void free_small(const block_t *block, const heap_call_t *call) {
-  if (!claim_small(block)) {
+  if (!claim_small(block->state)) {
     heap_report_pointer(block->ptr, call);  // Somebody else was faster.
     return;
   }
@@ -576,9 +594,8 @@ void heap_free_slow(void *ptr) {
               __atomic_load_n(state, __ATOMIC_RELAXED) == HEAP_BLOCK_LIVE &&
               __atomic_load_n(&page->owner, __ATOMIC_RELAXED) == thread &&
               heap_canary_check(ptr, space_bytes, &size_bytes) &&
-              is_whole_before(page, ptr),
+              is_whole_before(page, ptr) && claim_small(state),
           1)) {
-    __atomic_store_n(state, HEAP_BLOCK_CACHED, __ATOMIC_RELAXED);
     scrub(ptr, space_bytes);
     heap_quarantine_push(thread, ptr, space_bytes);
     return;
@@ -586,8 +603,17 @@ void heap_free_slow(void *ptr) {
   free_called(ptr, __builtin_return_address(0));
 }
 
-// C++ libraries make an aligned size a multiple of the alignment, and 0 a 1,
-// and tell the sized delete what it was before.
+static bool is_rounded_size(size_t rounded_bytes, size_t align_bytes,
+                            size_t size_bytes) {
+  size_t sum_bytes;
+  return align_bytes != 0 &&
+         !__builtin_add_overflow(size_bytes, align_bytes - 1, &sum_bytes) &&
+         (sum_bytes & ~(align_bytes - 1)) == rounded_bytes;
+}
+
+// C++ libraries make an aligned size a multiple of the alignment, some of a
+// pointer's at least, and 0 a 1, and tell the sized delete what it was before.
+// `align_bytes` 0: the call names none.
 static bool is_its_size(const block_t *block, size_t align_bytes,
                         size_t size_bytes) {
   if (!heap_harden_has(HEAP_HARDEN_SIZED) || !block->is_whole) {
@@ -603,10 +629,10 @@ static bool is_its_size(const block_t *block, size_t align_bytes,
            aligned_class(HEAP_MIN_ALIGN_BYTES, asked_bytes) ==
                block->page->size_class;
   }
-  size_t rounded_bytes = (asked_bytes + align_bytes - 1) & ~(align_bytes - 1);
   return size_bytes == block->size_bytes || asked_bytes == block->size_bytes ||
-         (align_bytes > HEAP_MIN_ALIGN_BYTES &&
-          rounded_bytes == block->size_bytes);
+         is_rounded_size(block->size_bytes, align_bytes, asked_bytes) ||
+         (align_bytes != 0 && align_bytes < sizeof(void *) &&
+          is_rounded_size(block->size_bytes, sizeof(void *), asked_bytes));
 }
 
 // What `realloc` made of a block in place has the size it asked for, so
@@ -618,9 +644,6 @@ void heap_free_sized_slow(void *ptr, size_t align_bytes, size_t size_bytes,
   block_t block;
   if (ptr == NULL || !locate(ptr, &call, &block)) {
     return;
-  }
-  if (align_bytes < HEAP_MIN_ALIGN_BYTES) {
-    align_bytes = HEAP_MIN_ALIGN_BYTES;
   }
   if (!is_its_size(&block, align_bytes, size_bytes)) {
     report_block(HEAP_MISUSE_SIZE, &block, &call);

@@ -5,13 +5,16 @@
 // kernel that refuses them, quarantine, chance, empty blocks. What it finds in
 // programs is in malloc_misuse_test.cc.
 
+#include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -30,8 +33,9 @@
 #include "heap/heap_testing.h"
 #include "heap/quarantine.h"
 
-// thread_heap.h is for C only.
+// thread_heap.h and fatal.h are for C only.
 extern "C" heap_thread *heap_thread_get_existing(void);
+extern "C" uint64_t heap_misuse_count(void);
 
 namespace {
 
@@ -469,6 +473,124 @@ TEST(SizeTest, SizedFreeMustNameTheSizeExactly) {
                       size);
     }
     heap_free_sized(heap_alloc(1), 0, 0);
+  });
+}
+
+// As std::pmr::new_delete_resource(), whose alignment is 16 where none is
+// asked for, and its like.
+TEST(SizeTest, SizedFreeTakesWhatSmallAlignmentsMadeOfASize) {
+  RunHardened("all", [] {
+    for (size_t align : {1, 2, 4, 8, 16, 32, 4096}) {
+      for (size_t size : {1, 5, 20, 100, 5000, 100001, 40 << 20}) {
+        // Some libraries round to a pointer's alignment at least.
+        for (size_t round : {align, std::max(align, sizeof(void *))}) {
+          const size_t rounded = (size + round - 1) & ~(round - 1);
+          heap_free_sized(heap_aligned_alloc(align, rounded), align, size);
+          heap_free_sized(heap_aligned_alloc(align, rounded), align, rounded);
+        }
+        void *ptr = heap_aligned_alloc(align, size + 64);
+        EXPECT_DEATH(heap_free_sized(ptr, align, size + 65), "size differs");
+        EXPECT_DEATH(heap_free_sized(ptr, align, SIZE_MAX), "size differs");
+        heap_free(ptr);
+      }
+    }
+  });
+}
+
+// Several threads.
+
+// Lets threads that spin here go on together.
+class StartLine {
+ public:
+  explicit StartLine(int count) : missing_(count) {
+  }
+  void Wait() {
+    --missing_;
+    while (missing_ > 0) {
+    }
+  }
+
+ private:
+  std::atomic<int> missing_;
+};
+
+// The test's own threads are made by libc's malloc. To read the list takes long
+// enough for all of them to be there meanwhile.
+TEST(HardenedTest, FirstAllocationsMayBeOfSeveralThreads) {
+  std::string list = "all";
+  for (int i = 0; i < 10000; ++i) {
+    list += ",canary";
+  }
+  for (int run = 0; run < 10; ++run) {
+    RunHardened(list.c_str(), [] {
+      StartLine line(4);
+      StartLine all_have_some(4);
+      std::vector<std::thread> threads;
+      for (int i = 0; i < 4; ++i) {
+        threads.emplace_back([&] {
+          std::vector<void *> blocks(50);
+          line.Wait();
+          for (void *&ptr : blocks) {
+            ptr = heap_alloc(32);
+          }
+          all_have_some.Wait();
+          for (void *ptr : blocks) {
+            EXPECT_EQ(heap_usable_size(ptr), 32u);
+            heap_free(ptr);
+          }
+        });
+      }
+      for (std::thread &thread : threads) {
+        thread.join();
+      }
+    });
+  }
+}
+
+// Each pair of frees at once is one too many, whoever the block's owner is.
+TEST(HardenedTest, OneOfTwoFreesAtOnceIsReported) {
+  for (const char *list : {"all", "all,-quarantine", "none"}) {
+    RunHardened(list, [] {
+      constexpr uint64_t kTurns = 20000;
+      setenv("HEAP_ON_ERROR", "report", 1);
+      EXPECT_NE(freopen("/dev/null", "w", stderr), nullptr);
+      std::atomic<void *> current{nullptr};
+      std::atomic<uint64_t> turn{0};
+      std::atomic<uint64_t> done{0};
+      std::thread other([&] {
+        for (uint64_t i = 1; i <= kTurns; ++i) {
+          while (turn < i) {
+          }
+          heap_free(current);
+          done = i;
+        }
+      });
+      for (uint64_t i = 1; i <= kTurns; ++i) {
+        current = heap_alloc(24);
+        turn = i;
+        for (volatile uint64_t k = 0; k < i % 60; k = k + 1) {
+        }
+        heap_free(current);
+        while (done < i) {
+        }
+      }
+      other.join();
+      EXPECT_EQ(heap_misuse_count(), kTurns);
+    });
+  }
+}
+
+TEST(HardenedTest, NoAllocationIsACancellationPoint) {
+  RunHardened("all", [] {
+    std::atomic<void *> got{nullptr};
+    std::thread thread([&got] {
+      pthread_cancel(pthread_self());
+      got = heap_alloc(20);
+      heap_free(got);
+      pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, nullptr);
+    });
+    thread.join();
+    EXPECT_NE(got, nullptr);
   });
 }
 

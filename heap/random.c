@@ -14,7 +14,9 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/random.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 enum {
   ROUNDS = 8,
@@ -90,6 +92,7 @@ static void key_without_kernel(uint32_t key[8]) {
   memcpy(key + 4, more, sizeof(more));
 }
 
+// Not getrandom(3): that is a cancellation point, and no allocation is one.
 static void make_key(heap_random_t *random) {
   int saved_errno = errno;
   uint64_t number = __atomic_add_fetch(&num_keyed, 1, __ATOMIC_RELAXED);
@@ -97,8 +100,8 @@ static void make_key(heap_random_t *random) {
   if (is_fixed) {
     uint64_t key[2] = {fixed_seed, number};
     memcpy(random->key, key, sizeof(key));
-  } else if (getrandom(random->key, sizeof(random->key), GRND_NONBLOCK) !=
-             (ssize_t)sizeof(random->key)) {
+  } else if (syscall(SYS_getrandom, random->key, sizeof(random->key),
+                     GRND_NONBLOCK) != (long)sizeof(random->key)) {
     key_without_kernel(random->key);
   }
   random->counter = 0;
