@@ -23,8 +23,8 @@
 // Invariant, with zeroing on: memory that is in no live block is zero, whatever
 // it was before and becomes next. An allocation looks whether it is, and if
 // not, somebody wrote to a block that was freed. Only memory that was never
-// used, or was given back to the kernel since, is not looked at. calloc writes
-// nothing.
+// used is not looked at: so what was given back to the kernel never counts as
+// fresh again (HEAP_BLOCK_CLEAN, HEAP_PAGE_PURGED). calloc writes nothing.
 //
 // Deliberately not done: the order in which a thread's spans are used is not
 // random, only groups and blocks within them.

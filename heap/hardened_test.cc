@@ -285,6 +285,66 @@ TEST(GuardTest, EachFailingCallLeavesTheHeapWhole) {
   }
 }
 
+// Writes to freed blocks.
+
+// Writes one byte, as a program would, where memory is; the kernel says where.
+bool WriteByte(void *ptr) {
+  static int fds[2] = {-1, -1};
+  if (fds[0] < 0) {
+    EXPECT_EQ(pipe(fds), 0);
+  }
+  const char byte = 0x5a;
+  EXPECT_EQ(write(fds[1], &byte, 1), 1);
+  const bool is_done = read(fds[0], ptr, 1) == 1;
+  char rest;
+  EXPECT_TRUE(is_done || read(fds[0], &rest, 1) == 1);
+  return is_done;
+}
+
+// Frees blocks but each `keep_every`th, has the heap give memory back, writes
+// to what was freed, and looks at what comes next.
+void WriteAfterMemoryWentBack(size_t size, size_t keep_every) {
+  setenv("HEAP_ON_ERROR", "report", 1);
+  EXPECT_NE(freopen("/dev/null", "w", stderr), nullptr);
+  std::vector<void *> freed;
+  const size_t count = (24 << 20) / size;
+  for (size_t i = 1; i <= count; ++i) {
+    void *ptr = heap_alloc(size);
+    memset(ptr, 1, size);
+    if (i % keep_every != 0) {
+      freed.push_back(ptr);
+    }
+  }
+  for (void *ptr : freed) {
+    heap_free(ptr);
+  }
+  EXPECT_GT(heap_trim(0), 0u);
+  std::set<uintptr_t> written;
+  for (void *ptr : freed) {
+    if (WriteByte(ptr)) {
+      written.insert(AddressOf(ptr));
+    }
+  }
+  EXPECT_FALSE(written.empty());
+  uint64_t reused = 0;
+  for (size_t i = 0; i < count; ++i) {
+    void *ptr = heap_calloc(1, size);
+    ASSERT_TRUE(heap_testing::IsZero(ptr, size)) << size;
+    const auto found = written.lower_bound(AddressOf(ptr));
+    reused += found != written.end() && *found < AddressOf(ptr) + size;
+  }
+  EXPECT_GT(reused, 0u) << size;
+  EXPECT_GE(heap_misuse_count(), reused) << size;
+}
+
+TEST(ReuseTest, WriteIsFoundInMemoryThatHadBeenGivenBack) {
+  for (size_t size : {100, 1000, 8000, 30000, 100000, 400000}) {
+    for (size_t keep_every : {20, 60}) {
+      RunHardened("all", [=] { WriteAfterMemoryWentBack(size, keep_every); });
+    }
+  }
+}
+
 // Quarantine.
 
 // Tells whether a freed block comes back among the next allocations.
