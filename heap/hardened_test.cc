@@ -18,6 +18,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <set>
 #include <string>
 #include <thread>
@@ -377,6 +378,28 @@ TEST(QuarantineTest, QueueKeepsABlockForManyFrees) {
   });
 }
 
+// Of each size: how many blocks are freed before one comes back.
+TEST(QuarantineTest, KeepsBlocksOfEachSizeForSomeFrees) {
+  for (const char *list : {"all", "all,-random"}) {
+    RunHardened(list, [] {
+      for (size_t size = 24; size <= 32000; size += size / 4) {
+        const size_t least =
+            std::max<size_t>(16, std::min<size_t>(256, (60 << 10) / size));
+        std::map<void *, size_t> freed_at;
+        for (size_t i = 0; i < 3000; ++i) {
+          void *ptr = heap_alloc(size);
+          const auto found = freed_at.find(ptr);
+          if (found != freed_at.end()) {
+            ASSERT_GE(i - found->second, least) << size;
+          }
+          heap_free(ptr);
+          freed_at[ptr] = i;
+        }
+      }
+    });
+  }
+}
+
 TEST(QuarantineTest, IsBoundedInBytes) {
   for (const char *list : {"all", "all,-random"}) {
     RunHardened(list, [] {
@@ -387,7 +410,7 @@ TEST(QuarantineTest, IsBoundedInBytes) {
       for (void *ptr : blocks) {
         heap_free(ptr);
         const heap_thread *thread = heap_thread_get_existing();
-        EXPECT_LE(heap_quarantine_count(thread) * 20480, HEAP_QUARANTINE_BYTES);
+        EXPECT_LE(heap_quarantine_count(thread), HEAP_QUARANTINE_LEAST_COUNT);
         EXPECT_GE(heap_quarantine_count(thread), 1u);
       }
     });
