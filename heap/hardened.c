@@ -51,8 +51,9 @@
 enum {
   // Small blocks up to this size do not move when they shrink.
   SMALLEST_MOVED_BYTES = 64,
-  ZERO_BY_NEED_MIN_BYTES = 1024,
-  ZERO_STEP_BYTES = 256,
+  // From here on it is looked which pages are zero already.
+  ZERO_BY_PAGE_MIN_BYTES = 256 << 10,
+  ZERO_LOOK_BYTES = 256,
   PREFETCH_CHUNKS = 1024 / 16,
 };
 
@@ -157,12 +158,36 @@ static inline void verify_unused(void *ptr, size_t space_bytes,
   }
 }
 
+// Zeroes whole pages of the kernel's, at a multiple of them; of a long block
+// those only that are not zero, or a free would fault all the pages in that the
+// program never touched.
+static void zero_pages(char *pages, size_t size_bytes) {
+  if (size_bytes < ZERO_BY_PAGE_MIN_BYTES) {
+    memset(pages, 0, size_bytes);
+    return;
+  }
+  for (size_t at = 0; at < size_bytes; at += HEAP_GUARD_BYTES) {
+    // Most pages that are not zero are not so at their beginning.
+    if (!is_zero(pages + at, ZERO_LOOK_BYTES) ||
+        !is_zero(pages + at + ZERO_LOOK_BYTES,
+                 HEAP_GUARD_BYTES - ZERO_LOOK_BYTES)) {
+      memset(pages + at, 0, HEAP_GUARD_BYTES);
+    }
+  }
+}
+
 // Zeroes a block. Its canary goes in one store, and first: the free of the
 // block behind it may be looking at it.
 static inline void scrub(void *ptr, size_t space_bytes) {
   if (heap_harden_has(HEAP_HARDEN_ZERO)) {
     heap_canary_store((uintptr_t)ptr + space_bytes - HEAP_CANARY_BYTES, 0);
     memset(ptr, 0, space_bytes);
+  }
+}
+
+static void scrub_medium(void *ptr, size_t space_bytes) {
+  if (heap_harden_has(HEAP_HARDEN_ZERO)) {
+    zero_pages(ptr, space_bytes);
   }
 }
 
@@ -474,6 +499,8 @@ static void check_surroundings(const block_t *block, const heap_call_t *call) {
   }
   if (block->kind == BLOCK_SMALL && !is_whole_before(block->page, block->ptr)) {
     report_block(HEAP_MISUSE_UNDERFLOW, block, call);
+    // Or the next block here would be reported, too.
+    heap_canary_store((uintptr_t)block->ptr - HEAP_CANARY_BYTES, 0);
   }
 }
 
@@ -509,7 +536,7 @@ static void free_small(const block_t *block, const heap_call_t *call) {
 // Frees a run at once, as there is no room to wait. Central lock held.
 static void free_run(uintptr_t run, heap_arena_place_t place,
                      const block_t *block) {
-  scrub(block->ptr, block->space_bytes);
+  scrub_medium(block->ptr, block->space_bytes);
   heap_guard_clear_ends(run, place.size_bytes);
   heap_arena_free(run);
 }
@@ -527,7 +554,7 @@ static void free_medium(const block_t *block, const heap_call_t *call) {
   }
   heap_central_unlock();
   if (is_claimed) {
-    scrub(block->ptr, heap_guarded_bytes(place.size_bytes));
+    scrub_medium(block->ptr, heap_guarded_bytes(place.size_bytes));
     heap_central_lock();
     heap_run_quarantine_settle(run);
     heap_central_unlock();
@@ -777,13 +804,29 @@ static bool stays_small(const block_t *block, size_t size_bytes) {
           block->space_bytes <= SMALLEST_MOVED_BYTES);
 }
 
-// Makes the bytes behind the block's first `keep_bytes` zero, canary first.
-static void clear_tail(const block_t *block, size_t keep_bytes) {
-  uintptr_t end = (uintptr_t)block->ptr + block->space_bytes;
-  if (heap_harden_has(HEAP_HARDEN_CANARY)) {
-    heap_canary_store(end - HEAP_CANARY_BYTES, 0);
+// Makes the bytes behind the block's first `keep_bytes` zero, canary first; of
+// a mapped one those only that stay, as the kernel takes the others away.
+static void clear_tail(const block_t *block, size_t keep_bytes,
+                       size_t new_space_bytes) {
+  char *start = block->ptr;
+  size_t page_mask = HEAP_GUARD_BYTES - 1;
+  size_t end_bytes = block->space_bytes;
+  if (block->kind == BLOCK_MAPPED && new_space_bytes < end_bytes) {
+    new_space_bytes = new_space_bytes > HEAP_PAGE_BYTES
+                          ? (new_space_bytes + page_mask) & ~page_mask
+                          : HEAP_PAGE_BYTES;
+    end_bytes = new_space_bytes < end_bytes ? new_space_bytes : end_bytes;
   }
-  memset((char *)block->ptr + keep_bytes, 0, block->space_bytes - keep_bytes);
+  if (end_bytes == block->space_bytes && heap_harden_has(HEAP_HARDEN_CANARY)) {
+    heap_canary_store((uintptr_t)start + end_bytes - HEAP_CANARY_BYTES, 0);
+  }
+  size_t pages_bytes = (keep_bytes + page_mask) & ~page_mask;
+  if (block->kind == BLOCK_SMALL || pages_bytes >= end_bytes) {
+    memset(start + keep_bytes, 0, end_bytes - keep_bytes);
+  } else {
+    memset(start + keep_bytes, 0, pages_bytes - keep_bytes);
+    zero_pages(start + pages_bytes, end_bytes - pages_bytes);
+  }
 }
 
 // What stands behind a run that grew was free; looks whether it was left alone.
@@ -817,7 +860,7 @@ static void *resize(block_t *block, size_t size_bytes, bool in_need,
     return NULL;
   }
   // What is given up must not be read again; what is got must be zero.
-  clear_tail(block, kept_bytes);
+  clear_tail(block, kept_bytes, space_bytes);
   switch (block->kind) {
     case BLOCK_EMPTY:
       break;

@@ -6,6 +6,8 @@
 // programs is in malloc_misuse_test.cc.
 
 #include <pthread.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,6 +35,7 @@
 #include "heap/heap_model.h"
 #include "heap/heap_testing.h"
 #include "heap/quarantine.h"
+#include "heap/random.h"
 
 // thread_heap.h and fatal.h are for C only.
 extern "C" heap_thread *heap_thread_get_existing(void);
@@ -131,8 +134,8 @@ TEST(CanaryTest, NoChangeOfOneByteIsAnotherCanary) {
                     HEAP_SLACK_MAX_BYTES);
         }
       }
-      // Neither the end of a string nor text nor -1 is a mark.
-      EXPECT_GT(canary & 0xff, 0x7fu);
+      // Neither the end of a string, text, -1 nor 0x80 is a mark.
+      EXPECT_GT(canary & 0xff, 0x80u);
       EXPECT_LT(canary & 0xff, 0xffu);
       EXPECT_EQ(canary & 1, 0u);
     }
@@ -153,6 +156,95 @@ TEST(HardenedTest, UsableSizeIsTheRequestedOne) {
       }
     });
   }
+}
+
+// The walk too: nobody may write further.
+TEST(HardenedTest, WalkTellsTheUsableSize) {
+  for (const char *list : {"all", "-canary"}) {
+    RunHardened(list, [] {
+      std::map<void *, size_t> blocks;
+      for (size_t size : {0, 5, 1000, 40000, 40 << 20}) {
+        void *ptr = heap_alloc(size);
+        blocks[ptr] = heap_usable_size(ptr);
+      }
+      EXPECT_TRUE(heap_walk(
+          [](void *context, void *ptr, size_t usable_bytes) {
+            auto *all = static_cast<std::map<void *, size_t> *>(context);
+            EXPECT_EQ(all->at(ptr), usable_bytes);
+            all->erase(ptr);
+            return true;
+          },
+          &blocks));
+      EXPECT_TRUE(blocks.empty());
+    });
+  }
+}
+
+// Memory.
+
+size_t PeakBytes() {
+  rusage usage;
+  EXPECT_EQ(getrusage(RUSAGE_SELF, &usage), 0);
+  return static_cast<size_t>(usage.ru_maxrss) * 1024;
+}
+
+TEST(MemoryTest, ShrinkingABigBlockDoesNotTouchWhatIsGivenUp) {
+  RunHardened("all", [] {
+    const size_t old_peak = PeakBytes();
+    auto *ptr = static_cast<char *>(heap_alloc(size_t{1} << 30));
+    ptr[0] = 'x';
+    ptr = static_cast<char *>(heap_realloc(ptr, 64 << 20));
+    EXPECT_EQ(ptr[0], 'x');
+    EXPECT_EQ(heap_usable_size(ptr), size_t{64} << 20);
+    EXPECT_LT(PeakBytes() - old_peak, size_t{100} << 20);
+    heap_free(ptr);
+  });
+}
+
+TEST(MemoryTest, WhatShrinksAndGrowsAgainIsZeroThere) {
+  RunHardened("all", [] {
+    for (size_t size : {100, 5000, 400000, 20 << 20, 100 << 20}) {
+      for (size_t less : {size - 1, size - size / 8, size / 2 + 1}) {
+        void *ptr = heap_alloc(size);
+        memset(ptr, 1, size);
+        ptr = heap_realloc(ptr, less);
+        ptr = heap_realloc(ptr, size);
+        EXPECT_TRUE(
+            heap_testing::IsZero(static_cast<char *>(ptr) + less, size - less));
+        heap_free(ptr);
+      }
+    }
+  });
+}
+
+TEST(MemoryTest, FreeOfASparseBlockDoesNotTouchTheRest) {
+  RunHardened("all", [] {
+    auto *ptr = static_cast<char *>(heap_alloc(31 << 20));
+    ptr[0] = 'x';
+    const size_t old_peak = PeakBytes();
+    ptr = static_cast<char *>(heap_realloc(ptr, 20 << 20));
+    heap_free(ptr);
+    EXPECT_LT(PeakBytes() - old_peak, size_t{4} << 20);
+    ptr = static_cast<char *>(heap_alloc(31 << 20));
+    EXPECT_TRUE(heap_testing::IsZero(ptr, 31 << 20));
+    heap_free(ptr);
+  });
+}
+
+// The program wants addresses, too.
+TEST(MemoryTest, FreedMappingsLeaveLimitedAddressesToOthers) {
+  RunHardened("all", [] {
+    const rlimit limit = {300 << 20, 300 << 20};
+    ASSERT_EQ(setrlimit(RLIMIT_AS, &limit), 0);
+    for (int i = 0; i < 4; ++i) {
+      void *ptr = heap_alloc(40 << 20);
+      ASSERT_NE(ptr, nullptr);
+      heap_free(ptr);
+    }
+    EXPECT_NE(mmap(nullptr, 150 << 20, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+              MAP_FAILED);
+  });
 }
 
 // With every defence, and without each.
@@ -474,6 +566,33 @@ TEST(ChanceTest, WithoutItBlocksLieInOrder) {
   EXPECT_EQ(places, Places("-random"));
 }
 
+// With numbers left that the parent has drawn already.
+TEST(ChanceTest, ChildDoesNotGoOnWithItsParentsNumbers) {
+  RunHardened("all", [] {
+    heap_free(heap_alloc(1));  // Forks are watched from now on.
+    heap_random_t random = {};
+    heap_random_6_bits(&random);
+    int fds[2];
+    ASSERT_EQ(pipe(fds), 0);
+    // Of one draw of 64 bits.
+    uint32_t numbers[9];
+    uint32_t childs_numbers[9];
+    RunInChild([&] {
+      for (uint32_t &number : numbers) {
+        number = heap_random_6_bits(&random);
+      }
+      EXPECT_EQ(write(fds[1], numbers, sizeof(numbers)),
+                static_cast<ssize_t>(sizeof(numbers)));
+    });
+    ASSERT_EQ(read(fds[0], childs_numbers, sizeof(childs_numbers)),
+              static_cast<ssize_t>(sizeof(childs_numbers)));
+    for (uint32_t &number : numbers) {
+      number = heap_random_6_bits(&random);
+    }
+    EXPECT_NE(memcmp(numbers, childs_numbers, sizeof(numbers)), 0);
+  });
+}
+
 // Both start from the same heap.
 TEST(ChanceTest, ChildrenOfForksGoDifferentWays) {
   RunHardened("all", [] {
@@ -497,7 +616,7 @@ TEST(ChanceTest, FirstBlockIsInAnyGroup) {
 TEST(EmptyBlockTest, EachIsItsOwnAndIsFreed) {
   RunHardened("all", [] {
     std::set<void *> blocks;
-    for (int i = 0; i < 150000; ++i) {  // More than two regions have.
+    for (int i = 0; i < 250000; ++i) {  // More than two regions have.
       void *ptr = heap_alloc(0);
       ASSERT_NE(ptr, nullptr);
       ASSERT_TRUE(blocks.insert(ptr).second);
@@ -525,6 +644,17 @@ TEST(EmptyBlockTest, EachIsItsOwnAndIsFreed) {
     ptr = heap_realloc(ptr, 0);
     EXPECT_EQ(heap_usable_size(ptr), 0u);
     heap_free(ptr);
+  });
+}
+
+TEST(EmptyBlockTest, ThereIsNoEndOfThem) {
+  RunHardened("all", [] {
+    void *last = nullptr;
+    for (int i = 0; i < 5000000; ++i) {
+      last = heap_alloc(0);
+      ASSERT_NE(last, nullptr) << i;
+    }
+    heap_free(last);
   });
 }
 

@@ -135,15 +135,17 @@ struct Case {
 
 constexpr int kMediumBytes = 102400;  // 100,000 and the canary, whole pages.
 
+constexpr int kBigBytes = (40 << 20) + 4096;  // With the canary's page.
+
 const Case kCases[] = {
     {"double_free", Report("free", kFreed, 112), Report("free", kFreed, 112)},
     {"double_free_late", Report("free", kFreed, 112),
      Report("free", kFreed, 112)},
     {"double_free_by_thread", Report("free", kFreed, 112),
      Report("free", kFreed, 112)},
-    {"double_free_medium", Report("free", kFreed, 0),
+    {"double_free_medium", Report("free", kFreed, kMediumBytes),
      Report("free", kFreed, 0)},
-    {"double_free_big", Report("free", kForeign, 0),
+    {"double_free_big", Report("free", kFreed, kBigBytes),
      Report("free", kForeign, 0)},
     {"double_free_empty", Report("free", kFreed, 0),
      Report("free", kFreed, 16)},

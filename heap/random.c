@@ -26,11 +26,10 @@ static bool is_fixed;
 static uint64_t fixed_seed;
 // Atomic, relaxed. Each keyed generator's number, so that fixed ones differ.
 static uint64_t num_keyed;
-// Atomic, relaxed; written where there is one thread.
-static uint32_t epoch = 1;
+uint32_t heap_random_epoch = 1;
 
 static void after_fork_in_child(void) {
-  __atomic_fetch_add(&epoch, 1, __ATOMIC_RELAXED);
+  __atomic_fetch_add(&heap_random_epoch, 1, __ATOMIC_RELAXED);
 }
 
 void heap_random_fix(uint64_t seed) {
@@ -105,12 +104,12 @@ static void make_key(heap_random_t *random) {
     key_without_kernel(random->key);
   }
   random->counter = 0;
-  random->epoch = __atomic_load_n(&epoch, __ATOMIC_RELAXED);
+  random->epoch = __atomic_load_n(&heap_random_epoch, __ATOMIC_RELAXED);
   errno = saved_errno;
 }
 
 uint64_t heap_random_next(heap_random_t *random) {
-  if (random->epoch != __atomic_load_n(&epoch, __ATOMIC_RELAXED)) {
+  if (random->epoch != __atomic_load_n(&heap_random_epoch, __ATOMIC_RELAXED)) {
     make_key(random);
     random->num_words = 0;
   }
