@@ -486,10 +486,36 @@ static void report_block(heap_misuse_t misuse, const block_t *block,
                      block->space_bytes);
 }
 
+// Of a small block; false also where it has to be looked for a guard.
 static inline bool is_whole_before(const heap_page_t *page, const void *ptr) {
-  return (uintptr_t)ptr == page->start ||
-         !heap_harden_has(HEAP_HARDEN_CANARY | HEAP_HARDEN_ZERO) ||
+  if (__builtin_expect((uintptr_t)ptr == page->start, 0)) {
+    return !heap_guard_may_be_missing();
+  }
+  return !heap_harden_has(HEAP_HARDEN_CANARY | HEAP_HARDEN_ZERO) ||
          heap_canary_is_whole_before(ptr);
+}
+
+// Of a block that a guard stands before: if that is not there, the page is
+// zero.
+static bool is_guard_whole(const void *ptr) {
+  if (!heap_guard_may_be_missing() || !heap_harden_has(HEAP_HARDEN_CANARY)) {
+    return true;
+  }
+  heap_central_lock();
+  bool is_missing = heap_guard_is_missing((uintptr_t)ptr - HEAP_GUARD_BYTES);
+  heap_central_unlock();
+  return !is_missing ||
+         heap_canary_load((uintptr_t)ptr - HEAP_CANARY_BYTES) == 0;
+}
+
+static bool has_underflow(const block_t *block) {
+  if (block->kind == BLOCK_MEDIUM ||
+      (block->kind == BLOCK_SMALL &&
+       (uintptr_t)block->ptr == block->page->start)) {
+    return !is_guard_whole(block->ptr);
+  }
+  return block->kind == BLOCK_SMALL &&
+         !is_whole_before(block->page, block->ptr);
 }
 
 // Reports what is wrong with the surroundings of a block.
@@ -497,7 +523,7 @@ static void check_surroundings(const block_t *block, const heap_call_t *call) {
   if (!block->is_whole) {
     report_block(HEAP_MISUSE_OVERFLOW, block, call);
   }
-  if (block->kind == BLOCK_SMALL && !is_whole_before(block->page, block->ptr)) {
+  if (has_underflow(block)) {
     report_block(HEAP_MISUSE_UNDERFLOW, block, call);
     // Or the next block here would be reported, too.
     heap_canary_store((uintptr_t)block->ptr - HEAP_CANARY_BYTES, 0);

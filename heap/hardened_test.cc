@@ -378,6 +378,52 @@ TEST(GuardTest, EachFailingCallLeavesTheHeapWhole) {
   }
 }
 
+bool WriteByte(void *ptr);
+
+// Writes one byte before a block, if there is no guard, and frees it.
+uint64_t UnderflowAndFree(void *ptr) {
+  const bool is_written = WriteByte(static_cast<char *>(ptr) - 1);
+  heap_free(ptr);
+  return is_written;
+}
+
+void ExpectUnderflowsReported(bool is_any_written) {
+  setenv("HEAP_ON_ERROR", "report", 1);
+  EXPECT_NE(freopen("/dev/null", "w", stderr), nullptr);
+  std::vector<void *> blocks;
+  for (int i = 0; i < 200; ++i) {
+    blocks.push_back(heap_alloc(100000));
+  }
+  for (int i = 0; i < 50000; ++i) {
+    void *ptr = heap_alloc(100);
+    if (AddressOf(ptr) % 65536 == 4096) {  // The first of its span.
+      blocks.push_back(ptr);
+    }
+  }
+  EXPECT_GT(blocks.size(), 250u);
+  uint64_t written = 0;
+  for (void *ptr : blocks) {
+    written += UnderflowAndFree(ptr);
+  }
+  EXPECT_EQ(written > 0, is_any_written);
+  EXPECT_EQ(heap_misuse_count(), written);
+}
+
+TEST(GuardTest, UnderflowIsFoundWhereTheGuardIsNotThere) {
+  RunHardened("all", [] { ExpectUnderflowsReported(false); });
+  for (const char *list : {"-guard", "-guard,-zero"}) {
+    RunHardened(list, [] { ExpectUnderflowsReported(true); });
+  }
+  for (size_t most : {0, 1, 100}) {
+    RunHardened("all", [most] {
+      UseFakeKernel();
+      fake.refuse_guard = true;
+      fake.most_forbidden_pages = most;
+      ExpectUnderflowsReported(true);
+    });
+  }
+}
+
 // Writes to freed blocks.
 
 // Writes one byte, as a program would, where memory is; the kernel says where.
