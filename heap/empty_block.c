@@ -37,33 +37,39 @@ static size_t region_count;
 static size_t next_region_bytes = REGION_MIN_BYTES;
 static heap_random_t random_start;
 
+// With what it takes to begin at a multiple of the greatest alignment.
+static void *map_region(size_t size_bytes) {
+  heap_central_count_kernel_call();
+  return heap_kernel->map(size_bytes + HEAP_EMPTY_MAX_ALIGN_BYTES, true);
+}
+
 static bool add_region(void) {
   if (region_count == REGIONS_MAX) {
     return false;
   }
   size_t size_bytes = next_region_bytes;
-  heap_central_count_kernel_call();
-  void *start = heap_kernel->map(size_bytes, true);
-  if (start == NULL && size_bytes > REGION_MIN_BYTES) {
+  void *mapping = map_region(size_bytes);
+  if (mapping == NULL && size_bytes > REGION_MIN_BYTES) {
     size_bytes = REGION_MIN_BYTES;
-    heap_central_count_kernel_call();
-    start = heap_kernel->map(size_bytes, true);
+    mapping = map_region(size_bytes);
   }
-  if (start == NULL) {
+  if (mapping == NULL) {
     return false;
   }
   size_t units = size_bytes / UNIT_BYTES;
   uint64_t *live = heap_metadata_map(units / 8);
   if (live == NULL) {
-    heap_kernel->unmap(start, size_bytes);
+    heap_kernel->unmap(mapping, size_bytes + HEAP_EMPTY_MAX_ALIGN_BYTES);
     return false;
   }
   size_t next = 0;
   if (heap_harden_has(HEAP_HARDEN_RANDOM)) {
     next = heap_random_next(&random_start) % units;
   }
-  regions[region_count++] = (region_t){
-      .start = (uintptr_t)start, .units = units, .live = live, .next = next};
+  uintptr_t mask = HEAP_EMPTY_MAX_ALIGN_BYTES - 1;
+  uintptr_t start = ((uintptr_t)mapping + mask) & ~mask;
+  regions[region_count++] =
+      (region_t){.start = start, .units = units, .live = live, .next = next};
   if (next_region_bytes < REGION_MAX_BYTES) {
     next_region_bytes *= 2;
   }

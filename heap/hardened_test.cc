@@ -679,7 +679,7 @@ TEST(EmptyBlockTest, EachIsItsOwnAndIsFreed) {
       EXPECT_EQ(heap_usable_size(ptr), 0u);
       heap_free(ptr);
     }
-    for (size_t align = 16; align <= 4096; align *= 2) {
+    for (size_t align = 16; align <= 65536; align *= 2) {
       void *ptr = heap_aligned_alloc(align, 0);
       EXPECT_EQ(AddressOf(ptr) % align, 0u);
       ExpectFault(AddressOf(ptr));
