@@ -35,7 +35,8 @@ typedef struct heap_arena_place {
 } heap_arena_place_t;
 
 // Returns a run of `units` that starts at a multiple of `align_bytes` (a power
-// of two), or 0. `out_zeroed` tells whether every byte of it is zero.
+// of two), or 0. `out_zeroed` tells whether every byte of it is zero;
+// in the hardened variant: was never used.
 uintptr_t heap_arena_alloc(size_t units, size_t align_bytes,
                            heap_run_kind_t kind, bool *out_zeroed);
 

@@ -111,6 +111,14 @@ static size_t choose_group(uint64_t groups) {
   return (size_t)__builtin_ctzll(groups);
 }
 
+// Tells whether a block's memory is not there yet, or not any more.
+static bool has_no_memory(const uint8_t *state) {
+  // Relaxed: a hint; others may be freeing blocks of this group.
+  uint8_t value = __atomic_load_n(state, __ATOMIC_RELAXED);
+  return value == HEAP_BLOCK_FRESH ||
+         (HEAP_HARDENED && value == HEAP_BLOCK_CLEAN);
+}
+
 // Makes the lowest group of `page` that has free blocks (hardened: any) the
 // bin's. False: none.
 static bool take_group(heap_bin_t *bin, heap_page_t *page) {
@@ -121,10 +129,8 @@ static bool take_group(heap_bin_t *bin, heap_page_t *page) {
     return false;
   }
   size_t group = choose_group(page->free_groups);
-  // Relaxed: a hint; others may be freeing blocks of this group.
   if (group > 0 && heap_span_is_hinted(page) &&
-      __atomic_load_n(&page->states[group * HEAP_GROUP_BLOCKS],
-                      __ATOMIC_RELAXED) == HEAP_BLOCK_FRESH &&
+      has_no_memory(&page->states[group * HEAP_GROUP_BLOCKS]) &&
       take_returned(bin, page, group)) {
     return true;
   }

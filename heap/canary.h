@@ -12,7 +12,8 @@
 // all bytes from the requested end on. Key and mark are made of secrets and of
 // the address. A write of any byte but the mark itself at `ptr + size` hits a
 // mark, or the canary's first byte, which is one. A mark is even and above
-// 0x80: neither zero, nor text, nor -1 can be taken for it. Bytes in the middle
+// 0x80, one of 63: neither zero, nor text, nor -1, nor the 0x80 that ends what
+// is hashed can be taken for it. Bytes in the middle
 // cannot be changed singly so that another valid code comes out (canary_test.cc
 // tries each). To forge a canary one has to know the secrets or be lucky: one
 // in 2^33.
@@ -49,7 +50,7 @@ static inline uint64_t heap_canary_key(uintptr_t end) {
 }
 
 static inline uint64_t heap_canary_mark(uint64_t key) {
-  return 0x80 | (key >> 56 & 0x7e);
+  return 0x82 + 2 * ((key >> 56) * 63 >> 8);
 }
 
 static inline uint64_t heap_canary_make(uintptr_t end, size_t slack_bytes) {

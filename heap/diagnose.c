@@ -53,6 +53,11 @@ static bool diagnose_hardened(diagnosis_t *diagnosis,
         empty == HEAP_EMPTY_FREED ? HEAP_MISUSE_FREED : HEAP_MISUSE_INTERIOR;
     return true;
   }
+  if (heap_mapped_waits(diagnosis->address, &diagnosis->block,
+                        &diagnosis->block_bytes)) {
+    diagnosis->misuse = HEAP_MISUSE_FREED;
+    return true;
+  }
   if (place->kind != HEAP_RUN_BLOCK) {
     return false;
   }
@@ -63,6 +68,8 @@ static bool diagnose_hardened(diagnosis_t *diagnosis,
     return false;
   }
   diagnosis->misuse = HEAP_MISUSE_FREED;
+  diagnosis->block = place->start;
+  diagnosis->block_bytes = place->size_bytes;
   return true;
 }
 #else

@@ -15,15 +15,18 @@
 
 enum {
   UNIT_BYTES = HEAP_MIN_ALIGN_BYTES,
-  REGION_BYTES = 1 << 20,
-  REGION_UNITS = REGION_BYTES / UNIT_BYTES,
+  // Of addresses: the first region's, twice as many each next one's, and no
+  // more than this. 64 regions are more than memory has bits for.
+  REGION_MIN_BYTES = 1 << 20,
+  REGION_MAX_BYTES = 1 << 30,
   REGIONS_MAX = 64,
   WORD_BITS = 64,
 };
 
 typedef struct region {
   uintptr_t start;
-  uint64_t *live;  // REGION_UNITS bits.
+  size_t units;
+  uint64_t *live;  // One bit a unit.
   size_t next;     // The unit that is looked at next.
   size_t count;    // Of live ones.
 } region_t;
@@ -31,24 +34,45 @@ typedef struct region {
 // Central lock.
 static region_t regions[REGIONS_MAX];
 static size_t region_count;
+static size_t next_region_bytes = REGION_MIN_BYTES;
 static heap_random_t random_start;
+
+// With what it takes to begin at a multiple of the greatest alignment.
+static void *map_region(size_t size_bytes) {
+  heap_central_count_kernel_call();
+  return heap_kernel->map(size_bytes + HEAP_EMPTY_MAX_ALIGN_BYTES, true);
+}
 
 static bool add_region(void) {
   if (region_count == REGIONS_MAX) {
     return false;
   }
-  uint64_t *live = heap_metadata_alloc(REGION_UNITS / 8);
-  heap_central_count_kernel_call();
-  void *start = live == NULL ? NULL : heap_kernel->map(REGION_BYTES, true);
-  if (start == NULL) {
+  size_t size_bytes = next_region_bytes;
+  void *mapping = map_region(size_bytes);
+  if (mapping == NULL && size_bytes > REGION_MIN_BYTES) {
+    size_bytes = REGION_MIN_BYTES;
+    mapping = map_region(size_bytes);
+  }
+  if (mapping == NULL) {
+    return false;
+  }
+  size_t units = size_bytes / UNIT_BYTES;
+  uint64_t *live = heap_metadata_map(units / 8);
+  if (live == NULL) {
+    heap_kernel->unmap(mapping, size_bytes + HEAP_EMPTY_MAX_ALIGN_BYTES);
     return false;
   }
   size_t next = 0;
   if (heap_harden_has(HEAP_HARDEN_RANDOM)) {
-    next = heap_random_next(&random_start) % REGION_UNITS;
+    next = heap_random_next(&random_start) % units;
   }
+  uintptr_t mask = HEAP_EMPTY_MAX_ALIGN_BYTES - 1;
+  uintptr_t start = ((uintptr_t)mapping + mask) & ~mask;
   regions[region_count++] =
-      (region_t){.start = (uintptr_t)start, .live = live, .next = next};
+      (region_t){.start = start, .units = units, .live = live, .next = next};
+  if (next_region_bytes < REGION_MAX_BYTES) {
+    next_region_bytes *= 2;
+  }
   return true;
 }
 
@@ -60,11 +84,11 @@ static void flip(region_t *region, size_t unit) {
   region->live[unit / WORD_BITS] ^= UINT64_C(1) << (unit % WORD_BITS);
 }
 
-// Returns a free unit at a multiple of `step` of them, or REGION_UNITS.
+// Returns a free unit at a multiple of `step` of them, or all their number.
 static size_t find_free(const region_t *region, size_t step) {
   size_t first = (region->next + step - 1) & ~(step - 1);
-  for (size_t i = 0; i < REGION_UNITS; i += step) {
-    size_t unit = (first + i) % REGION_UNITS;
+  for (size_t i = 0; i < region->units; i += step) {
+    size_t unit = (first + i) % region->units;
     if (region->live[unit / WORD_BITS] == UINT64_MAX && step == 1 &&
         unit % WORD_BITS == 0) {
       i += WORD_BITS - 1;
@@ -74,21 +98,21 @@ static size_t find_free(const region_t *region, size_t step) {
       return unit;
     }
   }
-  return REGION_UNITS;
+  return region->units;
 }
 
 void *heap_empty_alloc(size_t align_bytes) {
   size_t step = align_bytes <= UNIT_BYTES ? 1 : align_bytes / UNIT_BYTES;
   for (size_t i = 0; i < region_count || add_region(); ++i) {
     region_t *region = &regions[i];
-    if (region->count == REGION_UNITS) {
+    if (region->count == region->units) {
       continue;
     }
     size_t unit = find_free(region, step);
-    if (unit < REGION_UNITS) {
+    if (unit < region->units) {
       flip(region, unit);
       ++region->count;
-      region->next = (unit + 1) % REGION_UNITS;
+      region->next = (unit + 1) % region->units;
       return (void *)(region->start + unit * UNIT_BYTES);
     }
   }
@@ -97,7 +121,7 @@ void *heap_empty_alloc(size_t align_bytes) {
 
 static region_t *region_of(const void *ptr) {
   for (size_t i = 0; i < region_count; ++i) {
-    if ((uintptr_t)ptr - regions[i].start < REGION_BYTES) {
+    if ((uintptr_t)ptr - regions[i].start < regions[i].units * UNIT_BYTES) {
       return &regions[i];
     }
   }
@@ -125,7 +149,7 @@ void heap_empty_free(void *ptr) {
 bool heap_empty_walk(heap_visit_t visit, void *context) {
   for (size_t i = 0; i < region_count; ++i) {
     const region_t *region = &regions[i];
-    for (size_t unit = 0; region->count > 0 && unit < REGION_UNITS; ++unit) {
+    for (size_t unit = 0; region->count > 0 && unit < region->units; ++unit) {
       if (is_live(region, unit) &&
           !visit(context, (void *)(region->start + unit * UNIT_BYTES), 0)) {
         return false;

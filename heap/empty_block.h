@@ -18,7 +18,7 @@ extern "C" {
 
 enum {
   // No such block has a greater alignment.
-  HEAP_EMPTY_MAX_ALIGN_BYTES = 4096,
+  HEAP_EMPTY_MAX_ALIGN_BYTES = 64 << 10,
 };
 
 typedef enum heap_empty_kind {

@@ -8,7 +8,10 @@
 // mappings, 65530 by default, and the program has a right to most of them: at
 // most GUARDS_MAX guards are made so, each of which makes two more mappings of
 // one. When these are used up, or the kernel refuses, the page is there all the
-// same, but does not fault.
+// same, but does not fault. The end of such a page is zero: the free of the
+// block behind it looks whether it still is. That the page is one to be read is
+// certain only in a process in which no guard was ever made by a mark, of which
+// there is no table.
 //
 // Which pages were forbidden is in a table, open addressing with linear probes:
 // they are few, and there is no room in the descriptors.
@@ -21,6 +24,7 @@
 
 #include <assert.h>
 
+#include "heap/canary.h"
 #include "heap/central.h"
 #include "heap/fatal.h"
 #include "heap/kernel.h"
@@ -38,6 +42,10 @@ static bool is_advice_refused;
 static uintptr_t *forbidden;  // TABLE_SLOTS; 0: empty.
 static size_t forbidden_count;
 static size_t refused_count;
+static bool has_marks;  // Some guard was made so.
+// Atomic, relaxed: some guard is not there. A thread that has a block behind
+// such a guard reads true, as it has got the block after that.
+static bool is_any_missing;
 
 static size_t home_of(uintptr_t address) {
   return (address / HEAP_GUARD_BYTES * UINT64_C(0x9e3779b97f4a7c15) >> 32) &
@@ -86,24 +94,53 @@ static bool forbid(uintptr_t address) {
   return true;
 }
 
+static bool is_possible(void) {
+  return heap_harden_has(HEAP_HARDEN_GUARD) &&
+         heap_kernel->page_bytes() <= HEAP_GUARD_BYTES;
+}
+
+// Reads first, as that does not take memory where none is.
+static void do_without(uintptr_t address) {
+  uintptr_t at = address + HEAP_GUARD_BYTES - HEAP_CANARY_BYTES;
+  __atomic_store_n(&is_any_missing, true, __ATOMIC_RELAXED);
+  if (heap_canary_load(at) != 0) {
+    heap_canary_store(at, 0);
+  }
+}
+
+bool heap_guard_may_be_missing(void) {
+  return __atomic_load_n(&is_any_missing, __ATOMIC_RELAXED);
+}
+
+bool heap_guard_is_missing(uintptr_t address) {
+  if (!is_possible()) {
+    return true;
+  }
+  return heap_guard_may_be_missing() && !has_marks &&
+         (forbidden == NULL || forbidden[find(address)] != address);
+}
+
 void heap_guard_set(uintptr_t address) {
-  if (!heap_harden_has(HEAP_HARDEN_GUARD) ||
-      heap_kernel->page_bytes() > HEAP_GUARD_BYTES) {
+  if (!is_possible()) {
+    do_without(address);
     return;
   }
   if (!is_advice_refused) {
     heap_central_count_kernel_call();
     if (heap_kernel->guard((void *)address, HEAP_GUARD_BYTES, true)) {
+      has_marks = true;
       return;
     }
     is_advice_refused = true;
   }
-  refused_count += !forbid(address);
+  if (!forbid(address)) {
+    ++refused_count;
+    do_without(address);
+  }
 }
 
 void heap_guard_clear(uintptr_t address) {
-  if (!heap_harden_has(HEAP_HARDEN_GUARD) ||
-      heap_kernel->page_bytes() > HEAP_GUARD_BYTES) {
+  if (!is_possible()) {
     return;
   }
   size_t slot = forbidden == NULL ? 0 : find(address);

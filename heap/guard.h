@@ -42,6 +42,13 @@ void heap_guard_clear_ends(uintptr_t run, size_t run_bytes);
 size_t heap_guard_refused_count(void);
 size_t heap_guard_mapping_count(void);
 
+// Tells whether there may be a guard that does not fault. No lock needed.
+bool heap_guard_may_be_missing(void);
+
+// Tells whether the guard at `address`, which was set, is certain not to fault;
+// its last 8 bytes are zero then, unless the program wrote there.
+bool heap_guard_is_missing(uintptr_t address);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif

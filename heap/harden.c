@@ -157,6 +157,4 @@ void heap_harden_start(void) {
   heap_harden.canary_bytes =
       (choice.defences & HEAP_HARDEN_CANARY) != 0 ? 8 : 0;
   heap_harden.defences = choice.defences;
-  // Of the process only: it may allocate.
-  heap_random_watch_forks();
 }

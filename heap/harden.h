@@ -73,7 +73,7 @@ static inline bool heap_harden_has(uint32_t defences) {
   return (heap_harden.defences & defences) == defences;
 }
 
-// Reads the environment and draws the secrets, once. No lock held.
+// Reads the environment and draws the secrets, once. Central lock held.
 void heap_harden_start(void);
 
 #ifdef __cplusplus

@@ -23,8 +23,8 @@
 // Invariant, with zeroing on: memory that is in no live block is zero, whatever
 // it was before and becomes next. An allocation looks whether it is, and if
 // not, somebody wrote to a block that was freed. Only memory that was never
-// used, or was given back to the kernel since, is not looked at. calloc writes
-// nothing.
+// used is not looked at: so what was given back to the kernel never counts as
+// fresh again (HEAP_BLOCK_CLEAN, HEAP_PAGE_PURGED). calloc writes nothing.
 //
 // Deliberately not done: the order in which a thread's spans are used is not
 // random, only groups and blocks within them.
@@ -46,12 +46,14 @@
 #include "heap/hooks.h"
 #include "heap/mapped.h"
 #include "heap/quarantine.h"
+#include "heap/random.h"
 
 enum {
   // Small blocks up to this size do not move when they shrink.
   SMALLEST_MOVED_BYTES = 64,
-  ZERO_BY_NEED_MIN_BYTES = 1024,
-  ZERO_STEP_BYTES = 256,
+  // From here on it is looked which pages are zero already.
+  ZERO_BY_PAGE_MIN_BYTES = 256 << 10,
+  ZERO_LOOK_BYTES = 256,
   PREFETCH_CHUNKS = 1024 / 16,
 };
 
@@ -79,12 +81,27 @@ typedef struct block {
   uint8_t *state;      // SMALL.
 } block_t;
 
-static bool is_started;  // Written where there is one thread.
+static bool is_started;  // Atomic; written with the central lock held.
 
-static void start_once(void) {
-  if (!is_started) {
-    is_started = true;
+static __attribute__((noinline)) void start(void) {
+  heap_central_lock();
+  bool is_first = !__atomic_load_n(&is_started, __ATOMIC_RELAXED);
+  if (is_first) {
     heap_harden_start();
+    // Release: the defences and secrets, for those who do not take the lock.
+    __atomic_store_n(&is_started, true, __ATOMIC_RELEASE);
+  }
+  heap_central_unlock();
+  if (is_first) {
+    heap_random_watch_forks();  // May allocate.
+  }
+}
+
+// The first allocations may be those of several threads: pthread_create need
+// not have called us.
+static void start_once(void) {
+  if (__builtin_expect(!__atomic_load_n(&is_started, __ATOMIC_ACQUIRE), 0)) {
+    start();
   }
 }
 
@@ -141,12 +158,36 @@ static inline void verify_unused(void *ptr, size_t space_bytes,
   }
 }
 
+// Zeroes whole pages of the kernel's, at a multiple of them; of a long block
+// those only that are not zero, or a free would fault all the pages in that the
+// program never touched.
+static void zero_pages(char *pages, size_t size_bytes) {
+  if (size_bytes < ZERO_BY_PAGE_MIN_BYTES) {
+    memset(pages, 0, size_bytes);
+    return;
+  }
+  for (size_t at = 0; at < size_bytes; at += HEAP_GUARD_BYTES) {
+    // Most pages that are not zero are not so at their beginning.
+    if (!is_zero(pages + at, ZERO_LOOK_BYTES) ||
+        !is_zero(pages + at + ZERO_LOOK_BYTES,
+                 HEAP_GUARD_BYTES - ZERO_LOOK_BYTES)) {
+      memset(pages + at, 0, HEAP_GUARD_BYTES);
+    }
+  }
+}
+
 // Zeroes a block. Its canary goes in one store, and first: the free of the
 // block behind it may be looking at it.
 static inline void scrub(void *ptr, size_t space_bytes) {
   if (heap_harden_has(HEAP_HARDEN_ZERO)) {
     heap_canary_store((uintptr_t)ptr + space_bytes - HEAP_CANARY_BYTES, 0);
     memset(ptr, 0, space_bytes);
+  }
+}
+
+static void scrub_medium(void *ptr, size_t space_bytes) {
+  if (heap_harden_has(HEAP_HARDEN_ZERO)) {
+    zero_pages(ptr, space_bytes);
   }
 }
 
@@ -445,10 +486,36 @@ static void report_block(heap_misuse_t misuse, const block_t *block,
                      block->space_bytes);
 }
 
+// Of a small block; false also where it has to be looked for a guard.
 static inline bool is_whole_before(const heap_page_t *page, const void *ptr) {
-  return (uintptr_t)ptr == page->start ||
-         !heap_harden_has(HEAP_HARDEN_CANARY | HEAP_HARDEN_ZERO) ||
+  if (__builtin_expect((uintptr_t)ptr == page->start, 0)) {
+    return !heap_guard_may_be_missing();
+  }
+  return !heap_harden_has(HEAP_HARDEN_CANARY | HEAP_HARDEN_ZERO) ||
          heap_canary_is_whole_before(ptr);
+}
+
+// Of a block that a guard stands before: if that is not there, the page is
+// zero.
+static bool is_guard_whole(const void *ptr) {
+  if (!heap_guard_may_be_missing() || !heap_harden_has(HEAP_HARDEN_CANARY)) {
+    return true;
+  }
+  heap_central_lock();
+  bool is_missing = heap_guard_is_missing((uintptr_t)ptr - HEAP_GUARD_BYTES);
+  heap_central_unlock();
+  return !is_missing ||
+         heap_canary_load((uintptr_t)ptr - HEAP_CANARY_BYTES) == 0;
+}
+
+static bool has_underflow(const block_t *block) {
+  if (block->kind == BLOCK_MEDIUM ||
+      (block->kind == BLOCK_SMALL &&
+       (uintptr_t)block->ptr == block->page->start)) {
+    return !is_guard_whole(block->ptr);
+  }
+  return block->kind == BLOCK_SMALL &&
+         !is_whole_before(block->page, block->ptr);
 }
 
 // Reports what is wrong with the surroundings of a block.
@@ -456,8 +523,10 @@ static void check_surroundings(const block_t *block, const heap_call_t *call) {
   if (!block->is_whole) {
     report_block(HEAP_MISUSE_OVERFLOW, block, call);
   }
-  if (block->kind == BLOCK_SMALL && !is_whole_before(block->page, block->ptr)) {
+  if (has_underflow(block)) {
     report_block(HEAP_MISUSE_UNDERFLOW, block, call);
+    // Or the next block here would be reported, too.
+    heap_canary_store((uintptr_t)block->ptr - HEAP_CANARY_BYTES, 0);
   }
 }
 
@@ -471,15 +540,17 @@ static inline void retire_small(heap_thread_t *thread, void *ptr,
   }
 }
 
-static bool claim_small(const block_t *block) {
+// The owner too: of a store, another thread's free at once would not know, and
+// the block would wait twice and be handed out twice.
+static inline bool claim_small(uint8_t *state) {
   uint8_t expected = HEAP_BLOCK_LIVE;
   // Acquire and release: whoever reuses the block comes after both threads.
-  return __atomic_compare_exchange_n(block->state, &expected, HEAP_BLOCK_CACHED,
-                                     false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+  return __atomic_compare_exchange_n(state, &expected, HEAP_BLOCK_CACHED, false,
+                                     __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
 static void free_small(const block_t *block, const heap_call_t *call) {
-  if (!claim_small(block)) {
+  if (!claim_small(block->state)) {
     heap_report_pointer(block->ptr, call);  // Somebody else was faster.
     return;
   }
@@ -491,7 +562,7 @@ static void free_small(const block_t *block, const heap_call_t *call) {
 // Frees a run at once, as there is no room to wait. Central lock held.
 static void free_run(uintptr_t run, heap_arena_place_t place,
                      const block_t *block) {
-  scrub(block->ptr, block->space_bytes);
+  scrub_medium(block->ptr, block->space_bytes);
   heap_guard_clear_ends(run, place.size_bytes);
   heap_arena_free(run);
 }
@@ -509,7 +580,7 @@ static void free_medium(const block_t *block, const heap_call_t *call) {
   }
   heap_central_unlock();
   if (is_claimed) {
-    scrub(block->ptr, heap_guarded_bytes(place.size_bytes));
+    scrub_medium(block->ptr, heap_guarded_bytes(place.size_bytes));
     heap_central_lock();
     heap_run_quarantine_settle(run);
     heap_central_unlock();
@@ -576,9 +647,8 @@ void heap_free_slow(void *ptr) {
               __atomic_load_n(state, __ATOMIC_RELAXED) == HEAP_BLOCK_LIVE &&
               __atomic_load_n(&page->owner, __ATOMIC_RELAXED) == thread &&
               heap_canary_check(ptr, space_bytes, &size_bytes) &&
-              is_whole_before(page, ptr),
+              is_whole_before(page, ptr) && claim_small(state),
           1)) {
-    __atomic_store_n(state, HEAP_BLOCK_CACHED, __ATOMIC_RELAXED);
     scrub(ptr, space_bytes);
     heap_quarantine_push(thread, ptr, space_bytes);
     return;
@@ -586,8 +656,17 @@ void heap_free_slow(void *ptr) {
   free_called(ptr, __builtin_return_address(0));
 }
 
-// C++ libraries make an aligned size a multiple of the alignment, and 0 a 1,
-// and tell the sized delete what it was before.
+static bool is_rounded_size(size_t rounded_bytes, size_t align_bytes,
+                            size_t size_bytes) {
+  size_t sum_bytes;
+  return align_bytes != 0 &&
+         !__builtin_add_overflow(size_bytes, align_bytes - 1, &sum_bytes) &&
+         (sum_bytes & ~(align_bytes - 1)) == rounded_bytes;
+}
+
+// C++ libraries make an aligned size a multiple of the alignment, some of a
+// pointer's at least, and 0 a 1, and tell the sized delete what it was before.
+// `align_bytes` 0: the call names none.
 static bool is_its_size(const block_t *block, size_t align_bytes,
                         size_t size_bytes) {
   if (!heap_harden_has(HEAP_HARDEN_SIZED) || !block->is_whole) {
@@ -603,10 +682,10 @@ static bool is_its_size(const block_t *block, size_t align_bytes,
            aligned_class(HEAP_MIN_ALIGN_BYTES, asked_bytes) ==
                block->page->size_class;
   }
-  size_t rounded_bytes = (asked_bytes + align_bytes - 1) & ~(align_bytes - 1);
   return size_bytes == block->size_bytes || asked_bytes == block->size_bytes ||
-         (align_bytes > HEAP_MIN_ALIGN_BYTES &&
-          rounded_bytes == block->size_bytes);
+         is_rounded_size(block->size_bytes, align_bytes, asked_bytes) ||
+         (align_bytes != 0 && align_bytes < sizeof(void *) &&
+          is_rounded_size(block->size_bytes, sizeof(void *), asked_bytes));
 }
 
 // What `realloc` made of a block in place has the size it asked for, so
@@ -618,9 +697,6 @@ void heap_free_sized_slow(void *ptr, size_t align_bytes, size_t size_bytes,
   block_t block;
   if (ptr == NULL || !locate(ptr, &call, &block)) {
     return;
-  }
-  if (align_bytes < HEAP_MIN_ALIGN_BYTES) {
-    align_bytes = HEAP_MIN_ALIGN_BYTES;
   }
   if (!is_its_size(&block, align_bytes, size_bytes)) {
     report_block(HEAP_MISUSE_SIZE, &block, &call);
@@ -754,13 +830,29 @@ static bool stays_small(const block_t *block, size_t size_bytes) {
           block->space_bytes <= SMALLEST_MOVED_BYTES);
 }
 
-// Makes the bytes behind the block's first `keep_bytes` zero, canary first.
-static void clear_tail(const block_t *block, size_t keep_bytes) {
-  uintptr_t end = (uintptr_t)block->ptr + block->space_bytes;
-  if (heap_harden_has(HEAP_HARDEN_CANARY)) {
-    heap_canary_store(end - HEAP_CANARY_BYTES, 0);
+// Makes the bytes behind the block's first `keep_bytes` zero, canary first; of
+// a mapped one those only that stay, as the kernel takes the others away.
+static void clear_tail(const block_t *block, size_t keep_bytes,
+                       size_t new_space_bytes) {
+  char *start = block->ptr;
+  size_t page_mask = HEAP_GUARD_BYTES - 1;
+  size_t end_bytes = block->space_bytes;
+  if (block->kind == BLOCK_MAPPED && new_space_bytes < end_bytes) {
+    new_space_bytes = new_space_bytes > HEAP_PAGE_BYTES
+                          ? (new_space_bytes + page_mask) & ~page_mask
+                          : HEAP_PAGE_BYTES;
+    end_bytes = new_space_bytes < end_bytes ? new_space_bytes : end_bytes;
   }
-  memset((char *)block->ptr + keep_bytes, 0, block->space_bytes - keep_bytes);
+  if (end_bytes == block->space_bytes && heap_harden_has(HEAP_HARDEN_CANARY)) {
+    heap_canary_store((uintptr_t)start + end_bytes - HEAP_CANARY_BYTES, 0);
+  }
+  size_t pages_bytes = (keep_bytes + page_mask) & ~page_mask;
+  if (block->kind == BLOCK_SMALL || pages_bytes >= end_bytes) {
+    memset(start + keep_bytes, 0, end_bytes - keep_bytes);
+  } else {
+    memset(start + keep_bytes, 0, pages_bytes - keep_bytes);
+    zero_pages(start + pages_bytes, end_bytes - pages_bytes);
+  }
 }
 
 // What stands behind a run that grew was free; looks whether it was left alone.
@@ -794,7 +886,7 @@ static void *resize(block_t *block, size_t size_bytes, bool in_need,
     return NULL;
   }
   // What is given up must not be read again; what is got must be zero.
-  clear_tail(block, kept_bytes);
+  clear_tail(block, kept_bytes, space_bytes);
   switch (block->kind) {
     case BLOCK_EMPTY:
       break;

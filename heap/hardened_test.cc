@@ -5,16 +5,22 @@
 // kernel that refuses them, quarantine, chance, empty blocks. What it finds in
 // programs is in malloc_misuse_test.cc.
 
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <set>
 #include <string>
 #include <thread>
@@ -29,9 +35,11 @@
 #include "heap/heap_model.h"
 #include "heap/heap_testing.h"
 #include "heap/quarantine.h"
+#include "heap/random.h"
 
-// thread_heap.h is for C only.
+// thread_heap.h and fatal.h are for C only.
 extern "C" heap_thread *heap_thread_get_existing(void);
+extern "C" uint64_t heap_misuse_count(void);
 
 namespace {
 
@@ -126,8 +134,8 @@ TEST(CanaryTest, NoChangeOfOneByteIsAnotherCanary) {
                     HEAP_SLACK_MAX_BYTES);
         }
       }
-      // Neither the end of a string nor text nor -1 is a mark.
-      EXPECT_GT(canary & 0xff, 0x7fu);
+      // Neither the end of a string, text, -1 nor 0x80 is a mark.
+      EXPECT_GT(canary & 0xff, 0x80u);
       EXPECT_LT(canary & 0xff, 0xffu);
       EXPECT_EQ(canary & 1, 0u);
     }
@@ -148,6 +156,95 @@ TEST(HardenedTest, UsableSizeIsTheRequestedOne) {
       }
     });
   }
+}
+
+// The walk too: nobody may write further.
+TEST(HardenedTest, WalkTellsTheUsableSize) {
+  for (const char *list : {"all", "-canary"}) {
+    RunHardened(list, [] {
+      std::map<void *, size_t> blocks;
+      for (size_t size : {0, 5, 1000, 40000, 40 << 20}) {
+        void *ptr = heap_alloc(size);
+        blocks[ptr] = heap_usable_size(ptr);
+      }
+      EXPECT_TRUE(heap_walk(
+          [](void *context, void *ptr, size_t usable_bytes) {
+            auto *all = static_cast<std::map<void *, size_t> *>(context);
+            EXPECT_EQ(all->at(ptr), usable_bytes);
+            all->erase(ptr);
+            return true;
+          },
+          &blocks));
+      EXPECT_TRUE(blocks.empty());
+    });
+  }
+}
+
+// Memory.
+
+size_t PeakBytes() {
+  rusage usage;
+  EXPECT_EQ(getrusage(RUSAGE_SELF, &usage), 0);
+  return static_cast<size_t>(usage.ru_maxrss) * 1024;
+}
+
+TEST(MemoryTest, ShrinkingABigBlockDoesNotTouchWhatIsGivenUp) {
+  RunHardened("all", [] {
+    const size_t old_peak = PeakBytes();
+    auto *ptr = static_cast<char *>(heap_alloc(size_t{1} << 30));
+    ptr[0] = 'x';
+    ptr = static_cast<char *>(heap_realloc(ptr, 64 << 20));
+    EXPECT_EQ(ptr[0], 'x');
+    EXPECT_EQ(heap_usable_size(ptr), size_t{64} << 20);
+    EXPECT_LT(PeakBytes() - old_peak, size_t{100} << 20);
+    heap_free(ptr);
+  });
+}
+
+TEST(MemoryTest, WhatShrinksAndGrowsAgainIsZeroThere) {
+  RunHardened("all", [] {
+    for (size_t size : {100, 5000, 400000, 20 << 20, 100 << 20}) {
+      for (size_t less : {size - 1, size - size / 8, size / 2 + 1}) {
+        void *ptr = heap_alloc(size);
+        memset(ptr, 1, size);
+        ptr = heap_realloc(ptr, less);
+        ptr = heap_realloc(ptr, size);
+        EXPECT_TRUE(
+            heap_testing::IsZero(static_cast<char *>(ptr) + less, size - less));
+        heap_free(ptr);
+      }
+    }
+  });
+}
+
+TEST(MemoryTest, FreeOfASparseBlockDoesNotTouchTheRest) {
+  RunHardened("all", [] {
+    auto *ptr = static_cast<char *>(heap_alloc(31 << 20));
+    ptr[0] = 'x';
+    const size_t old_peak = PeakBytes();
+    ptr = static_cast<char *>(heap_realloc(ptr, 20 << 20));
+    heap_free(ptr);
+    EXPECT_LT(PeakBytes() - old_peak, size_t{4} << 20);
+    ptr = static_cast<char *>(heap_alloc(31 << 20));
+    EXPECT_TRUE(heap_testing::IsZero(ptr, 31 << 20));
+    heap_free(ptr);
+  });
+}
+
+// The program wants addresses, too.
+TEST(MemoryTest, FreedMappingsLeaveLimitedAddressesToOthers) {
+  RunHardened("all", [] {
+    const rlimit limit = {300 << 20, 300 << 20};
+    ASSERT_EQ(setrlimit(RLIMIT_AS, &limit), 0);
+    for (int i = 0; i < 4; ++i) {
+      void *ptr = heap_alloc(40 << 20);
+      ASSERT_NE(ptr, nullptr);
+      heap_free(ptr);
+    }
+    EXPECT_NE(mmap(nullptr, 150 << 20, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+              MAP_FAILED);
+  });
 }
 
 // With every defence, and without each.
@@ -281,6 +378,112 @@ TEST(GuardTest, EachFailingCallLeavesTheHeapWhole) {
   }
 }
 
+bool WriteByte(void *ptr);
+
+// Writes one byte before a block, if there is no guard, and frees it.
+uint64_t UnderflowAndFree(void *ptr) {
+  const bool is_written = WriteByte(static_cast<char *>(ptr) - 1);
+  heap_free(ptr);
+  return is_written;
+}
+
+void ExpectUnderflowsReported(bool is_any_written) {
+  setenv("HEAP_ON_ERROR", "report", 1);
+  EXPECT_NE(freopen("/dev/null", "w", stderr), nullptr);
+  std::vector<void *> blocks;
+  for (int i = 0; i < 200; ++i) {
+    blocks.push_back(heap_alloc(100000));
+  }
+  for (int i = 0; i < 50000; ++i) {
+    void *ptr = heap_alloc(100);
+    if (AddressOf(ptr) % 65536 == 4096) {  // The first of its span.
+      blocks.push_back(ptr);
+    }
+  }
+  EXPECT_GT(blocks.size(), 250u);
+  uint64_t written = 0;
+  for (void *ptr : blocks) {
+    written += UnderflowAndFree(ptr);
+  }
+  EXPECT_EQ(written > 0, is_any_written);
+  EXPECT_EQ(heap_misuse_count(), written);
+}
+
+TEST(GuardTest, UnderflowIsFoundWhereTheGuardIsNotThere) {
+  RunHardened("all", [] { ExpectUnderflowsReported(false); });
+  for (const char *list : {"-guard", "-guard,-zero"}) {
+    RunHardened(list, [] { ExpectUnderflowsReported(true); });
+  }
+  for (size_t most : {0, 1, 100}) {
+    RunHardened("all", [most] {
+      UseFakeKernel();
+      fake.refuse_guard = true;
+      fake.most_forbidden_pages = most;
+      ExpectUnderflowsReported(true);
+    });
+  }
+}
+
+// Writes to freed blocks.
+
+// Writes one byte, as a program would, where memory is; the kernel says where.
+bool WriteByte(void *ptr) {
+  static int fds[2] = {-1, -1};
+  if (fds[0] < 0) {
+    EXPECT_EQ(pipe(fds), 0);
+  }
+  const char byte = 0x5a;
+  EXPECT_EQ(write(fds[1], &byte, 1), 1);
+  const bool is_done = read(fds[0], ptr, 1) == 1;
+  char rest;
+  EXPECT_TRUE(is_done || read(fds[0], &rest, 1) == 1);
+  return is_done;
+}
+
+// Frees blocks but each `keep_every`th, has the heap give memory back, writes
+// to what was freed, and looks at what comes next.
+void WriteAfterMemoryWentBack(size_t size, size_t keep_every) {
+  setenv("HEAP_ON_ERROR", "report", 1);
+  EXPECT_NE(freopen("/dev/null", "w", stderr), nullptr);
+  std::vector<void *> freed;
+  const size_t count = (24 << 20) / size;
+  for (size_t i = 1; i <= count; ++i) {
+    void *ptr = heap_alloc(size);
+    memset(ptr, 1, size);
+    if (i % keep_every != 0) {
+      freed.push_back(ptr);
+    }
+  }
+  for (void *ptr : freed) {
+    heap_free(ptr);
+  }
+  EXPECT_GT(heap_trim(0), 0u);
+  std::set<uintptr_t> written;
+  for (void *ptr : freed) {
+    if (WriteByte(ptr)) {
+      written.insert(AddressOf(ptr));
+    }
+  }
+  EXPECT_FALSE(written.empty());
+  uint64_t reused = 0;
+  for (size_t i = 0; i < count; ++i) {
+    void *ptr = heap_calloc(1, size);
+    ASSERT_TRUE(heap_testing::IsZero(ptr, size)) << size;
+    const auto found = written.lower_bound(AddressOf(ptr));
+    reused += found != written.end() && *found < AddressOf(ptr) + size;
+  }
+  EXPECT_GT(reused, 0u) << size;
+  EXPECT_GE(heap_misuse_count(), reused) << size;
+}
+
+TEST(ReuseTest, WriteIsFoundInMemoryThatHadBeenGivenBack) {
+  for (size_t size : {100, 1000, 8000, 30000, 100000, 400000}) {
+    for (size_t keep_every : {20, 60}) {
+      RunHardened("all", [=] { WriteAfterMemoryWentBack(size, keep_every); });
+    }
+  }
+}
+
 // Quarantine.
 
 // Tells whether a freed block comes back among the next allocations.
@@ -313,6 +516,28 @@ TEST(QuarantineTest, QueueKeepsABlockForManyFrees) {
   });
 }
 
+// Of each size: how many blocks are freed before one comes back.
+TEST(QuarantineTest, KeepsBlocksOfEachSizeForSomeFrees) {
+  for (const char *list : {"all", "all,-random"}) {
+    RunHardened(list, [] {
+      for (size_t size = 24; size <= 32000; size += size / 4) {
+        const size_t least =
+            std::max<size_t>(16, std::min<size_t>(256, (60 << 10) / size));
+        std::map<void *, size_t> freed_at;
+        for (size_t i = 0; i < 3000; ++i) {
+          void *ptr = heap_alloc(size);
+          const auto found = freed_at.find(ptr);
+          if (found != freed_at.end()) {
+            ASSERT_GE(i - found->second, least) << size;
+          }
+          heap_free(ptr);
+          freed_at[ptr] = i;
+        }
+      }
+    });
+  }
+}
+
 TEST(QuarantineTest, IsBoundedInBytes) {
   for (const char *list : {"all", "all,-random"}) {
     RunHardened(list, [] {
@@ -323,7 +548,7 @@ TEST(QuarantineTest, IsBoundedInBytes) {
       for (void *ptr : blocks) {
         heap_free(ptr);
         const heap_thread *thread = heap_thread_get_existing();
-        EXPECT_LE(heap_quarantine_count(thread) * 20480, HEAP_QUARANTINE_BYTES);
+        EXPECT_LE(heap_quarantine_count(thread), HEAP_QUARANTINE_LEAST_COUNT);
         EXPECT_GE(heap_quarantine_count(thread), 1u);
       }
     });
@@ -387,6 +612,33 @@ TEST(ChanceTest, WithoutItBlocksLieInOrder) {
   EXPECT_EQ(places, Places("-random"));
 }
 
+// With numbers left that the parent has drawn already.
+TEST(ChanceTest, ChildDoesNotGoOnWithItsParentsNumbers) {
+  RunHardened("all", [] {
+    heap_free(heap_alloc(1));  // Forks are watched from now on.
+    heap_random_t random = {};
+    heap_random_6_bits(&random);
+    int fds[2];
+    ASSERT_EQ(pipe(fds), 0);
+    // Of one draw of 64 bits.
+    uint32_t numbers[9];
+    uint32_t childs_numbers[9];
+    RunInChild([&] {
+      for (uint32_t &number : numbers) {
+        number = heap_random_6_bits(&random);
+      }
+      EXPECT_EQ(write(fds[1], numbers, sizeof(numbers)),
+                static_cast<ssize_t>(sizeof(numbers)));
+    });
+    ASSERT_EQ(read(fds[0], childs_numbers, sizeof(childs_numbers)),
+              static_cast<ssize_t>(sizeof(childs_numbers)));
+    for (uint32_t &number : numbers) {
+      number = heap_random_6_bits(&random);
+    }
+    EXPECT_NE(memcmp(numbers, childs_numbers, sizeof(numbers)), 0);
+  });
+}
+
 // Both start from the same heap.
 TEST(ChanceTest, ChildrenOfForksGoDifferentWays) {
   RunHardened("all", [] {
@@ -410,7 +662,7 @@ TEST(ChanceTest, FirstBlockIsInAnyGroup) {
 TEST(EmptyBlockTest, EachIsItsOwnAndIsFreed) {
   RunHardened("all", [] {
     std::set<void *> blocks;
-    for (int i = 0; i < 150000; ++i) {  // More than two regions have.
+    for (int i = 0; i < 250000; ++i) {  // More than two regions have.
       void *ptr = heap_alloc(0);
       ASSERT_NE(ptr, nullptr);
       ASSERT_TRUE(blocks.insert(ptr).second);
@@ -427,7 +679,7 @@ TEST(EmptyBlockTest, EachIsItsOwnAndIsFreed) {
       EXPECT_EQ(heap_usable_size(ptr), 0u);
       heap_free(ptr);
     }
-    for (size_t align = 16; align <= 4096; align *= 2) {
+    for (size_t align = 16; align <= 65536; align *= 2) {
       void *ptr = heap_aligned_alloc(align, 0);
       EXPECT_EQ(AddressOf(ptr) % align, 0u);
       ExpectFault(AddressOf(ptr));
@@ -438,6 +690,17 @@ TEST(EmptyBlockTest, EachIsItsOwnAndIsFreed) {
     ptr = heap_realloc(ptr, 0);
     EXPECT_EQ(heap_usable_size(ptr), 0u);
     heap_free(ptr);
+  });
+}
+
+TEST(EmptyBlockTest, ThereIsNoEndOfThem) {
+  RunHardened("all", [] {
+    void *last = nullptr;
+    for (int i = 0; i < 5000000; ++i) {
+      last = heap_alloc(0);
+      ASSERT_NE(last, nullptr) << i;
+    }
+    heap_free(last);
   });
 }
 
@@ -469,6 +732,124 @@ TEST(SizeTest, SizedFreeMustNameTheSizeExactly) {
                       size);
     }
     heap_free_sized(heap_alloc(1), 0, 0);
+  });
+}
+
+// As std::pmr::new_delete_resource(), whose alignment is 16 where none is
+// asked for, and its like.
+TEST(SizeTest, SizedFreeTakesWhatSmallAlignmentsMadeOfASize) {
+  RunHardened("all", [] {
+    for (size_t align : {1, 2, 4, 8, 16, 32, 4096}) {
+      for (size_t size : {1, 5, 20, 100, 5000, 100001, 40 << 20}) {
+        // Some libraries round to a pointer's alignment at least.
+        for (size_t round : {align, std::max(align, sizeof(void *))}) {
+          const size_t rounded = (size + round - 1) & ~(round - 1);
+          heap_free_sized(heap_aligned_alloc(align, rounded), align, size);
+          heap_free_sized(heap_aligned_alloc(align, rounded), align, rounded);
+        }
+        void *ptr = heap_aligned_alloc(align, size + 64);
+        EXPECT_DEATH(heap_free_sized(ptr, align, size + 65), "size differs");
+        EXPECT_DEATH(heap_free_sized(ptr, align, SIZE_MAX), "size differs");
+        heap_free(ptr);
+      }
+    }
+  });
+}
+
+// Several threads.
+
+// Lets threads that spin here go on together.
+class StartLine {
+ public:
+  explicit StartLine(int count) : missing_(count) {
+  }
+  void Wait() {
+    --missing_;
+    while (missing_ > 0) {
+    }
+  }
+
+ private:
+  std::atomic<int> missing_;
+};
+
+// The test's own threads are made by libc's malloc. To read the list takes long
+// enough for all of them to be there meanwhile.
+TEST(HardenedTest, FirstAllocationsMayBeOfSeveralThreads) {
+  std::string list = "all";
+  for (int i = 0; i < 10000; ++i) {
+    list += ",canary";
+  }
+  for (int run = 0; run < 10; ++run) {
+    RunHardened(list.c_str(), [] {
+      StartLine line(4);
+      StartLine all_have_some(4);
+      std::vector<std::thread> threads;
+      for (int i = 0; i < 4; ++i) {
+        threads.emplace_back([&] {
+          std::vector<void *> blocks(50);
+          line.Wait();
+          for (void *&ptr : blocks) {
+            ptr = heap_alloc(32);
+          }
+          all_have_some.Wait();
+          for (void *ptr : blocks) {
+            EXPECT_EQ(heap_usable_size(ptr), 32u);
+            heap_free(ptr);
+          }
+        });
+      }
+      for (std::thread &thread : threads) {
+        thread.join();
+      }
+    });
+  }
+}
+
+// Each pair of frees at once is one too many, whoever the block's owner is.
+TEST(HardenedTest, OneOfTwoFreesAtOnceIsReported) {
+  for (const char *list : {"all", "all,-quarantine", "none"}) {
+    RunHardened(list, [] {
+      constexpr uint64_t kTurns = 20000;
+      setenv("HEAP_ON_ERROR", "report", 1);
+      EXPECT_NE(freopen("/dev/null", "w", stderr), nullptr);
+      std::atomic<void *> current{nullptr};
+      std::atomic<uint64_t> turn{0};
+      std::atomic<uint64_t> done{0};
+      std::thread other([&] {
+        for (uint64_t i = 1; i <= kTurns; ++i) {
+          while (turn < i) {
+          }
+          heap_free(current);
+          done = i;
+        }
+      });
+      for (uint64_t i = 1; i <= kTurns; ++i) {
+        current = heap_alloc(24);
+        turn = i;
+        for (volatile uint64_t k = 0; k < i % 60; k = k + 1) {
+        }
+        heap_free(current);
+        while (done < i) {
+        }
+      }
+      other.join();
+      EXPECT_EQ(heap_misuse_count(), kTurns);
+    });
+  }
+}
+
+TEST(HardenedTest, NoAllocationIsACancellationPoint) {
+  RunHardened("all", [] {
+    std::atomic<void *> got{nullptr};
+    std::thread thread([&got] {
+      pthread_cancel(pthread_self());
+      got = heap_alloc(20);
+      heap_free(got);
+      pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, nullptr);
+    });
+    thread.join();
+    EXPECT_NE(got, nullptr);
   });
 }
 

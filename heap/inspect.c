@@ -23,6 +23,7 @@
 #include "heap/thread_heap.h"
 
 #if HEAP_HARDENED
+#include "heap/canary.h"
 #include "heap/empty_block.h"
 #include "heap/guard.h"
 #endif
@@ -52,6 +53,18 @@ static bool is_live_run(heap_arena_place_t *place) {
 static bool walk_empty(heap_visit_t visit, void *context) {
   return heap_empty_walk(visit, context);
 }
+
+// As heap_usable_size says.
+static size_t usable_bytes_of(const void *ptr, size_t space_bytes) {
+  size_t size_bytes;
+  if (!heap_harden_has(HEAP_HARDEN_CANARY)) {
+    return space_bytes;
+  }
+  // Not whole: it was overwritten, or its thread is about to set it.
+  return heap_canary_check(ptr, space_bytes, &size_bytes)
+             ? size_bytes
+             : space_bytes - HEAP_CANARY_BYTES;
+}
 #else
 static bool is_live_run(const heap_arena_place_t *place) {
   (void)place;
@@ -63,20 +76,33 @@ static bool walk_empty(heap_visit_t visit, void *context) {
   (void)context;
   return true;
 }
+
+static size_t usable_bytes_of(const void *ptr, size_t space_bytes) {
+  (void)ptr;
+  return space_bytes;
+}
 #endif
+
+static bool visit_block(const walk_t *walk, void *ptr, size_t space_bytes) {
+  return walk->visit(walk->context, ptr, usable_bytes_of(ptr, space_bytes));
+}
+
+static bool visit_mapped(void *context, void *ptr, size_t space_bytes) {
+  return visit_block(context, ptr, space_bytes);
+}
 
 static bool visit_run(void *context, heap_arena_place_t place) {
   const walk_t *walk = context;
   if (place.kind == HEAP_RUN_BLOCK) {
     return !is_live_run(&place) ||
-           walk->visit(walk->context, (void *)place.start, place.size_bytes);
+           visit_block(walk, (void *)place.start, place.size_bytes);
   }
   const heap_page_t *page = heap_page_of(place.start);
   const heap_class_info_t *info = &heap_class_info[page->size_class];
   for (uint32_t i = 0; i < info->block_count; ++i) {
     void *ptr = (void *)(page->start + (uintptr_t)i * info->size_bytes);
     if (block_state(page, i) == HEAP_BLOCK_LIVE &&
-        !walk->visit(walk->context, ptr, info->size_bytes)) {
+        !visit_block(walk, ptr, info->size_bytes)) {
       return false;
     }
   }
@@ -87,7 +113,8 @@ bool heap_walk(heap_visit_t visit, void *context) {
   walk_t walk = {.visit = visit, .context = context};
   heap_central_lock();
   bool done = heap_arena_walk(visit_run, &walk) &&
-              heap_mapped_walk(visit, context) && walk_empty(visit, context);
+              heap_mapped_walk(visit_mapped, &walk) &&
+              walk_empty(visit, context);
   heap_central_unlock();
   return done;
 }

@@ -135,15 +135,17 @@ struct Case {
 
 constexpr int kMediumBytes = 102400;  // 100,000 and the canary, whole pages.
 
+constexpr int kBigBytes = (40 << 20) + 4096;  // With the canary's page.
+
 const Case kCases[] = {
     {"double_free", Report("free", kFreed, 112), Report("free", kFreed, 112)},
     {"double_free_late", Report("free", kFreed, 112),
      Report("free", kFreed, 112)},
     {"double_free_by_thread", Report("free", kFreed, 112),
      Report("free", kFreed, 112)},
-    {"double_free_medium", Report("free", kFreed, 0),
+    {"double_free_medium", Report("free", kFreed, kMediumBytes),
      Report("free", kFreed, 0)},
-    {"double_free_big", Report("free", kForeign, 0),
+    {"double_free_big", Report("free", kFreed, kBigBytes),
      Report("free", kForeign, 0)},
     {"double_free_empty", Report("free", kFreed, 0),
      Report("free", kFreed, 16)},
@@ -172,7 +174,8 @@ const Case kCases[] = {
      kNothing},
     {"underflow", Report("free", kUnderflow, 112), kNothing, "canary",
      kNothing},
-    {"underflow_medium", kFault, kNothing, "guard", kNothing},
+    {"underflow_medium", kFault, kNothing, "guard",
+     Report("free", kUnderflow, kMediumBytes)},
     {"write_after_free", Report("alloc", kWritten, 112), kNothing, "reuse",
      kNothing},
     {"write_after_free_at_end", Report("alloc", kWritten, 112), kNothing,

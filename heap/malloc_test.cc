@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <memory_resource>
 #include <new>
 #include <string>
 #include <vector>
@@ -290,6 +291,28 @@ TEST_F(MallocTest, AlignedSizedDeleteOfWhatAlignedNewMade) {
       ::operator delete[](Hidden(::operator new[](size, value)), size, value);
     }
   }
+}
+
+// The resource hands its own alignment on, 16 by default, and the size that it
+// was asked for.
+TEST_F(MallocTest, MemoryResourcesAllocateAndDeallocate) {
+  std::pmr::memory_resource *plain = std::pmr::new_delete_resource();
+  for (size_t align : {1, 4, 8, 16, 64}) {
+    for (size_t size : {1, 5, 20, 100, 3000, 100001}) {
+      plain->deallocate(plain->allocate(size, align), size, align);
+    }
+  }
+  plain->deallocate(plain->allocate(20), 20);
+  std::pmr::unsynchronized_pool_resource pool(plain);
+  std::pmr::monotonic_buffer_resource monotonic(plain);
+  std::pmr::vector<std::pmr::string> pooled(&pool);
+  std::pmr::vector<std::pmr::string> kept(&monotonic);
+  for (int i = 0; i < 1000; ++i) {
+    pooled.emplace_back(i, 'x');
+    kept.emplace_back(i, 'y');
+  }
+  EXPECT_EQ(pooled[999].size(), 999u);
+  EXPECT_EQ(kept[999].size(), 999u);
 }
 
 TEST_F(MallocTest, InfoFunctionsTellOfThisHeap) {

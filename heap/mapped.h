@@ -40,6 +40,11 @@ size_t heap_mapped_usable_size(const heap_page_t *page);
 // Gives the addresses that freed blocks had, and that nobody can use meanwhile,
 // back to the kernel. Returns whether there were any. Central lock held.
 bool heap_mapped_flush(void);
+
+// Tells whether an address is in such a mapping, and of which block it was.
+// Central lock held.
+bool heap_mapped_waits(uintptr_t address, uintptr_t *out_block,
+                       size_t *out_bytes);
 #endif
 
 // Tells whether a block that was asked for with this alignment and size, which

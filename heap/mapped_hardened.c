@@ -13,6 +13,8 @@
 // forbidden to all and has no memory, before its addresses go back: a late
 // access faults.
 
+#include <sys/resource.h>
+
 #include "heap/central.h"
 #include "heap/fatal.h"
 #include "heap/harden.h"
@@ -24,7 +26,9 @@ enum {
   RING_SLOTS = 16,
 };
 
+// And of the addresses that a process may have, where they are limited.
 #define RING_BYTES_MAX ((size_t)256 << 20)
+#define RING_SHARE 16
 
 typedef struct range {
   void *mapping;  // NULL: an empty slot.
@@ -94,10 +98,19 @@ bool heap_mapped_flush(void) {
   return had_some;
 }
 
+static size_t ring_bytes_max(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+      limit.rlim_cur / RING_SHARE > RING_BYTES_MAX) {
+    return RING_BYTES_MAX;
+  }
+  return limit.rlim_cur / RING_SHARE;
+}
+
 // Puts a range that nobody can use into the ring and takes the oldest out.
-static void enter_ring(void *mapping, size_t size_bytes) {
+static void enter_ring(void *mapping, size_t size_bytes, size_t most_bytes) {
   heap_central_lock();
-  if (ring_bytes + size_bytes > RING_BYTES_MAX) {
+  if (ring_bytes + size_bytes > most_bytes) {
     heap_mapped_flush();
   }
   range_t oldest = ring[ring_next];
@@ -174,14 +187,27 @@ bool heap_mapped_free(void *ptr) {
   heap_central_unlock();
   // Ours still, so nobody else has the addresses.
   heap_kernel->discard(mapping, mapping_bytes);
-  if (heap_harden_has(HEAP_HARDEN_QUARANTINE) &&
-      mapping_bytes <= RING_BYTES_MAX &&
+  size_t most_bytes = ring_bytes_max();
+  if (heap_harden_has(HEAP_HARDEN_QUARANTINE) && mapping_bytes <= most_bytes &&
       heap_kernel->forbid(mapping, mapping_bytes)) {
-    enter_ring(mapping, mapping_bytes);
+    enter_ring(mapping, mapping_bytes, most_bytes);
   } else {
     unmap((uintptr_t)mapping, mapping_bytes);
   }
   return true;
+}
+
+bool heap_mapped_waits(uintptr_t address, uintptr_t *out_block,
+                       size_t *out_bytes) {
+  for (size_t i = 0; i < RING_SLOTS; ++i) {
+    uintptr_t mapping = (uintptr_t)ring[i].mapping;
+    if (mapping != 0 && address - mapping < ring[i].size_bytes) {
+      *out_block = mapping + HEAP_GUARD_BYTES;
+      *out_bytes = ring[i].size_bytes - 2 * HEAP_GUARD_BYTES;
+      return true;
+    }
+  }
+  return false;
 }
 
 size_t heap_mapped_usable_size(const heap_page_t *page) {

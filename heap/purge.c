@@ -22,6 +22,7 @@
 
 #include "heap/central.h"
 #include "heap/fatal.h"
+#include "heap/harden.h"
 #include "heap/kernel.h"
 #include "heap/page_table.h"
 
@@ -58,11 +59,16 @@ static size_t limit_pages(size_t used_pages) {
   return limit < most ? limit : most;
 }
 
+// What says of a page that it is not as new. In the hardened variant that it
+// was given back does: somebody may have written to it since.
+#define USED_FLAGS \
+  (HEAP_HARDENED ? HEAP_PAGE_DIRTY | HEAP_PAGE_PURGED : HEAP_PAGE_DIRTY)
+
 bool heap_purge_note_use(heap_page_flags_t *pages, size_t first, size_t end) {
   bool clean = true;
   for (size_t i = first; i < end; ++i) {
     uint8_t flags = pages->flags[i];
-    clean = clean && (flags & HEAP_PAGE_DIRTY) == 0;
+    clean = clean && (flags & USED_FLAGS) == 0;
     idle_pages -= (flags & HEAP_PAGE_IDLE) != 0;
     reused_pages += (flags & HEAP_PAGE_PURGED) != 0;
     pages->flags[i] = HEAP_PAGE_DIRTY;
@@ -87,9 +93,11 @@ void heap_purge_note_gone(heap_page_flags_t *pages, size_t first, size_t end) {
     bool was_idle = (pages->flags[i] & HEAP_PAGE_IDLE) != 0;
     idle_pages -= was_idle;
     purged_pages += was_idle;
+    bool is_purged =
+        was_idle || (pages->flags[i] &
+                     (HEAP_HARDENED ? USED_FLAGS : HEAP_PAGE_PURGED)) != 0;
     // What was never used is as new.
-    pages->flags[i] =
-        was_idle ? HEAP_PAGE_PURGED : pages->flags[i] & HEAP_PAGE_PURGED;
+    pages->flags[i] = is_purged ? HEAP_PAGE_PURGED : 0;
   }
 }
 

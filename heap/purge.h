@@ -38,7 +38,7 @@ typedef struct heap_page_flags {
 } heap_page_flags_t;
 
 // Marks pages [first, end) as handed out, in whole or in part. Returns whether
-// all of them were clean.
+// all of them were clean (hardened: new).
 bool heap_purge_note_use(heap_page_flags_t *pages, size_t first, size_t end);
 
 // Marks pages [first, end), no part of which is live, as idle where dirty.

@@ -2,14 +2,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // The slots make the time that a block waits unforeseeable, the queue makes it
-// long for certain: 256 frees at least where blocks are small, and always until
-// the blocks that wait have HEAP_QUARANTINE_BYTES together. What waits is zero,
-// and is found not to be so when it is reused (hardened.c), or never: then
-// nobody reads what was written.
+// long for certain. Blocks above SHUFFLED_MAX_BYTES do not go through the
+// slots, or those would have all of HEAP_QUARANTINE_BYTES and the queue
+// nothing. So a block waits for this many frees of its size at least:
+//
+//   up to 256 bytes   256, all of the queue
+//   up to 1 KiB       64, half of HEAP_QUARANTINE_BYTES
+//   above             half of HEAP_QUARANTINE_BYTES, and 16 at least
+//
+// What waits is zero, and is found not to be so when it is reused (hardened.c),
+// or never: then nobody reads what was written.
 //
 // Medium blocks wait until RUNS_MAX or RUN_BYTES_MAX are together; bigger ones
-// than that go through at once. Which of those that wait is freed is chance, of
-// the older half.
+// than that go through at once, as each would keep its memory. Which of those
+// that wait is freed is chance, of the older half.
 
 #include "heap/quarantine.h"
 
@@ -23,6 +29,7 @@
 #include "heap/thread_heap.h"
 
 enum {
+  SHUFFLED_MAX_BYTES = HEAP_QUARANTINE_BYTES / 2 / HEAP_SHUFFLE_SLOTS,
   RUNS_MAX = 32,
   RUN_BYTES_MAX = 512 << 10,
 };
@@ -68,19 +75,13 @@ static void evict_oldest(heap_thread_t *thread) {
   evict(thread, ptr);
 }
 
-// Frees blocks until no more than `most_bytes` wait.
-static void shrink(heap_thread_t *thread, size_t most_bytes) {
+// Frees blocks of the queue until no more than `most_bytes` wait in all, or
+// `least_count` in it.
+static void shrink(heap_thread_t *thread, size_t most_bytes,
+                   size_t least_count) {
   heap_quarantine_t *waiting = &thread->quarantine;
-  while (waiting->queue_count > 0 && waiting->bytes > most_bytes) {
+  while (waiting->queue_count > least_count && waiting->bytes > most_bytes) {
     evict_oldest(thread);
-  }
-  for (size_t i = 0; i < HEAP_SHUFFLE_SLOTS && waiting->bytes > most_bytes;
-       ++i) {
-    void *ptr = waiting->shuffled[i];
-    if (ptr != NULL) {
-      waiting->shuffled[i] = NULL;
-      evict(thread, ptr);
-    }
   }
 }
 
@@ -88,7 +89,8 @@ void heap_quarantine_push(heap_thread_t *thread, void *ptr,
                           size_t block_bytes) {
   heap_quarantine_t *waiting = &thread->quarantine;
   waiting->bytes += block_bytes;
-  if (heap_harden_has(HEAP_HARDEN_RANDOM)) {
+  if (block_bytes <= SHUFFLED_MAX_BYTES &&
+      heap_harden_has(HEAP_HARDEN_RANDOM)) {
     uint32_t slot = heap_random_6_bits(&waiting->random);
     void *old = waiting->shuffled[slot];
     waiting->shuffled[slot] = ptr;
@@ -102,12 +104,19 @@ void heap_quarantine_push(heap_thread_t *thread, void *ptr,
     waiting->queue[end % HEAP_QUEUE_SLOTS] = ptr;
   }
   if (__builtin_expect(waiting->bytes > HEAP_QUARANTINE_BYTES, 0)) {
-    shrink(thread, HEAP_QUARANTINE_BYTES);
+    shrink(thread, HEAP_QUARANTINE_BYTES, HEAP_QUARANTINE_LEAST_COUNT);
   }
 }
 
 void heap_quarantine_flush(heap_thread_t *thread) {
-  shrink(thread, 0);
+  shrink(thread, 0, 0);
+  for (size_t i = 0; i < HEAP_SHUFFLE_SLOTS; ++i) {
+    void *ptr = thread->quarantine.shuffled[i];
+    if (ptr != NULL) {
+      thread->quarantine.shuffled[i] = NULL;
+      evict(thread, ptr);
+    }
+  }
 }
 
 size_t heap_quarantine_count(const heap_thread_t *thread) {

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Blocks that were freed and are not to be reused yet (hardened variant). A
-// small block waits with the thread that freed it: in one of some slots, until
-// chance has another block take its place, and then in a queue. A medium one
-// waits in a list of the process.
+// small block waits with the thread that freed it: up to 1 KiB in one of some
+// slots, until chance has another block take its place, and then in a queue. A
+// medium one waits in a list of the process.
 
 #ifndef MY_ALLOC_HEAP_QUARANTINE_H_
 #define MY_ALLOC_HEAP_QUARANTINE_H_
@@ -22,8 +22,9 @@ extern "C" {
 enum {
   HEAP_SHUFFLE_SLOTS = 64,
   HEAP_QUEUE_SLOTS = 256,
-  // Of the blocks of one thread that wait.
+  // Of the blocks of one thread that wait, unless so few wait in the queue.
   HEAP_QUARANTINE_BYTES = 128 << 10,
+  HEAP_QUARANTINE_LEAST_COUNT = 16,
 };
 
 // Of one thread. Zeroed is empty.

@@ -14,7 +14,9 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/random.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 enum {
   ROUNDS = 8,
@@ -24,11 +26,10 @@ static bool is_fixed;
 static uint64_t fixed_seed;
 // Atomic, relaxed. Each keyed generator's number, so that fixed ones differ.
 static uint64_t num_keyed;
-// Atomic, relaxed; written where there is one thread.
-static uint32_t epoch = 1;
+uint32_t heap_random_epoch = 1;
 
 static void after_fork_in_child(void) {
-  __atomic_fetch_add(&epoch, 1, __ATOMIC_RELAXED);
+  __atomic_fetch_add(&heap_random_epoch, 1, __ATOMIC_RELAXED);
 }
 
 void heap_random_fix(uint64_t seed) {
@@ -90,6 +91,7 @@ static void key_without_kernel(uint32_t key[8]) {
   memcpy(key + 4, more, sizeof(more));
 }
 
+// Not getrandom(3): that is a cancellation point, and no allocation is one.
 static void make_key(heap_random_t *random) {
   int saved_errno = errno;
   uint64_t number = __atomic_add_fetch(&num_keyed, 1, __ATOMIC_RELAXED);
@@ -97,17 +99,17 @@ static void make_key(heap_random_t *random) {
   if (is_fixed) {
     uint64_t key[2] = {fixed_seed, number};
     memcpy(random->key, key, sizeof(key));
-  } else if (getrandom(random->key, sizeof(random->key), GRND_NONBLOCK) !=
-             (ssize_t)sizeof(random->key)) {
+  } else if (syscall(SYS_getrandom, random->key, sizeof(random->key),
+                     GRND_NONBLOCK) != (long)sizeof(random->key)) {
     key_without_kernel(random->key);
   }
   random->counter = 0;
-  random->epoch = __atomic_load_n(&epoch, __ATOMIC_RELAXED);
+  random->epoch = __atomic_load_n(&heap_random_epoch, __ATOMIC_RELAXED);
   errno = saved_errno;
 }
 
 uint64_t heap_random_next(heap_random_t *random) {
-  if (random->epoch != __atomic_load_n(&epoch, __ATOMIC_RELAXED)) {
+  if (random->epoch != __atomic_load_n(&heap_random_epoch, __ATOMIC_RELAXED)) {
     make_key(random);
     random->num_words = 0;
   }

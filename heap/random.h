@@ -36,12 +36,20 @@ void heap_random_fix(uint64_t seed);
 // Has generators keyed anew in children. May allocate. Once, no lock held.
 void heap_random_watch_forks(void);
 
+// Of the process: how many forks led to it, and 1. Atomic, relaxed; written
+// where there is one thread.
+extern uint32_t heap_random_epoch __attribute__((visibility("hidden")));
+
 // Returns 64 bits.
 uint64_t heap_random_next(heap_random_t *random);
 
 // Returns a number below 64.
 static inline uint32_t heap_random_6_bits(heap_random_t *random) {
-  if (__builtin_expect(random->num_bits < 6, 0)) {
+  // What a parent had left is not for its child, too.
+  if (__builtin_expect(random->num_bits < 6 ||
+                           random->epoch != __atomic_load_n(&heap_random_epoch,
+                                                            __ATOMIC_RELAXED),
+                       0)) {
     random->bits = heap_random_next(random);
     random->num_bits = 64;
   }

@@ -21,8 +21,8 @@
 #include "heap/kernel.h"
 
 static_assert((HEAP_BLOCK_FRESH & 1) == 0 && (HEAP_BLOCK_FREED & 1) == 0 &&
-                  (HEAP_BLOCK_LIVE & 1) == 1 && (HEAP_BLOCK_PADDING & 1) == 1 &&
-                  (HEAP_BLOCK_CACHED & 1) == 1,
+                  (HEAP_BLOCK_CLEAN & 1) == 0 && (HEAP_BLOCK_LIVE & 1) == 1 &&
+                  (HEAP_BLOCK_PADDING & 1) == 1 && (HEAP_BLOCK_CACHED & 1) == 1,
               "bit 0 of a state is clear where a search finds a free block");
 
 void heap_span_state_init(uint8_t *states, const heap_class_info_t *info,
@@ -120,9 +120,17 @@ static bool is_idle(const heap_page_t *page, size_t start, size_t end) {
 
 // The memory [start, end) of a span, all of it free, became zero. Clears what
 // lies outside of it of the blocks at its ends, so that all blocks are as new.
+// (Hardened: all of it is zero already, or somebody wrote to a free block; what
+// says so stays, and these blocks are looked at before they are used again.)
 static void make_fresh(const heap_page_t *page, size_t start, size_t end) {
   size_t block_bytes = heap_span_info(page)->size_bytes;
   block_range_t blocks = blocks_in(page, start, end);
+#if HEAP_HARDENED
+  for (size_t i = blocks.first; i < blocks.end; ++i) {
+    __atomic_store_n(&page->states[i], HEAP_BLOCK_CLEAN, __ATOMIC_RELAXED);
+  }
+  (void)block_bytes;
+#else
   unsigned char *bytes = (unsigned char *)page->start;
   size_t first_byte = blocks.first * block_bytes;
   size_t end_byte = blocks.end * block_bytes;
@@ -133,6 +141,7 @@ static void make_fresh(const heap_page_t *page, size_t start, size_t end) {
   for (size_t i = blocks.first; i < blocks.end; ++i) {
     __atomic_store_n(&page->states[i], HEAP_BLOCK_FRESH, __ATOMIC_RELAXED);
   }
+#endif
 }
 
 size_t heap_span_discard_idle(heap_page_t *page, heap_span_discard_t discard) {
@@ -179,7 +188,8 @@ const char *heap_span_state_check(const heap_page_t *page, uint32_t *out_busy) {
   uint32_t end = heap_span_group_count(page) * HEAP_GROUP_BLOCKS;
   for (uint32_t i = 0; i < end; ++i) {
     uint8_t state = page->states[i];
-    bool is_known = state <= HEAP_BLOCK_PADDING || state == HEAP_BLOCK_CACHED;
+    bool is_known = state <= HEAP_BLOCK_PADDING || state == HEAP_BLOCK_CACHED ||
+                    (HEAP_HARDENED && state == HEAP_BLOCK_CLEAN);
     bool is_padding = state == HEAP_BLOCK_PADDING;
     if (!is_known || is_padding != (i >= info->block_count)) {
       return "span: impossible state of a block";

@@ -30,6 +30,7 @@ enum {
   HEAP_BLOCK_LIVE = 1,     // Handed out.
   HEAP_BLOCK_FREED = 2,    // Free, contents arbitrary.
   HEAP_BLOCK_PADDING = 3,  // No block: fills up the last group.
+  HEAP_BLOCK_CLEAN = 4,    // Hardened: was used, and its memory given back.
   HEAP_BLOCK_CACHED = 5,   // Free, in a slot of its owner's bin.
   // Blocks whose states are one cache line and one word of a bit mask.
   HEAP_GROUP_BLOCKS = 64,
