@@ -1,0 +1,310 @@
+// Copyright The my_alloc Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Who is at the other end of a channel, and what those who died, stopped or
+// idled leave to the others. A child that is stopped between two instructions
+// is single-stepped by ptrace; those tests are skipped where that is not
+// permitted.
+
+#include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "gtest/gtest.h"
+#include "shmipc/channel.h"
+#include "shmipc/channel_internal.h"
+#include "shmipc/channel_testing.h"
+#include "shmipc/shmipc_testing.h"
+
+namespace {
+
+using channel_testing::KindName;
+using channel_testing::kKinds;
+using channel_testing::Port;
+using shmipc_testing::NowNs;
+using shmipc_testing::Problems;
+using shmipc_testing::Process;
+using shmipc_testing::TestRegion;
+using shmipc_testing::Watchdog;
+
+constexpr int64_t kLong = 20000000000;
+constexpr int64_t kShort = 20000000;
+
+// A child that is single-stepped.
+class Stepped {
+ public:
+  explicit Stepped(const std::function<void()> &work)
+      : child_([&]() -> int {
+          if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) {
+            return 2;
+          }
+          work();
+          return 0;
+        }) {
+    is_stopped_ = Wait();
+  }
+  // Whether it is at the first SIGSTOP that it has sent itself.
+  bool is_stopped() const {
+    return is_stopped_;
+  }
+  // Until the condition holds; false if it ends before.
+  bool StepUntil(const std::function<bool()> &condition) {
+    while (is_stopped_ && !condition()) {
+      num_steps_++;
+      if (ptrace(PTRACE_SINGLESTEP, child_.pid(), nullptr, nullptr) != 0) {
+        return false;
+      }
+      is_stopped_ = Wait();
+    }
+    return is_stopped_;
+  }
+  bool Step(uint64_t count) {
+    uint64_t end = num_steps_ + count;
+    return StepUntil([&] { return num_steps_ == end; });
+  }
+  uint64_t num_steps() const {
+    return num_steps_;
+  }
+  // To its end.
+  void GoOn() {
+    if (is_stopped_) {
+      (void)ptrace(PTRACE_CONT, child_.pid(), nullptr, nullptr);
+      is_stopped_ = Wait();
+    }
+  }
+
+ private:
+  bool Wait() {
+    int status;
+    return waitpid(child_.pid(), &status, 0) == child_.pid() &&
+           WIFSTOPPED(status);
+  }
+
+  Process child_;
+  bool is_stopped_ = false;
+  uint64_t num_steps_ = 0;
+};
+
+class ChannelPeerTest : public testing::TestWithParam<shmipc_channel_kind_t> {
+ protected:
+  explicit ChannelPeerTest(size_t capacity = 4) {
+    shmipc_channel_options_t options = {};
+    options.kind = GetParam();
+    options.message_bytes = 32;
+    options.capacity_messages = capacity;
+    if (shmipc_channel_create(region_, "channel", &options, &ref_) != 0) {
+      abort();
+    }
+  }
+  bool IsSpsc() const {
+    return GetParam() == SHMIPC_SPSC;
+  }
+  shmipc_channel_t *Channel() const {
+    return static_cast<shmipc_channel_t *>(shmipc_ref_get(region_, ref_, 1));
+  }
+  shmipc_port_t *OpenInChild(shmipc_role_t role) {
+    shmipc_region_t *region = own_.AttachInChild();
+    shmipc_port_t *port = nullptr;
+    if (region == nullptr ||
+        shmipc_port_open(region, shmipc_ref_get(region, ref_, 1), role,
+                         &port) != 0) {
+      _exit(9);
+    }
+    return port;
+  }
+  // A process that dies with a port, and with a message at hand if it `has`.
+  void OneDies(shmipc_role_t role, bool has = false) {
+    Process child([&]() -> int {
+      shmipc_port_t *port = OpenInChild(role);
+      void *place;
+      const void *data;
+      size_t len;
+      int status = 0;
+      if (has) {
+        status = role == SHMIPC_SENDER ? shmipc_port_reserve(port, 3, &place, 0)
+                                       : shmipc_port_peek(port, &data, &len, 0);
+      }
+      _exit(status == 0 ? 0 : 1);
+    });
+    ASSERT_EQ(child.Wait(), 0);
+  }
+  // The dead ones' ports are freed by somebody else.
+  void OtherRecovers() {
+    shmipc_port_t *port;
+    ASSERT_EQ(shmipc_port_open(region_, Channel(), SHMIPC_SENDER, &port), 0);
+    shmipc_port_close(port);
+  }
+  // One that has asked for its peers just now.
+  static void HasAsked(const Port &port) {
+    port.get()->checked_ns = NowNs() + 1000000000;
+  }
+
+  Watchdog watchdog_{120};
+  TestRegion own_{SHMIPC_MEMFD, 4096, [](auto *o) {
+                    o->heap_bytes = 1 << 20;
+                  }};
+  shmipc_region_t *region_ = own_.region();
+  shmipc_ref_t ref_ = {};
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    All, ChannelPeerTest, testing::ValuesIn(kKinds),
+    [](const testing::TestParamInfo<shmipc_channel_kind_t> &i) {
+      return std::string(KindName(i.param));
+    });
+
+// -- Being told.
+
+TEST_P(ChannelPeerTest, ADeadReceiversMessageComesBeforeShut) {
+  if (IsSpsc()) {
+    GTEST_SKIP() << "there is one receiver";
+  }
+  Port sender(region_, Channel(), SHMIPC_SENDER);
+  Port receiver(region_, Channel(), SHMIPC_RECEIVER);
+  for (int64_t timeout : {int64_t{0}, kLong}) {
+    Channel()->is_shut = 0;
+    ASSERT_EQ(sender.Send("one"), 0);
+    OneDies(SHMIPC_RECEIVER, true);
+    HasAsked(receiver);
+    ASSERT_EQ(shmipc_port_shut(sender.get()), 0);
+    EXPECT_EQ(receiver.Receive(timeout), "one");
+    EXPECT_EQ(receiver.Receive(timeout), "EPIPE");
+  }
+}
+
+TEST_P(ChannelPeerTest, ADeadReceiversMessageComesBeforeADeath) {
+  if (IsSpsc()) {
+    GTEST_SKIP() << "there is one receiver";
+  }
+  Port receiver(region_, Channel(), SHMIPC_RECEIVER);
+  Process child([&]() -> int {
+    shmipc_port_t *port = OpenInChild(SHMIPC_SENDER);
+    _exit(shmipc_port_send(port, "one", 3, 0) == 0 ? 0 : 1);
+  });
+  ASSERT_EQ(child.Wait(), 0);
+  OtherRecovers();
+  OneDies(SHMIPC_RECEIVER, true);
+  HasAsked(receiver);
+  EXPECT_EQ(receiver.Receive(), "one");
+  EXPECT_EQ(receiver.Receive(), "EOWNERDEAD");
+  EXPECT_EQ(receiver.Receive(), "ETIMEDOUT");
+}
+
+// However short a wait is, the dead are asked for sooner or later.
+TEST_P(ChannelPeerTest, ShortTimeoutsFindTheDead) {
+  Port receiver(region_, Channel(), SHMIPC_RECEIVER);
+  OneDies(SHMIPC_SENDER, true);
+  std::string came;
+  int64_t end = NowNs() + kLong;
+  do {
+    came = receiver.Receive(1);
+  } while (came == "ETIMEDOUT" && NowNs() < end);
+  EXPECT_EQ(came, "EOWNERDEAD");
+}
+
+// A recoverer has counted the death, and the entry is there still.
+TEST_P(ChannelPeerTest, OneThatIsBeingRecoveredIsNoPeer) {
+  if (IsSpsc()) {
+    GTEST_SKIP() << "there is nobody else";
+  }
+  Port receiver(region_, Channel(), SHMIPC_RECEIVER);
+  Stepped other([&] {
+    shmipc_port_t *port = OpenInChild(SHMIPC_RECEIVER);
+    raise(SIGSTOP);
+    char buffer[32];
+    size_t len;
+    (void)!shmipc_port_receive(port, buffer, sizeof(buffer), &len, 0);
+  });
+  if (!other.is_stopped()) {
+    GTEST_SKIP() << "ptrace is not permitted";
+  }
+  OneDies(SHMIPC_SENDER);
+  shmipc_channel_t *channel = Channel();
+  ASSERT_TRUE(other.StepUntil([&] { return channel->deaths[0] != 0; }));
+  HasAsked(receiver);
+  EXPECT_EQ(receiver.Receive(), "EOWNERDEAD");
+  other.GoOn();
+}
+
+TEST_P(ChannelPeerTest, ADeathWhileAnotherLivesIsNotTheLast) {
+  if (IsSpsc()) {
+    GTEST_SKIP() << "there is one sender";
+  }
+  Port receiver(region_, Channel(), SHMIPC_RECEIVER);
+  Port sender(region_, Channel(), SHMIPC_SENDER);
+  OneDies(SHMIPC_SENDER);
+  OtherRecovers();
+  ASSERT_EQ(sender.Send("bye"), 0);
+  sender.Close();
+  EXPECT_EQ(receiver.Receive(), "bye");
+  EXPECT_EQ(receiver.Receive(), "ETIMEDOUT");
+  EXPECT_EQ(receiver.Receive(kShort), "ETIMEDOUT");
+}
+
+// The last two died together, and either may be recovered first.
+TEST_P(ChannelPeerTest, TwoThatDieAreTheLast) {
+  if (IsSpsc()) {
+    GTEST_SKIP() << "there is one sender";
+  }
+  Port receiver(region_, Channel(), SHMIPC_RECEIVER);
+  OneDies(SHMIPC_SENDER);
+  OneDies(SHMIPC_SENDER);
+  EXPECT_EQ(receiver.Receive(kLong), "EOWNERDEAD");
+  EXPECT_EQ(receiver.Receive(kShort), "ETIMEDOUT");
+}
+
+// One that was about to count a death goes on when that was told long ago.
+TEST_P(ChannelPeerTest, ASlowRecovererTellsNothingNew) {
+  if (IsSpsc()) {
+    GTEST_SKIP() << "there is nobody else";
+  }
+  auto work = [&] {
+    shmipc_port_t *port = OpenInChild(SHMIPC_RECEIVER);
+    raise(SIGSTOP);
+    char buffer[32];
+    size_t len;
+    (void)!shmipc_port_receive(port, buffer, sizeof(buffer), &len, 0);
+  };
+  shmipc_channel_t *channel = Channel();
+  uint64_t until_count;
+  {
+    Stepped first(work);
+    if (!first.is_stopped()) {
+      GTEST_SKIP() << "ptrace is not permitted";
+    }
+    OneDies(SHMIPC_SENDER);
+    ASSERT_TRUE(first.StepUntil([&] { return channel->deaths[0] != 0; }));
+    until_count = first.num_steps();
+    first.GoOn();
+  }
+  // Some way before that: it knows that the port is a dead one's.
+  uint64_t told_again = 0;
+  uint64_t tries = 0;
+  for (uint64_t before = 1; before <= 33; before += 4, tries++) {
+    uint32_t seen = channel->deaths[0];
+    Port receiver(region_, Channel(), SHMIPC_RECEIVER);
+    Stepped slow(work);
+    ASSERT_TRUE(slow.is_stopped());
+    OneDies(SHMIPC_SENDER);
+    ASSERT_TRUE(slow.Step(until_count - before));
+    ASSERT_EQ(channel->deaths[0], seen);
+    EXPECT_EQ(receiver.Receive(kLong), "EOWNERDEAD");
+    Port sender(region_, Channel(), SHMIPC_SENDER);
+    ASSERT_EQ(sender.Send("new"), 0);
+    EXPECT_EQ(receiver.Receive(), "new");
+    sender.Close();
+    slow.GoOn();
+    told_again += receiver.Receive() == "EOWNERDEAD";
+  }
+  // Between the last look and the count it cannot know.
+  EXPECT_LT(told_again, tries / 2) << "of " << tries;
+}
+
+}  // namespace
