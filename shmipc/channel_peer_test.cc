@@ -273,6 +273,7 @@ TEST_P(ChannelPeerTest, ASlowRecovererTellsNothingNew) {
     (void)!shmipc_port_receive(port, buffer, sizeof(buffer), &len, 0);
   };
   shmipc_channel_t *channel = Channel();
+  Port receiver(region_, Channel(), SHMIPC_RECEIVER);
   uint64_t until_count;
   {
     Stepped first(work);
@@ -283,28 +284,133 @@ TEST_P(ChannelPeerTest, ASlowRecovererTellsNothingNew) {
     ASSERT_TRUE(first.StepUntil([&] { return channel->deaths[0] != 0; }));
     until_count = first.num_steps();
     first.GoOn();
+    EXPECT_EQ(receiver.Receive(), "EOWNERDEAD");
   }
   // Some way before that: it knows that the port is a dead one's.
   uint64_t told_again = 0;
   uint64_t tries = 0;
   for (uint64_t before = 1; before <= 33; before += 4, tries++) {
     uint32_t seen = channel->deaths[0];
-    Port receiver(region_, Channel(), SHMIPC_RECEIVER);
     Stepped slow(work);
     ASSERT_TRUE(slow.is_stopped());
     OneDies(SHMIPC_SENDER);
     ASSERT_TRUE(slow.Step(until_count - before));
     ASSERT_EQ(channel->deaths[0], seen);
+    receiver.get()->checked_ns = 0;
     EXPECT_EQ(receiver.Receive(kLong), "EOWNERDEAD");
     Port sender(region_, Channel(), SHMIPC_SENDER);
     ASSERT_EQ(sender.Send("new"), 0);
     EXPECT_EQ(receiver.Receive(), "new");
     sender.Close();
     slow.GoOn();
+    HasAsked(receiver);
     told_again += receiver.Receive() == "EOWNERDEAD";
   }
   // Between the last look and the count it cannot know.
   EXPECT_LT(told_again, tries / 2) << "of " << tries;
+}
+
+// -- Memory that was not there when we attached.
+
+TEST_P(ChannelPeerTest, AChannelInMemoryThatCameLaterCanBeOpened) {
+  TestRegion grows(SHMIPC_MEMFD, 4096, [](auto *o) {
+    o->heap_bytes = 1 << 20;
+    o->heap_capacity_bytes = 64 << 20;
+  });
+  shmipc_region_t *early = grows.Attach();
+  ASSERT_NE(early, nullptr);
+  size_t mapped = shmipc_mapped_bytes(early);
+  shmipc_channel_options_t options = {};
+  options.kind = GetParam();
+  options.message_bytes = 1000;
+  options.capacity_messages = 4000;
+  shmipc_ref_t ref;
+  ASSERT_EQ(shmipc_channel_create(grows.region(), "late", &options, &ref), 0);
+  ASSERT_LT(ref.offset, mapped) << "it has to begin in what is mapped";
+  ASSERT_GT(ref.offset + shmipc_channel_bytes(&options), mapped);
+  EXPECT_EQ(Problems(early), "");
+  {
+    Port sender(grows.region(), shmipc_ref_get(grows.region(), ref, 1),
+                SHMIPC_SENDER);
+    Port receiver(early, shmipc_ref_get(early, ref, 1), SHMIPC_RECEIVER);
+    EXPECT_EQ(sender.Send("late"), 0);
+    EXPECT_EQ(receiver.Receive(), "late");
+  }
+  shmipc_region_close(early);
+}
+
+// -- Ports of others that are slow.
+
+// One that looks for a returned message is stopped at any instruction of it:
+// others find the message.
+TEST_P(ChannelPeerTest, OneThatIsStoppedWithoutAMessageHidesNone) {
+  if (IsSpsc()) {
+    GTEST_SKIP() << "there is one receiver";
+  }
+  uint64_t hidden = 0;
+  for (uint64_t steps = 0; steps < 250; steps += 3) {
+    Port sender(region_, Channel(), SHMIPC_SENDER);
+    Port receiver(region_, Channel(), SHMIPC_RECEIVER);
+    HasAsked(receiver);
+    Stepped stopped([&] {
+      shmipc_port_t *port = OpenInChild(SHMIPC_RECEIVER);
+      raise(SIGSTOP);
+      const void *data;
+      size_t len;
+      (void)!shmipc_port_peek(port, &data, &len, kLong);
+    });
+    if (!stopped.is_stopped()) {
+      GTEST_SKIP() << "ptrace is not permitted";
+    }
+    ASSERT_EQ(sender.Send("one"), 0);
+    OneDies(SHMIPC_RECEIVER, true);
+    OtherRecovers();
+    ASSERT_TRUE(stopped.Step(steps));
+    bool has_it = false;
+    for (uint64_t i = 0; i < 4; i++) {
+      uint64_t word = shmipc_cell_of(&receiver.get()->view, i)->word;
+      has_it |= SHMIPC_CELL_STATE(word) == SHMIPC_CELL_READING;
+    }
+    if (has_it) {
+      break;
+    }
+    hidden += receiver.Receive() != "one";
+  }
+  EXPECT_EQ(hidden, 0u);
+}
+
+// Others have sent and received for that many laps since we did.
+TEST_P(ChannelPeerTest, AnIdlePortFindsItsPlaceAgain) {
+  if (IsSpsc()) {
+    GTEST_SKIP() << "its places are one lap's";
+  }
+  for (uint32_t laps :
+       {2u, 0x7ffffff0u, 0x80000005u, 0xf0000000u, 0xffffff00u}) {
+    Port sender(region_, Channel(), SHMIPC_SENDER);
+    Port receiver(region_, Channel(), SHMIPC_RECEIVER);
+    shmipc_view_t view = sender.get()->view;
+    ASSERT_EQ(sender.Send("a"), 0);
+    ASSERT_EQ(receiver.Receive(), "a");
+    uint64_t place = sender.get()->position;
+    uint64_t lap = (place >> view.lap_shift) + laps;
+    for (uint64_t i = 0; i <= view.mask; i++) {
+      shmipc_cell_of(&view, i)->word =
+          SHMIPC_CELL_WORD(lap, 0, SHMIPC_CELL_FREE);
+    }
+    Channel()->sender_hint = Channel()->head = lap << view.lap_shift;
+    {
+      Port other(region_, Channel(), SHMIPC_SENDER);
+      ASSERT_EQ(other.Send("b"), 0);
+    }
+    EXPECT_FALSE(shmipc_port_would_wait(receiver.get())) << laps;
+    EXPECT_FALSE(shmipc_port_would_wait(sender.get())) << laps;
+    EXPECT_EQ(sender.Send("c"), 0) << laps;
+    EXPECT_EQ(receiver.Receive(), "b") << laps;
+    EXPECT_EQ(receiver.Receive(), "c") << laps;
+    EXPECT_EQ(receiver.Receive(), "ETIMEDOUT") << laps;
+    EXPECT_TRUE(shmipc_port_would_wait(receiver.get())) << laps;
+    EXPECT_EQ(Problems(region_), "");
+  }
 }
 
 }  // namespace
