@@ -13,6 +13,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -411,6 +412,58 @@ TEST_P(ChannelPeerTest, AnIdlePortFindsItsPlaceAgain) {
     EXPECT_TRUE(shmipc_port_would_wait(receiver.get())) << laps;
     EXPECT_EQ(Problems(region_), "");
   }
+}
+
+// -- Shut, and damage.
+
+// SPSC's receiver cannot see what is reserved: it is told that nothing comes,
+// so the sender must not be told that it was sent.
+TEST_P(ChannelPeerTest, WhatIsCommittedAfterShutIsNotSaidToBeSent) {
+  Port sender(region_, Channel(), SHMIPC_SENDER);
+  Port receiver(region_, Channel(), SHMIPC_RECEIVER);
+  void *place;
+  ASSERT_EQ(shmipc_port_reserve(sender.get(), 4, &place, 0), 0);
+  memcpy(place, "late", 4);
+  ASSERT_EQ(shmipc_port_shut(receiver.get()), 0);
+  EXPECT_EQ(receiver.Receive(), IsSpsc() ? "EPIPE" : "ETIMEDOUT");
+  EXPECT_EQ(shmipc_port_commit(sender.get(), 4), IsSpsc() ? -EPIPE : 0);
+  if (!IsSpsc()) {
+    EXPECT_EQ(receiver.Receive(), "late");
+    EXPECT_EQ(receiver.Receive(), "EPIPE");
+  }
+  EXPECT_EQ(sender.Send("x"), -EPIPE);
+}
+
+// A bit of its slot's word is not true: it lives all the same.
+TEST_P(ChannelPeerTest, OneWhoseSlotIsDamagedIsAlive) {
+  Port receiver(region_, Channel(), SHMIPC_RECEIVER);
+  shmipc_region_t *second = own_.Attach();
+  ASSERT_NE(second, nullptr);
+  {
+    Port sender(second, shmipc_ref_get(second, ref_, 1), SHMIPC_SENDER);
+    shmipc_slot_t *slot = shmipc_slot_of(region_, second->slot);
+    ASSERT_NE(slot->word & SHMIPC_SLOT_TAKEN, 0u);
+    slot->word ^= SHMIPC_SLOT_TAKEN;
+    receiver.get()->checked_ns = 0;
+    EXPECT_EQ(receiver.Receive(), "ETIMEDOUT");
+    EXPECT_EQ(sender.Send("x"), 0);
+    EXPECT_EQ(receiver.Receive(), "x");
+    slot->word ^= SHMIPC_SLOT_TAKEN;
+  }
+  shmipc_region_close(second);
+}
+
+// -- Poll loops.
+
+// Nobody sleeps, so whoever sends has nobody to notify.
+TEST_P(ChannelPeerTest, ArmThatFailsLeavesNothingToNotify) {
+  Port sender(region_, Channel(), SHMIPC_SENDER);
+  Port receiver(region_, Channel(), SHMIPC_RECEIVER);
+  ASSERT_GE(shmipc_port_fd(receiver.get()), 0);
+  ASSERT_EQ(sender.Send("x"), 0);
+  EXPECT_EQ(shmipc_port_arm(receiver.get()), -EAGAIN);
+  EXPECT_EQ(receiver.get()->entry->is_armed, 0u);
+  EXPECT_EQ(Channel()->sides[SHMIPC_RECEIVER - 1].event.word & 1, 0u);
 }
 
 }  // namespace

@@ -43,8 +43,10 @@ bool shmipc_port_is_alive(const shmipc_view_t *view, uint64_t entry_word) {
   // One that was recovered, or closed its region with its ports open.
   uint32_t taken =
       __atomic_load_n(&shmipc_slot_of(region, slot)->word, __ATOMIC_ACQUIRE);
-  return (taken & SHMIPC_SLOT_TAKEN) != 0 &&
-         SHMIPC_OWNER(slot, taken >> 1) == owner &&
+  // A word that says free while its lock is held is a damaged one (or about to
+  // change): the kernel's answer counts.
+  return ((taken & SHMIPC_SLOT_TAKEN) == 0 ||
+          SHMIPC_OWNER(slot, taken >> 1) == owner) &&
          shmipc_record_is_alive(region, owner);
 }
 
