@@ -213,6 +213,62 @@ TEST_P(ChannelThreadTest, NoWakeUpIsLost) {
   EXPECT_GT(waits, 10u) << "nobody has slept";
 }
 
+// Messages behind one that is being written have used up their wake-ups when
+// that is committed: all that sleep get one.
+TEST_P(ChannelThreadTest, ManyThatSleepGetWhatWasHeldUp) {
+  if (GetParam() == SHMIPC_SPSC) {
+    GTEST_SKIP() << "there is one receiver";
+  }
+  Watchdog watchdog(100);
+  constexpr size_t kNum = 6;
+  TestRegion own(SHMIPC_MEMFD, 4096, [](auto *o) { o->heap_bytes = 1 << 20; });
+  shmipc_channel_options_t options = {};
+  options.kind = GetParam();
+  options.message_bytes = 40;
+  options.capacity_messages = 16;
+  shmipc_ref_t ref;
+  ASSERT_EQ(shmipc_channel_create(own.region(), "channel", &options, &ref), 0);
+  void *channel = shmipc_ref_get(own.region(), ref, 1);
+  Port slow(own.region(), channel, SHMIPC_SENDER);
+  Port fast(own.region(), channel, SHMIPC_SENDER);
+  for (int round = 0; round < 20; round++) {
+    void *place;
+    ASSERT_EQ(shmipc_port_reserve(slow.get(), 1, &place, 0), 0);
+    memcpy(place, "x", 1);
+    delays = true;
+    uint64_t waits_before = waits;
+    std::atomic<int> errors{0};
+    std::vector<std::thread> receivers;
+    for (size_t i = 0; i < kNum; i++) {
+      receivers.emplace_back([&] {
+        Port port(own.region(), channel, SHMIPC_RECEIVER);
+        char buffer[40];
+        size_t len = 0;
+        errors += shmipc_port_receive(port.get(), buffer, sizeof(buffer), &len,
+                                      SHMIPC_FOREVER) != 0 ||
+                  len != 1;
+      });
+    }
+    while (waits < waits_before + kNum) {
+      std::this_thread::yield();
+    }
+    for (size_t i = 1; i < kNum; i++) {
+      ASSERT_EQ(fast.Send("x"), 0);
+    }
+    // Those that were woken sleep again, most of them.
+    int64_t end = NowNs() + 3000000;
+    while (NowNs() < end) {
+      std::this_thread::yield();
+    }
+    ASSERT_EQ(shmipc_port_commit(slow.get(), 1), 0);
+    for (std::thread &receiver : receivers) {
+      receiver.join();
+    }
+    delays = false;
+    EXPECT_EQ(errors, 0);
+  }
+}
+
 // Whoever is woken again and again still finds out who is dead: a receiver what
 // a dead sender was writing, in front of a message; a sender what a dead
 // receiver has.

@@ -198,6 +198,8 @@ static int sleep_once(shmipc_port_t *port, uint32_t marked, int64_t deadline) {
   return 0;
 }
 
+// Sleeps until it can be had. Several messages (MPMC: places) may have become
+// so by one change that has woken two: see pass_on.
 static int sleep_until(shmipc_port_t *port, size_t len, int64_t deadline) {
   for (;;) {
     uint32_t marked =
@@ -224,6 +226,16 @@ static int sleep_until(shmipc_port_t *port, size_t len, int64_t deadline) {
   }
 }
 
+// Messages that were behind one that was being written have woken those that
+// slept, for nothing; the commit of that one wakes two. Whoever has slept and
+// got one wakes others if there is a next; also without the bit, which whoever
+// woke us may be about to put back: it sees the count then, and wakes all.
+static void pass_on(shmipc_port_t *port) {
+  if (port->view.kind == SHMIPC_MPMC && !shmipc_mpmc_would_wait(port)) {
+    shmipc_port_notify_slow(port, port->role - 1);
+  }
+}
+
 int shmipc_port_wait(shmipc_port_t *port, size_t len, int64_t timeout_ns) {
   if (timeout_ns == 0) {
     (void)check_at_intervals(port, SHMIPC_SLICE_NS);
@@ -236,7 +248,13 @@ int shmipc_port_wait(shmipc_port_t *port, size_t len, int64_t timeout_ns) {
   }
   int64_t deadline = shmipc_deadline(timeout_ns);
   int status = spin(port, len, deadline);
-  return status == -EAGAIN ? sleep_until(port, len, deadline) : status;
+  if (status == -EAGAIN) {
+    status = sleep_until(port, len, deadline);
+    if (status == 0) {
+      pass_on(port);
+    }
+  }
+  return status;
 }
 
 void shmipc_port_notify_slow(shmipc_port_t *port, uint32_t side) {
