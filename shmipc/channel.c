@@ -173,6 +173,17 @@ static bool is_possible(const shmipc_geometry_t *geometry) {
                                                  geometry->is_fixed != 0);
 }
 
+// Whether all of it is the region's; what was added to that since we attached
+// is mapped for it.
+static bool is_there(shmipc_region_t *region, const void *memory, uint64_t len,
+                     uint64_t *out_offset) {
+  return shmipc_offset_of(region, memory, (size_t)len, out_offset) ||
+         (*out_offset >= region->data_offset &&
+          *out_offset < shmipc_mapped_bytes(region) &&
+          shmipc_region_at(region, *out_offset - region->data_offset,
+                           (size_t)len) != NULL);
+}
+
 int shmipc_view_make(shmipc_region_t *region, const void *memory,
                      shmipc_view_t *out_view) {
   if (region->serial == 0) {
@@ -180,15 +191,14 @@ int shmipc_view_make(shmipc_region_t *region, const void *memory,
   }
   uint64_t offset;
   if (memory == NULL ||
-      !shmipc_offset_of(region, memory, sizeof(shmipc_channel_t), &offset) ||
+      !is_there(region, memory, sizeof(shmipc_channel_t), &offset) ||
       offset % SHMIPC_CHANNEL_ALIGNMENT != 0) {
     return -EINVAL;
   }
   shmipc_geometry_t geometry;
   memcpy(&geometry, memory, sizeof(geometry));
   if (!is_possible(&geometry) ||
-      !shmipc_offset_of(region, memory, (size_t)total_bytes(&geometry),
-                        &offset)) {
+      !is_there(region, memory, total_bytes(&geometry), &offset)) {
     return -EPROTO;
   }
   unsigned char *base = region->base + offset;

@@ -61,10 +61,10 @@ struct shmipc_port {
   uint32_t num_misses;   // Waits in turn that were not over while spinning.
   uint32_t waits_to_skip;
   uint64_t waited_at;  // `position` at the last wait.
-  int64_t next_check_ns;
-  int poll_fd;    // The epoll that others poll; -1: none.
-  int socket_fd;  // In it, for notifications.
-  int timer_fd;   // In it.
+  int64_t checked_ns;  // When peers were asked for.
+  int poll_fd;         // The epoll that others poll; -1: none.
+  int socket_fd;       // In it, for notifications.
+  int timer_fd;        // In it.
   int sending_fd;
 };
 

@@ -334,7 +334,8 @@ class ChannelKillTest : public testing::TestWithParam<Params> {
     EXPECT_EQ(tally_->broken, 0u);
     EXPECT_EQ(tally_->disorder, 0u);
     EXPECT_EQ(tally_->errors, 0u) << shmipc_strerror(tally_->last_error);
-    EXPECT_GT(tally_->received, 1000u);
+    // Three for each kill or stop, about a tenth of what a busy machine has.
+    EXPECT_GT(tally_->received, 3 * count);
     EXPECT_GE(shmipc_region_recover(own_.region()), 0);
     EXPECT_EQ(Problems(own_.region()), "");
     shmipc_channel_info_t info;

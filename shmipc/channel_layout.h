@@ -74,7 +74,7 @@ typedef struct shmipc_port_entry {
 typedef struct shmipc_channel {
   shmipc_geometry_t geometry;  // Offset 0.
   uint32_t is_shut;            // 64
-  // MPMC: there may be messages that dead receivers had. A hint.
+  // MPMC: a count, not 0: there may be messages that dead receivers had.
   uint32_t returned;   // 68
   uint32_t deaths[2];  // 72. Of senders, of receivers. Count up.
   uint8_t padding0[48];

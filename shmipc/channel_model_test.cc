@@ -51,9 +51,8 @@ enum Pc : uint8_t {
   kWriteHalf,
   kWrite,
   kCommit,
-  kClearReturned,
   kScan,
-  kSetReturnedAgain,
+  kClearReturned,
   kRead,
   kRelease,
   kSkip,
@@ -74,6 +73,7 @@ struct Thread {
   uint8_t is_dead;
   uint8_t victim;
   uint8_t from_returned;
+  uint8_t count;  // Of `returned`, as seen.
 };
 
 constexpr size_t kSenders = 2;
@@ -191,8 +191,7 @@ class Ring {
       next.deaths_left--;
       const Thread &thread = state.thread[who];
       // It has the message, whether it has looked at it or not.
-      if (who >= kSenders && (thread.pc == kRead || thread.pc == kRelease ||
-                              thread.pc == kSetReturnedAgain)) {
+      if (who >= kSenders && (thread.pc == kRead || thread.pc == kRelease)) {
         uint8_t payload = state.cell[thread.place % 2].payload;
         next.had_by_dead[payload - 1] = 1;
       }
@@ -340,15 +339,22 @@ class Ring {
       case kLook:
         // The flag and the cell are two steps; the flag is looked at first.
         if (state->returned != 0) {
-          mine.pc = kClearReturned;
+          mine.count = state->returned;
+          mine.victim = 0;
+          mine.pc = kScan;
         } else {
           ReceiverLooks(state, &mine);
         }
         break;
       case kClearReturned:
-        state->returned = 0;
-        mine.victim = 0;
-        mine.pc = kScan;
+        if (state->returned == mine.count) {
+          state->returned = 0;
+        }
+        mine.count = 0;
+        ReceiverLooks(state, &mine);
+        if (mine.pc == kClearReturned) {
+          mine.pc = kLook;
+        }
         break;
       case kScan: {
         const Cell &cell = state->cell[mine.victim];
@@ -358,13 +364,11 @@ class Ring {
           mine.place = static_cast<uint8_t>(cell.lap * 2 + mine.victim);
           mine.from_returned = 1;
           mine.victim = 0;
+          mine.count = 0;
           mine.pc = omission_ == kNoteAfterClaim ? kClaim : kNote;
         } else if (++mine.victim == 2) {
           mine.victim = 0;
-          ReceiverLooks(state, &mine);
-          if (mine.pc == kScan) {
-            mine.pc = kLook;
-          }
+          mine.pc = kClearReturned;
         }
         break;
       }
@@ -375,12 +379,8 @@ class Ring {
           if (mine.from_returned == 0) {
             mine.position = Next(mine.place);
           }
-          mine.pc = mine.from_returned != 0 ? kSetReturnedAgain : kRead;
+          mine.pc = kRead;
         }
-        break;
-      case kSetReturnedAgain:
-        state->returned = 1;
-        mine.pc = kRead;
         break;
       case kRead: {
         uint8_t payload = state->cell[mine.place % 2].payload;
@@ -458,7 +458,7 @@ class Ring {
       case kFlag:
         if (is_receiver &&
             (omission_ != kFlagOnlyWithCell || thread.from_returned != 0)) {
-          next.returned = 1;
+          next.returned++;
         }
         break;
       case kFreeEntry:

@@ -4,7 +4,7 @@
 // Channels between threads, for TSan, with random delays before each futex call
 // and without the slices: a wait has no end but a wake-up, so one that is lost
 // is a hang, which the watchdog finds. Each message comes once, in its sender's
-// order.
+// order. And waits that never get through a slice.
 //
 // 20,000 messages for each sender, or SHMIPC_MESSAGES of them. SHMIPC_TEST_SEED
 // for other random numbers.
@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdarg>
@@ -31,6 +32,8 @@
 namespace {
 
 std::atomic<bool> delays;
+// Each wait ends at once, as if there were a signal.
+std::atomic<bool> interrupts;
 std::atomic<uint64_t> waits;
 std::atomic<uint64_t> wakes;
 
@@ -75,6 +78,10 @@ extern "C" long syscall(long number, ...) {
     one = va_arg(list, long);
   }
   va_end(list);
+  if (number == SYS_futex && a[1] == FUTEX_WAIT && interrupts) {
+    errno = EINTR;
+    return -1;
+  }
   if (number == SYS_futex && delays) {
     Delay();
     if (a[1] == FUTEX_WAIT) {
@@ -100,6 +107,7 @@ using channel_testing::kKinds;
 using channel_testing::Port;
 using shmipc_testing::Count;
 using shmipc_testing::NowNs;
+using shmipc_testing::Process;
 using shmipc_testing::TestRegion;
 using shmipc_testing::Watchdog;
 
@@ -203,6 +211,108 @@ TEST_P(ChannelThreadTest, NoWakeUpIsLost) {
   EXPECT_EQ(disorder, 0u);
   EXPECT_EQ(wrong, 0u);
   EXPECT_GT(waits, 10u) << "nobody has slept";
+}
+
+// Messages behind one that is being written have used up their wake-ups when
+// that is committed: all that sleep get one.
+TEST_P(ChannelThreadTest, ManyThatSleepGetWhatWasHeldUp) {
+  if (GetParam() == SHMIPC_SPSC) {
+    GTEST_SKIP() << "there is one receiver";
+  }
+  Watchdog watchdog(100);
+  constexpr size_t kNum = 6;
+  TestRegion own(SHMIPC_MEMFD, 4096, [](auto *o) { o->heap_bytes = 1 << 20; });
+  shmipc_channel_options_t options = {};
+  options.kind = GetParam();
+  options.message_bytes = 40;
+  options.capacity_messages = 16;
+  shmipc_ref_t ref;
+  ASSERT_EQ(shmipc_channel_create(own.region(), "channel", &options, &ref), 0);
+  void *channel = shmipc_ref_get(own.region(), ref, 1);
+  Port slow(own.region(), channel, SHMIPC_SENDER);
+  Port fast(own.region(), channel, SHMIPC_SENDER);
+  for (int round = 0; round < 20; round++) {
+    void *place;
+    ASSERT_EQ(shmipc_port_reserve(slow.get(), 1, &place, 0), 0);
+    memcpy(place, "x", 1);
+    delays = true;
+    uint64_t waits_before = waits;
+    std::atomic<int> errors{0};
+    std::vector<std::thread> receivers;
+    for (size_t i = 0; i < kNum; i++) {
+      receivers.emplace_back([&] {
+        Port port(own.region(), channel, SHMIPC_RECEIVER);
+        char buffer[40];
+        size_t len = 0;
+        errors += shmipc_port_receive(port.get(), buffer, sizeof(buffer), &len,
+                                      SHMIPC_FOREVER) != 0 ||
+                  len != 1;
+      });
+    }
+    while (waits < waits_before + kNum) {
+      std::this_thread::yield();
+    }
+    for (size_t i = 1; i < kNum; i++) {
+      ASSERT_EQ(fast.Send("x"), 0);
+    }
+    // Those that were woken sleep again, most of them.
+    int64_t end = NowNs() + 3000000;
+    while (NowNs() < end) {
+      std::this_thread::yield();
+    }
+    ASSERT_EQ(shmipc_port_commit(slow.get(), 1), 0);
+    for (std::thread &receiver : receivers) {
+      receiver.join();
+    }
+    delays = false;
+    EXPECT_EQ(errors, 0);
+  }
+}
+
+// Whoever is woken again and again still finds out who is dead: a receiver what
+// a dead sender was writing, in front of a message; a sender what a dead
+// receiver has.
+TEST_P(ChannelThreadTest, OneThatIsInterruptedAsksForTheDeadToo) {
+  Watchdog watchdog(120);
+  constexpr int64_t kWait = 20000000000;
+  for (bool sends : {false, true}) {
+    TestRegion own(SHMIPC_MEMFD, 4096,
+                   [](auto *o) { o->heap_bytes = 1 << 20; });
+    shmipc_channel_options_t options = {};
+    options.kind = GetParam();
+    options.message_bytes = 40;
+    options.capacity_messages = 2;
+    shmipc_ref_t ref;
+    ASSERT_EQ(shmipc_channel_create(own.region(), "channel", &options, &ref),
+              0);
+    void *channel = shmipc_ref_get(own.region(), ref, 1);
+    Port ours(own.region(), channel, sends ? SHMIPC_SENDER : SHMIPC_RECEIVER);
+    if (sends) {
+      ASSERT_EQ(ours.Send("x"), 0);
+    }
+    Process dead([&]() -> int {
+      shmipc_region_t *region = own.AttachInChild();
+      Port port(region, shmipc_ref_get(region, ref, 1),
+                sends ? SHMIPC_RECEIVER : SHMIPC_SENDER);
+      void *place;
+      const void *data;
+      size_t len;
+      int status = sends ? shmipc_port_peek(port.get(), &data, &len, 0)
+                         : shmipc_port_reserve(port.get(), 40, &place, 0);
+      _exit(status == 0 ? 0 : 1);
+    });
+    ASSERT_EQ(dead.Wait(), 0);
+    interrupts = true;
+    if (sends) {
+      int status;
+      while ((status = ours.Send("x", kWait)) == 0) {
+      }
+      EXPECT_EQ(status, -EOWNERDEAD);
+    } else {
+      EXPECT_EQ(ours.Receive(kWait), "EOWNERDEAD");
+    }
+    interrupts = false;
+  }
 }
 
 }  // namespace

@@ -22,6 +22,11 @@ static inline int check_at_hand(const shmipc_port_t *port, uint32_t role) {
   return status == 0 && !port->has_message ? -EINVAL : status;
 }
 
+// Sequentially consistent: after the claim of a cell, or the commit.
+static inline bool is_shut(const shmipc_port_t *port) {
+  return __atomic_load_n(&port->view.channel->is_shut, __ATOMIC_SEQ_CST) != 0;
+}
+
 // Whether a sender is to be told something before it sends.
 static inline bool has_news(const shmipc_port_t *port) {
   const shmipc_channel_t *channel = port->view.channel;
@@ -50,9 +55,16 @@ static inline int reserve(shmipc_port_t *port, size_t len, int64_t timeout_ns) {
   }
   status = port->view.kind == SHMIPC_SPSC ? shmipc_spsc_reserve(port, len)
                                           : shmipc_port_attempt(port, len);
-  return __builtin_expect(status == -EAGAIN, 0)
-             ? shmipc_port_wait(port, len, timeout_ns)
-             : status;
+  if (__builtin_expect(status == -EAGAIN, 0)) {
+    status = shmipc_port_wait(port, len, timeout_ns);
+  }
+  // Before the claim receivers may have been told that nothing comes.
+  if (port->view.kind == SHMIPC_MPMC && status == 0 &&
+      __builtin_expect(is_shut(port), 0)) {
+    shmipc_mpmc_abort(port);
+    return -EPIPE;
+  }
+  return status;
 }
 
 static inline int peek(shmipc_port_t *port, int64_t timeout_ns) {
@@ -70,12 +82,16 @@ static inline int peek(shmipc_port_t *port, int64_t timeout_ns) {
              : status;
 }
 
-static inline void commit(shmipc_port_t *port, size_t len) {
+// MPMC: receivers wait for what is being written. SPSC: they cannot see it, and
+// may have been told that nothing comes; what is committed before `is_shut` is
+// seen here comes before that.
+static inline int commit(shmipc_port_t *port, size_t len) {
   if (port->view.kind == SHMIPC_SPSC) {
     shmipc_spsc_commit(port, len);
-  } else {
-    shmipc_mpmc_commit(port, len);
+    return __builtin_expect(is_shut(port), 0) ? -EPIPE : 0;
   }
+  shmipc_mpmc_commit(port, len);
+  return 0;
 }
 
 static inline void release(shmipc_port_t *port) {
@@ -95,8 +111,7 @@ int shmipc_port_send(shmipc_port_t *port, const void *data, size_t len,
   if (len != 0) {
     memcpy(port->payload, data, len);
   }
-  commit(port, len);
-  return 0;
+  return commit(port, len);
 }
 
 int shmipc_port_receive(shmipc_port_t *port, void *buffer, size_t size_bytes,
@@ -140,8 +155,7 @@ int shmipc_port_commit(shmipc_port_t *port, size_t len) {
   if (len > port->len || (port->view.is_fixed && len != port->len)) {
     return -EMSGSIZE;
   }
-  commit(port, len);
-  return 0;
+  return commit(port, len);
 }
 
 int shmipc_port_abort(shmipc_port_t *port) {

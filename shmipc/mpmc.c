@@ -23,8 +23,17 @@
 //    over, and READING a RETURNED, which they look for when `returned` says so.
 //    Each step may be repeated, and the port's entry is freed last: a recoverer
 //    that dies is followed by another.
-// 4. `returned` is set after a cell is RETURNED, and again whenever a receiver
-//    is recovered: one may have cleared it and died before it looked.
+// 4. `returned` is a count, and 0 when there is no RETURNED cell. It is added
+// to
+//    after a cell is RETURNED, and again whenever a receiver is recovered: who
+//    made it so may have died before. It becomes 0, by a compare-and-swap from
+//    what it was before, only after a look at all cells that found none. So who
+//    is stopped while it looks hides nothing from others.
+// 5. A port that has not been used while others went 2^31 laps on sees words
+//    that make no sense; it begins again as a new one does.
+//
+// Changes and loads of words are sequentially consistent: those that wait set a
+// bit and then look (port_wait.c), those that notify do it the other way round.
 //
 // A word has 32 bits of the lap and 17 of a port's generation: one that is held
 // up in the middle of a claim for exactly 2^32 laps of a cell, or of a recovery
@@ -42,15 +51,15 @@ static uint64_t most_steps(const shmipc_view_t *view) {
 // Hints are stored every so many positions.
 #define HINT_EVERY 16u
 
-// Acquire: pairs with the release of whoever changed the cell.
+// Pairs with the release of whoever changed the cell.
 static uint64_t load(const shmipc_cell_t *cell) {
-  return __atomic_load_n(&cell->word, __ATOMIC_ACQUIRE);
+  return __atomic_load_n(&cell->word, __ATOMIC_SEQ_CST);
 }
 
 static bool change(shmipc_cell_t *cell, uint64_t from, uint64_t to) {
   // Release: the note is there before. Acquire: as load.
   return __atomic_compare_exchange_n(&cell->word, &from, to, false,
-                                     __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
 // By whom the cell names; a full barrier (shmipc_port_notify).
@@ -91,6 +100,15 @@ static uint64_t follow_hint(const shmipc_port_t *port, uint64_t position) {
              : position;
 }
 
+// Whether a word that is laps behind the position means that the ring is full,
+// or empty with a message a lap before at a receiver's.
+static bool is_end(uint32_t role, int32_t ahead, uint32_t state) {
+  return ahead == -1 &&
+         (role == SHMIPC_SENDER
+              ? state != SHMIPC_CELL_FREE
+              : state == SHMIPC_CELL_READING || state == SHMIPC_CELL_RETURNED);
+}
+
 int shmipc_mpmc_attach(shmipc_port_t *port) {
   // The first cell has been passed at the lap before its own, so the end is not
   // before that. (In a new channel that is lap -1, which all are ahead of.)
@@ -110,6 +128,25 @@ static uint64_t step(const shmipc_port_t *port, uint64_t position,
   position++;
   return num_steps % HINT_EVERY == HINT_EVERY - 1 ? follow_hint(port, position)
                                                   : position;
+}
+
+// At a word that is laps behind: moves on as one that others have left 2^31
+// laps behind has to, once in a call, or returns what the word means.
+static int leap(shmipc_port_t *port, uint64_t *position, int32_t ahead,
+                uint32_t state, bool *has_leapt) {
+  int status = is_end(port->role, ahead, state) ? -EAGAIN : -EPROTO;
+  if (*has_leapt) {
+    return status;
+  }
+  *has_leapt = true;
+  uint64_t before = *position;
+  if (status == -EAGAIN) {
+    *position = follow_hint(port, before);
+    return *position != before ? 0 : status;
+  }
+  (void)shmipc_mpmc_attach(port);
+  *position = port->position;
+  return 0;
 }
 
 // Notes the cell and makes it ours.
@@ -140,6 +177,7 @@ int shmipc_mpmc_reserve(shmipc_port_t *port) {
   assert(!port->has_message);
   uint64_t position = port->position;
   int status = -EAGAIN;
+  bool has_leapt = false;
   for (uint64_t i = 0; i < most_steps(view); i++) {
     shmipc_cell_t *cell = shmipc_cell_of(view, position);
     uint64_t word = load(cell);
@@ -154,8 +192,13 @@ int shmipc_mpmc_reserve(shmipc_port_t *port) {
     }
     if (ahead < 0) {
       // Full; or nonsense, as the position a lap before must have been claimed.
-      status = ahead == -1 && !is_free ? -EAGAIN : -EPROTO;
-      break;
+      status =
+          leap(port, &position, ahead, SHMIPC_CELL_STATE(word), &has_leapt);
+      if (status < 0) {
+        break;
+      }
+      status = -EAGAIN;
+      continue;
     }
     position = step(port, position, ahead, i);
   }
@@ -194,13 +237,17 @@ static int accept(shmipc_port_t *port, const shmipc_cell_t *cell) {
   return 0;
 }
 
-// Looks for a message that a dead receiver had.
-static int peek_at_returned(shmipc_port_t *port) {
-  const shmipc_view_t *view = &port->view;
+// After a cell has become RETURNED, or may have.
+static void add_to_returned(const shmipc_view_t *view) {
   uint32_t *returned = &view->channel->returned;
-  // Sequentially consistent, as is the store of who sets it: cleared before the
-  // cells are looked at.
-  (void)__atomic_exchange_n(returned, 0, __ATOMIC_SEQ_CST);
+  if (__atomic_add_fetch(returned, 1, __ATOMIC_SEQ_CST) == 0) {
+    (void)__atomic_add_fetch(returned, 1, __ATOMIC_SEQ_CST);
+  }
+}
+
+// Looks for a message that a dead receiver had. `seen` is the count.
+static int peek_at_returned(shmipc_port_t *port, uint32_t seen) {
+  const shmipc_view_t *view = &port->view;
   for (uint64_t i = 0; i <= view->mask; i++) {
     shmipc_cell_t *cell = shmipc_cell_of(view, i);
     uint64_t word = load(cell);
@@ -211,26 +258,29 @@ static int peek_at_returned(shmipc_port_t *port) {
         ((uint64_t)SHMIPC_CELL_LAP(word) << view->lap_shift) | i;
     if (claim(port, position, cell, word, SHMIPC_CELL_READING)) {
       // There may be more.
-      __atomic_store_n(returned, 1, __ATOMIC_SEQ_CST);
       return accept(port, cell);
     }
   }
+  (void)__atomic_compare_exchange_n(&view->channel->returned, &seen, 0, false,
+                                    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
   return -EAGAIN;
 }
 
 int shmipc_mpmc_peek(shmipc_port_t *port) {
   const shmipc_view_t *view = &port->view;
   assert(!port->has_message);
-  if (__builtin_expect(
-          __atomic_load_n(&view->channel->returned, __ATOMIC_ACQUIRE) != 0,
-          0)) {
-    int status = peek_at_returned(port);
+  // Sequentially consistent, as is the addition: before the cells.
+  uint32_t returned =
+      __atomic_load_n(&view->channel->returned, __ATOMIC_SEQ_CST);
+  if (__builtin_expect(returned != 0, 0)) {
+    int status = peek_at_returned(port, returned);
     if (status != -EAGAIN) {
       return status;
     }
   }
   uint64_t position = port->position;
   int status = -EAGAIN;
+  bool has_leapt = false;
   port->is_pending = false;
   for (uint64_t i = 0; i < most_steps(view); i++) {
     shmipc_cell_t *cell = shmipc_cell_of(view, position);
@@ -256,14 +306,17 @@ int shmipc_mpmc_peek(shmipc_port_t *port) {
       port->is_pending = state == SHMIPC_CELL_WRITING;
       break;
     }
-    if (ahead < 0 || state > SHMIPC_CELL_RETURNED) {
-      // Empty, with the message a lap before still at a receiver's; or
-      // nonsense.
-      status = ahead == -1 && (state == SHMIPC_CELL_READING ||
-                               state == SHMIPC_CELL_RETURNED)
-                   ? -EAGAIN
-                   : -EPROTO;
+    if (state > SHMIPC_CELL_RETURNED) {
+      status = -EPROTO;
       break;
+    }
+    if (ahead < 0) {
+      status = leap(port, &position, ahead, state, &has_leapt);
+      if (status < 0) {
+        break;
+      }
+      status = -EAGAIN;
+      continue;
     }
     position = step(port, position, ahead, i);
   }
@@ -278,7 +331,7 @@ void shmipc_mpmc_release(shmipc_port_t *port) {
 
 void shmipc_mpmc_return(shmipc_port_t *port) {
   leave(port, shmipc_lap_of(&port->view, port->place), SHMIPC_CELL_RETURNED);
-  __atomic_store_n(&port->view.channel->returned, 1, __ATOMIC_SEQ_CST);
+  add_to_returned(&port->view);
   shmipc_port_notify(port, SHMIPC_RECEIVER - 1);
 }
 
@@ -296,7 +349,7 @@ void shmipc_mpmc_recover(const shmipc_view_t *view, uint32_t index,
     (void)change(cell, word, SHMIPC_CELL_WORD(lap, 0, SHMIPC_CELL_RETURNED));
   }
   if (SHMIPC_PORT_ROLE(entry_word) == SHMIPC_RECEIVER) {
-    __atomic_store_n(&view->channel->returned, 1, __ATOMIC_SEQ_CST);
+    add_to_returned(view);
   }
 }
 
@@ -312,9 +365,14 @@ bool shmipc_mpmc_would_wait(shmipc_port_t *port) {
     int32_t ahead = laps_ahead(view, word, port->position);
     uint32_t state = SHMIPC_CELL_STATE(word);
     if (!is_passed(view, port->role, port->position)) {
-      return ahead < 0 || (sends ? state != SHMIPC_CELL_FREE
-                                 : state == SHMIPC_CELL_FREE ||
-                                       state == SHMIPC_CELL_WRITING);
+      if (ahead < 0) {
+        // If it is no end, a call has to look.
+        return is_end(port->role, ahead, state) &&
+               follow_hint(port, port->position) == port->position;
+      }
+      return (sends
+                  ? state != SHMIPC_CELL_FREE
+                  : state == SHMIPC_CELL_FREE || state == SHMIPC_CELL_WRITING);
     }
     port->position = step(port, port->position, ahead, i);
   }

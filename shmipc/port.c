@@ -9,9 +9,14 @@
 //
 // Recovery of a dead port: its message (mpmc.c; SPSC needs nothing), then the
 // count of deaths, then the entry, by a compare-and-swap from the dead one's
-// very word, then a wake-up of everybody. Two may be at it at once, and one may
-// die in between: each step can be repeated, at the price of a death that is
-// counted twice, so that someone may be told of it twice.
+// very word, then a wake-up of everybody. A death counts if no port of its role
+// is alive then: the last one's does, whoever recovers it. Two may be at it at
+// once, and one may die in between, or be stopped between its last look at the
+// entry and the count: each step can be repeated, at the price of a death that
+// is counted twice, so that someone may be told of it twice.
+//
+// Whoever asks for peers asks the kernel: an entry that is there may be one of
+// the dead whose death was counted just now.
 
 #include <assert.h>
 #include <stdlib.h>
@@ -38,13 +43,27 @@ bool shmipc_port_is_alive(const shmipc_view_t *view, uint64_t entry_word) {
   // One that was recovered, or closed its region with its ports open.
   uint32_t taken =
       __atomic_load_n(&shmipc_slot_of(region, slot)->word, __ATOMIC_ACQUIRE);
-  return (taken & SHMIPC_SLOT_TAKEN) != 0 &&
-         SHMIPC_OWNER(slot, taken >> 1) == owner &&
+  // A word that says free while its lock is held is a damaged one (or about to
+  // change): the kernel's answer counts.
+  return ((taken & SHMIPC_SLOT_TAKEN) == 0 ||
+          SHMIPC_OWNER(slot, taken >> 1) == owner) &&
          shmipc_record_is_alive(region, owner);
 }
 
 static uint64_t free_word(uint64_t word) {
   return SHMIPC_PORT_WORD(0, 0, SHMIPC_PORT_GENERATION(word));
+}
+
+// Not one that is there still, but has died.
+static bool has_living(const shmipc_view_t *view, uint32_t role) {
+  for (uint32_t i = 0; i < view->max_ports; i++) {
+    uint64_t word = load(&view->channel->ports[i].word);
+    if (SHMIPC_PORT_OWNER(word) != 0 && SHMIPC_PORT_ROLE(word) == role &&
+        shmipc_port_is_alive(view, word)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 static void recover(shmipc_port_t *port, uint32_t index, uint64_t word) {
@@ -53,7 +72,10 @@ static void recover(shmipc_port_t *port, uint32_t index, uint64_t word) {
   if (port->view.kind == SHMIPC_MPMC) {
     shmipc_mpmc_recover(&port->view, index, word);
   }
-  if (role == SHMIPC_SENDER || role == SHMIPC_RECEIVER) {
+  // Look again: another may have been at it, long ago.
+  if ((role == SHMIPC_SENDER || role == SHMIPC_RECEIVER) &&
+      !has_living(&port->view, role) &&
+      load(&channel->ports[index].word) == word) {
     __atomic_fetch_add(&channel->deaths[role - 1], 1, __ATOMIC_ACQ_REL);
   }
   (void)change(&channel->ports[index].word, word, free_word(word));
@@ -72,15 +94,7 @@ void shmipc_port_check_peers(shmipc_port_t *port) {
 }
 
 bool shmipc_port_has_peer(const shmipc_port_t *port) {
-  const shmipc_view_t *view = &port->view;
-  uint32_t role = shmipc_other_side(port->role) + 1;
-  for (uint32_t i = 0; i < view->max_ports; i++) {
-    uint64_t word = load(&view->channel->ports[i].word);
-    if (SHMIPC_PORT_OWNER(word) != 0 && SHMIPC_PORT_ROLE(word) == role) {
-      return true;
-    }
-  }
-  return false;
+  return has_living(&port->view, shmipc_other_side(port->role) + 1);
 }
 
 // Takes the entry if it is free.

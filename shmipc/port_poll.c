@@ -32,6 +32,8 @@
 
 // Less than the worst stall that is allowed.
 #define TIMER_NS 4000000
+// More than a queue holds by itself; anybody may send to an abstract name.
+#define DRAINS_MAX 16
 
 static socklen_t address_of(uint64_t name, struct sockaddr_un *out_address) {
   memset(out_address, 0, sizeof(*out_address));
@@ -123,9 +125,13 @@ int shmipc_port_fd(shmipc_port_t *port) {
   return port->poll_fd;
 }
 
+// What is left over ends the next poll for nothing.
 static void drain(int fd) {
   char byte;
-  while (recv(fd, &byte, sizeof(byte), MSG_DONTWAIT) >= 0) {
+  for (int i = 0; i < DRAINS_MAX; i++) {
+    if (recv(fd, &byte, sizeof(byte), MSG_DONTWAIT) < 0) {
+      return;
+    }
   }
 }
 
@@ -136,6 +142,11 @@ int shmipc_port_arm(shmipc_port_t *port) {
   if (port->poll_fd < 0) {
     return -EINVAL;
   }
+  if (!shmipc_port_would_wait(port)) {
+    // Nobody is to notify us: nobody will sleep.
+    __atomic_store_n(&port->entry->is_armed, 0, __ATOMIC_RELAXED);
+    return -EAGAIN;
+  }
   int saved = errno;
   drain(port->socket_fd);
   struct itimerspec timer = {.it_value = {.tv_sec = 0, .tv_nsec = TIMER_NS}};
@@ -145,7 +156,11 @@ int shmipc_port_arm(shmipc_port_t *port) {
   __atomic_store_n(&port->entry->is_armed, 1, __ATOMIC_SEQ_CST);
   __atomic_fetch_or(&port->view.channel->sides[port->role - 1].event.word, 1u,
                     __ATOMIC_SEQ_CST);
-  return shmipc_port_would_wait(port) ? 0 : -EAGAIN;
+  if (shmipc_port_would_wait(port)) {
+    return 0;
+  }
+  __atomic_store_n(&port->entry->is_armed, 0, __ATOMIC_RELAXED);
+  return -EAGAIN;
 }
 
 static void notify(shmipc_port_t *port, uint64_t name) {

@@ -8,7 +8,11 @@
 // then looks at the word, and notifies only if it has the bit (event.c). Both
 // are full barriers between a store and a load, so one of the two sees the
 // other. No sleep is longer than a slice (a sender may be killed between its
-// exchange and its look); after a whole one the peers are asked for.
+// exchange and its look).
+//
+// The peers are asked for by the clock, not after a slice without a wake-up:
+// who is woken again and again, by messages behind a dead sender's or by
+// signals, has no such slice.
 //
 // How long to look: a reply takes some hundred nanoseconds from a process that
 // is running, and as long as a wake-up takes, 5 to 50 microseconds, from one
@@ -64,7 +68,7 @@ static void prefetch_second_line(const shmipc_port_t *port) {
 }
 
 // Returns the status of the last try.
-static int spin(shmipc_port_t *port, size_t len) {
+static int spin(shmipc_port_t *port, size_t len, int64_t deadline) {
   int status = -EAGAIN;
   rest_if_streaming(port);
   int num_looks = port->waits_to_skip > 0 ? FEW_LOOKS : QUICK_LOOKS;
@@ -80,6 +84,8 @@ static int spin(shmipc_port_t *port, size_t len) {
     return status;
   }
   int64_t end = shmipc_now_ns() + SPIN_NS;
+  bool is_short = deadline >= 0 && deadline < end;
+  end = is_short ? deadline : end;
   do {
     for (int i = 0; i < PAUSED_LOOKS && status == -EAGAIN; i++) {
       shmipc_pause();
@@ -88,7 +94,7 @@ static int spin(shmipc_port_t *port, size_t len) {
   } while (status == -EAGAIN && shmipc_now_ns() < end);
   if (status != -EAGAIN) {
     port->num_misses = 0;
-  } else if (port->num_misses < MISSES_MAX) {
+  } else if (!is_short && port->num_misses < MISSES_MAX) {
     port->num_misses++;
   }
   if (port->num_misses >= MISSES_MIN) {
@@ -97,59 +103,78 @@ static int spin(shmipc_port_t *port, size_t len) {
   return status;
 }
 
-int shmipc_port_look(shmipc_port_t *port, size_t len) {
-  const shmipc_channel_t *channel = port->view.channel;
-  bool sends = port->role == SHMIPC_SENDER;
-  // Acquire: what was sent before is there.
-  int status =
-      __atomic_load_n(&channel->is_shut, __ATOMIC_ACQUIRE) != 0 ? -EPIPE : 0;
-  uint32_t deaths = __atomic_load_n(
-      &channel->deaths[shmipc_other_side(port->role)], __ATOMIC_ACQUIRE);
-  if (status == 0 && deaths != port->deaths_told) {
-    if (shmipc_port_has_peer(port)) {
-      port->deaths_told = deaths;
-    } else {
-      status = -EOWNERDEAD;
-    }
+static uint32_t deaths_of_peers(const shmipc_port_t *port) {
+  // Acquire: what the dead have left is there. Sequentially consistent, for
+  // those that have marked the word before.
+  return __atomic_load_n(
+      &port->view.channel->deaths[shmipc_other_side(port->role)],
+      __ATOMIC_SEQ_CST);
+}
+
+// There was a death that has not been told, and nobody is left.
+static bool is_deserted(shmipc_port_t *port) {
+  uint32_t deaths = deaths_of_peers(port);
+  if (deaths == port->deaths_told) {
+    return false;
   }
-  if (status == 0) {
+  if (shmipc_port_has_peer(port)) {
+    port->deaths_told = deaths;
+    return false;
+  }
+  return true;
+}
+
+int shmipc_port_look(shmipc_port_t *port, size_t len) {
+  // Acquire: what was sent before is there.
+  bool is_shut =
+      __atomic_load_n(&port->view.channel->is_shut, __ATOMIC_SEQ_CST) != 0;
+  bool sends = port->role == SHMIPC_SENDER;
+  if (!is_shut && !is_deserted(port)) {
     return 0;
   }
-  // A receiver has all messages first, also the one that came in just now.
-  if (!sends) {
-    int again = shmipc_port_attempt(port, len);
-    if (again != -EAGAIN) {
-      return again == 0 ? 1 : again;
-    }
-    if (port->is_pending) {
-      return 0;
-    }
+  // A receiver has all messages first: the one that came in just now, and the
+  // one that a dead receiver had, which is there only after it was asked for.
+  // (Those that died together are told once.)
+  int again = sends ? -EAGAIN : shmipc_port_attempt(port, len);
+  if (again == -EAGAIN && !port->is_pending && !(sends && is_shut)) {
+    shmipc_port_check_peers(port);
   }
-  if (status == -EOWNERDEAD) {
-    port->deaths_told = deaths;
+  uint32_t deaths = deaths_of_peers(port);
+  if (again == -EAGAIN && !sends) {
+    again = shmipc_port_attempt(port, len);
   }
-  return status;
+  if (again != -EAGAIN) {
+    return again == 0 ? 1 : again;
+  }
+  if (port->is_pending && !sends) {
+    return 0;
+  }
+  if (is_shut) {
+    return -EPIPE;
+  }
+  port->deaths_told = deaths;
+  return -EOWNERDEAD;
 }
 
 bool shmipc_port_would_wait(shmipc_port_t *port) {
   const shmipc_channel_t *channel = port->view.channel;
   if (__atomic_load_n(&channel->is_shut, __ATOMIC_SEQ_CST) != 0 ||
-      (__atomic_load_n(&channel->deaths[shmipc_other_side(port->role)],
-                       __ATOMIC_SEQ_CST) != port->deaths_told &&
-       !shmipc_port_has_peer(port))) {
+      is_deserted(port)) {
     return false;
   }
   return port->view.kind == SHMIPC_SPSC ? shmipc_spsc_would_wait(port)
                                         : shmipc_mpmc_would_wait(port);
 }
 
-// Asks for the peers now and then, where nobody waits.
-static void check_at_intervals(shmipc_port_t *port) {
+// Asks for the peers if that is `interval` ago. Whether it has.
+static bool check_at_intervals(shmipc_port_t *port, int64_t interval) {
   int64_t now = shmipc_now_ns();
-  if (now >= port->next_check_ns) {
-    port->next_check_ns = now + SHMIPC_SLICE_NS;
-    shmipc_port_check_peers(port);
+  if (now - port->checked_ns < interval) {
+    return false;
   }
+  port->checked_ns = now;
+  shmipc_port_check_peers(port);
+  return true;
 }
 
 // Sets the bit; returns the word.
@@ -158,23 +183,40 @@ static uint32_t mark(uint32_t *word) {
   return __atomic_or_fetch(word, WAITERS, __ATOMIC_SEQ_CST);
 }
 
-static int sleep_until(shmipc_port_t *port, size_t len, int64_t deadline) {
+static int sleep_once(shmipc_port_t *port, uint32_t marked, int64_t deadline) {
   uint32_t *word = &port->view.channel->sides[port->role - 1].event.word;
+  if (shmipc_has_passed(deadline)) {
+    return -ETIMEDOUT;
+  }
+  int64_t slice = SLICE_NS;
+  if (port->is_pending) {
+    // Until it is time to ask whether its sender lives.
+    slice = port->checked_ns + PENDING_SLICE_NS - shmipc_now_ns();
+    slice = slice < 1 ? 1 : slice;
+  }
+  (void)shmipc_futex_wait_slice(word, marked, deadline, slice);
+  return 0;
+}
+
+// Sleeps until it can be had. Several messages (MPMC: places) may have become
+// so by one change that has woken two: see pass_on.
+static int sleep_until(shmipc_port_t *port, size_t len, int64_t deadline) {
   for (;;) {
-    uint32_t marked = mark(word);
+    uint32_t marked =
+        mark(&port->view.channel->sides[port->role - 1].event.word);
     int status = shmipc_port_attempt(port, len);
+    if (status == -EAGAIN &&
+        check_at_intervals(port,
+                           port->is_pending ? PENDING_SLICE_NS : SLICE_NS)) {
+      status = shmipc_port_attempt(port, len);
+    }
     if (status == -EAGAIN) {
       status = shmipc_port_look(port, len);
+      if (status == 0) {
+        status = sleep_once(port, marked, deadline);
+      }
       if (status != 0) {
         return status > 0 ? 0 : status;
-      }
-      if (shmipc_has_passed(deadline)) {
-        return -ETIMEDOUT;
-      }
-      if (shmipc_futex_wait_slice(
-              word, marked, deadline,
-              port->is_pending ? PENDING_SLICE_NS : SLICE_NS) == -ETIMEDOUT) {
-        shmipc_port_check_peers(port);
       }
       status = shmipc_port_attempt(port, len);
     }
@@ -184,9 +226,19 @@ static int sleep_until(shmipc_port_t *port, size_t len, int64_t deadline) {
   }
 }
 
+// Messages that were behind one that was being written have woken those that
+// slept, for nothing; the commit of that one wakes two. Whoever has slept and
+// got one wakes others if there is a next; also without the bit, which whoever
+// woke us may be about to put back: it sees the count then, and wakes all.
+static void pass_on(shmipc_port_t *port) {
+  if (port->view.kind == SHMIPC_MPMC && !shmipc_mpmc_would_wait(port)) {
+    shmipc_port_notify_slow(port, port->role - 1);
+  }
+}
+
 int shmipc_port_wait(shmipc_port_t *port, size_t len, int64_t timeout_ns) {
   if (timeout_ns == 0) {
-    check_at_intervals(port);
+    (void)check_at_intervals(port, SHMIPC_SLICE_NS);
     int status = shmipc_port_attempt(port, len);
     if (status == -EAGAIN) {
       status = shmipc_port_look(port, len);
@@ -195,8 +247,14 @@ int shmipc_port_wait(shmipc_port_t *port, size_t len, int64_t timeout_ns) {
     return status;
   }
   int64_t deadline = shmipc_deadline(timeout_ns);
-  int status = spin(port, len);
-  return status == -EAGAIN ? sleep_until(port, len, deadline) : status;
+  int status = spin(port, len, deadline);
+  if (status == -EAGAIN) {
+    status = sleep_until(port, len, deadline);
+    if (status == 0) {
+      pass_on(port);
+    }
+  }
+  return status;
 }
 
 void shmipc_port_notify_slow(shmipc_port_t *port, uint32_t side) {

@@ -28,8 +28,9 @@
 
 #include "shmipc/channel_internal.h"
 
+// Sequentially consistent: after the bit of those that wait (port_wait.c).
 static uint64_t load(const uint64_t *word) {
-  return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+  return __atomic_load_n(word, __ATOMIC_SEQ_CST);
 }
 
 // From a place to another, onwards.
