@@ -290,13 +290,23 @@ TEST_P(ChannelPeerTest, ASlowRecovererTellsNothingNew) {
   // Some way before that: it knows that the port is a dead one's.
   uint64_t told_again = 0;
   uint64_t tries = 0;
-  for (uint64_t before = 1; before <= 33; before += 4, tries++) {
+  uint64_t misses = 0;
+  for (uint64_t before = 1; before <= 33;) {
     uint32_t seen = channel->deaths[0];
     Stepped slow(work);
     ASSERT_TRUE(slow.is_stopped());
     OneDies(SHMIPC_SENDER);
     ASSERT_TRUE(slow.Step(until_count - before));
-    ASSERT_EQ(channel->deaths[0], seen);
+    if (channel->deaths[0] != seen) {
+      // Not every run takes as many steps to there: aim earlier.
+      slow.GoOn();
+      EXPECT_EQ(receiver.Receive(), "EOWNERDEAD");
+      until_count -= 8;
+      ASSERT_LT(++misses, 50u);
+      continue;
+    }
+    before += 4;
+    tries++;
     receiver.get()->checked_ns = 0;
     EXPECT_EQ(receiver.Receive(kLong), "EOWNERDEAD");
     Port sender(region_, Channel(), SHMIPC_SENDER);
