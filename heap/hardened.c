@@ -47,6 +47,7 @@
 #include "heap/mapped.h"
 #include "heap/quarantine.h"
 #include "heap/random.h"
+#include "heap/trim.h"
 
 enum {
   // Small blocks up to this size do not move when they shrink.
@@ -1024,10 +1025,8 @@ size_t heap_add_memory(void *memory, size_t size_bytes, bool is_zeroed) {
   return used_bytes;
 }
 
-// As heap.c's, after nothing waits any more of what this thread freed.
+// Before that, what this thread freed waits no longer.
 static size_t trim(size_t keep_bytes, bool with_pages) {
-  size_t released_bytes = 0;
-  size_t step_bytes;
   heap_thread_t *thread = heap_thread_get_existing();
   if (thread != NULL) {
     heap_quarantine_flush(thread);
@@ -1035,22 +1034,8 @@ static size_t trim(size_t keep_bytes, bool with_pages) {
   heap_central_lock();
   heap_run_quarantine_flush();
   heap_mapped_flush();
-  heap_thread_retire_parked();
   heap_central_unlock();
-  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
-    heap_central_lock();
-    heap_arena_hold_purges(true);
-    released_bytes += heap_thread_give_back(i, with_pages);
-    heap_arena_hold_purges(false);
-    heap_central_unlock();
-  }
-  do {
-    heap_central_lock();
-    step_bytes = heap_arena_trim(keep_bytes);
-    heap_central_unlock();
-    released_bytes += step_bytes;
-  } while (step_bytes > 0);
-  return released_bytes;
+  return heap_trim_all(keep_bytes, with_pages);
 }
 
 size_t heap_trim(size_t keep_bytes) {

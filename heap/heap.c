@@ -32,6 +32,7 @@
 #include "heap/fatal.h"
 #include "heap/hooks.h"
 #include "heap/mapped.h"
+#include "heap/trim.h"
 
 // A request for more fails without a search for what could be given back: it
 // asks more often whether the size is possible than for the memory.
@@ -115,8 +116,6 @@ static size_t aligned_class(size_t align_bytes, size_t size_bytes) {
   return size_class;
 }
 
-static size_t trim(size_t keep_bytes, bool with_pages);
-
 // Returns a block of the kind that its size and alignment ask for, or NULL.
 static void *try_alloc(size_t align_bytes, size_t size_bytes,
                        bool *out_zeroed) {
@@ -153,7 +152,7 @@ static void *alloc_silently(size_t align_bytes, size_t size_bytes,
   if (ptr == NULL && size_bytes <= RECLAIM_MAX_BYTES &&
       align_bytes <= RECLAIM_MAX_BYTES) {
     // What lies idle, here or where threads exited, may be what is missing.
-    trim(0, false);
+    heap_trim_all(0, false);
     ptr = try_alloc(align_bytes, size_bytes, out_zeroed);
   }
   if (ptr == NULL) {
@@ -538,32 +537,6 @@ size_t heap_add_memory(void *memory, size_t size_bytes, bool is_zeroed) {
   return used_bytes;
 }
 
-// Empties bins and spans, `with_pages` also of pages that only free blocks lie
-// in, and gives back what is idle then. The lock is held for a class or a few
-// megabytes at a time.
-static size_t trim(size_t keep_bytes, bool with_pages) {
-  size_t released_bytes = 0;
-  size_t step_bytes;
-  heap_central_lock();
-  heap_thread_retire_parked();
-  heap_central_unlock();
-  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
-    heap_central_lock();
-    // What these frees make idle is to be counted, and some of it kept.
-    heap_arena_hold_purges(true);
-    released_bytes += heap_thread_give_back(i, with_pages);
-    heap_arena_hold_purges(false);
-    heap_central_unlock();
-  }
-  do {
-    heap_central_lock();
-    step_bytes = heap_arena_trim(keep_bytes);
-    heap_central_unlock();
-    released_bytes += step_bytes;
-  } while (step_bytes > 0);
-  return released_bytes;
-}
-
 size_t heap_trim(size_t keep_bytes) {
-  return trim(keep_bytes, true);
+  return heap_trim_all(keep_bytes, true);
 }
