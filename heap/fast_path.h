@@ -32,6 +32,29 @@ void heap_free_sized_slow(void *ptr, size_t align_bytes, size_t size_bytes,
                           bool may_have_shrunk);
 
 #if !HEAP_HARDENED
+// Relaxed loads, compared. Where the processor compares memory itself that is
+// one instruction less, which compilers do not make of an atomic load.
+HEAP_FAST_PATH bool heap_state_is_live(const uint8_t *state) {
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+  bool is_live;
+  __asm__("cmpb %2, %1" : "=@cce"(is_live) : "m"(*state), "i"(HEAP_BLOCK_LIVE));
+  return is_live;
+#else
+  return __atomic_load_n(state, __ATOMIC_RELAXED) == HEAP_BLOCK_LIVE;
+#endif
+}
+
+HEAP_FAST_PATH bool heap_span_is_of(const heap_page_t *page,
+                                    const heap_thread_t *thread) {
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+  bool is_of;
+  __asm__("cmpq %2, %1" : "=@cce"(is_of) : "m"(page->owner), "r"(thread));
+  return is_of;
+#else
+  return __atomic_load_n(&page->owner, __ATOMIC_RELAXED) == thread;
+#endif
+}
+
 HEAP_FAST_PATH void *heap_alloc_fast(size_t size_bytes) {
   if (__builtin_expect(size_bytes <= HEAP_TABLE_MAX_BYTES, 1)) {
     heap_bin_t *bin =
@@ -52,11 +75,10 @@ HEAP_FAST_PATH void heap_free_fast(void *ptr) {
   heap_page_t *page = heap_page_of((uintptr_t)ptr);
   heap_thread_t *thread = heap_thread_fast;
   uint8_t *state;
-  if (__builtin_expect(
-          heap_small_block_state(page, ptr, &state) &&
-              __atomic_load_n(state, __ATOMIC_RELAXED) == HEAP_BLOCK_LIVE &&
-              __atomic_load_n(&page->owner, __ATOMIC_RELAXED) == thread,
-          1)) {
+  if (__builtin_expect(heap_small_block_state(page, ptr, &state) &&
+                           heap_state_is_live(state) &&
+                           heap_span_is_of(page, thread),
+                       1)) {
     heap_thread_free_own(thread, page, ptr, state);
     return;
   }
