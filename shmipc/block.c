@@ -173,20 +173,21 @@ static __attribute__((noinline)) void *alloc_any(shmipc_region_t *region,
 
 void *shmipc_block_alloc(shmipc_region_t *region, size_t size_bytes) {
   shmipc_self_t *self = shmipc_self_cached;
-  if (__builtin_expect(self != NULL && self->serial == region->serial &&
-                           self->cache != NULL &&
+  shmipc_cache_t *cache = self->cache;
+  if (__builtin_expect(self->serial == region->serial && cache != NULL &&
                            size_bytes <= SHMIPC_CLASS_TABLE_MAX,
                        1)) {
-    shmipc_cache_t *cache = self->cache;
     shmipc_bin_t *bin =
         &cache->bins[shmipc_class_table[(size_bytes + 15) / 16]];
-    if (__builtin_expect(bin->num_hints != 0, 1)) {
-      shmipc_hint_t *hint = &bin->hints[--bin->num_hints];
-      if (__builtin_expect(shmipc_word_load(hint->word) == SHMIPC_BLOCK_FREE,
+    uint32_t place = bin->num_hints;
+    if (__builtin_expect(place != 0, 1)) {
+      shmipc_hint_t hint = bin->hints[place - 1];
+      bin->num_hints = place - 1;
+      if (__builtin_expect(shmipc_word_load(hint.word) == SHMIPC_BLOCK_FREE,
                            1)) {
         // Relaxed: as in block_cache.c.
-        __atomic_store_n(hint->word, cache->owner, __ATOMIC_RELAXED);
-        return hint->block;
+        __atomic_store_n(hint.word, cache->owner, __ATOMIC_RELAXED);
+        return hint.block;
       }
     }
   }
@@ -257,54 +258,86 @@ static __attribute__((noinline)) int free_any(shmipc_region_t *region,
   return status;
 }
 
+// The short way for a block in a page of another thread that has its words in
+// it. `head` is the page's.
+static __attribute__((noinline)) int free_of_other(shmipc_region_t *region,
+                                                   void *block, uint32_t page,
+                                                   uint64_t head) {
+  uint32_t class_index = shmipc_kind_of(head) - 1;
+  uint32_t position =
+      (uint32_t)((unsigned char *)block - shmipc_page_of(region, page));
+  uint32_t index;
+  if (class_index >= SHMIPC_CLASSES ||
+      shmipc_classes[class_index].words_offset == 0 ||
+      !shmipc_class_index(&shmipc_classes[class_index], position, &index)) {
+    return free_any(region, block);
+  }
+  uint32_t *word = shmipc_words_of(region, page, class_index) + index;
+  uint32_t seen = shmipc_word_load(word);
+  // Sequentially consistent: see shmipc_page_note_freed.
+  if (seen == SHMIPC_BLOCK_FREE ||
+      !__atomic_compare_exchange_n(word, &seen, SHMIPC_BLOCK_FREE, false,
+                                   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+    return -EALREADY;
+  }
+  shmipc_page_note_freed(region, page);
+  return 0;
+}
+
+// A call that ends the short way: it then needs no frame.
+static __attribute__((noinline)) int note_free(shmipc_region_t *region,
+                                               shmipc_self_t *self,
+                                               uint32_t class_index,
+                                               uint32_t page) {
+  shmipc_cache_note_free(region, self, class_index, page);
+  return 0;
+}
+
 // The short way: a block of this process, in a page of this thread whose words
 // are in it.
 int shmipc_block_free(shmipc_region_t *region, void *block) {
   shmipc_self_t *self = shmipc_self_cached;
+  uint64_t offset = (uint64_t)((uintptr_t)block - (uintptr_t)region->pages);
+  uint64_t page = offset >> SHMIPC_PAGE_SHIFT;
+  // Unmapped pages, and pointers from elsewhere, are beyond it.
   if (__builtin_expect(
-          self == NULL || self->serial != region->serial || self->cache == NULL,
+          self->serial != region->serial || page >= shmipc_pages_mapped(region),
           0)) {
     return free_any(region, block);
   }
-  uint64_t offset = (uint64_t)((uintptr_t)block - (uintptr_t)region->base) -
-                    region->pages_offset;
-  // Unmapped pages, and pointers from elsewhere, are beyond it.
-  if (__builtin_expect((offset | (SHMIPC_PAGE_BYTES - 1)) >=
-                           shmipc_mapped_bytes(region) - region->pages_offset,
+  // Sequentially consistent: as in shmipc_place_find.
+  uint64_t head = __atomic_load_n(region->heads + page, __ATOMIC_SEQ_CST);
+  uint64_t own_class = head - self->page_id - 1;
+  shmipc_cache_t *cache = self->cache;
+  if (__builtin_expect(own_class >= SHMIPC_CLASSES || cache == NULL, 0)) {
+    return free_of_other(region, block, (uint32_t)page, head);
+  }
+  const shmipc_class_t *class_of = &shmipc_classes[own_class];
+  uint32_t position = (uint32_t)offset & (SHMIPC_PAGE_BYTES - 1);
+  uint32_t index;
+  if (__builtin_expect(class_of->words_offset == 0 ||
+                           !shmipc_class_index(class_of, position, &index),
                        0)) {
     return free_any(region, block);
   }
-  uint32_t page = (uint32_t)(offset >> SHMIPC_PAGE_SHIFT);
-  uint64_t own_class = shmipc_head_load(region, page) - self->page_id - 1;
-  uint32_t index;
-  if (__builtin_expect(page < region->heap_pages && own_class < SHMIPC_CLASSES,
-                       1)) {
-    const shmipc_class_t *class_of = &shmipc_classes[own_class];
-    shmipc_bin_t *bin = &self->cache->bins[own_class];
-    uint32_t position = (uint32_t)offset & (SHMIPC_PAGE_BYTES - 1);
-    if (__builtin_expect(class_of->words_offset != 0 &&
-                             shmipc_class_index(class_of, position, &index),
-                         1)) {
-      uint32_t *word = (uint32_t *)(void *)((unsigned char *)block - position +
-                                            class_of->words_offset) +
-                       index;
-      if (__builtin_expect(shmipc_word_load(word) == self->cache->owner, 1)) {
-        // Release: pairs with the acquire of whoever allocates it, which may be
-        // another thread once this one has ended.
-        __atomic_store_n(word, SHMIPC_BLOCK_FREE, __ATOMIC_RELEASE);
-        uint32_t place = bin->num_hints;
-        if (__builtin_expect(place < SHMIPC_HINTS, 1)) {
-          bin->hints[place].word = word;
-          bin->hints[place].block = block;
-          bin->num_hints = place + 1;
-          return 0;
-        }
-        shmipc_cache_note_free(region, self, (uint32_t)own_class, page);
-        return 0;
-      }
-    }
+  uint32_t *word = (uint32_t *)(void *)((unsigned char *)block - position +
+                                        class_of->words_offset) +
+                   index;
+  if (__builtin_expect(shmipc_word_load(word) != cache->owner, 0)) {
+    return free_any(region, block);
   }
-  return free_any(region, block);
+  // Release: pairs with the acquire of whoever allocates it, which may be
+  // another thread once this one has ended.
+  __atomic_store_n(word, SHMIPC_BLOCK_FREE, __ATOMIC_RELEASE);
+  shmipc_bin_t *bin = &cache->bins[own_class];
+  uint32_t place = bin->num_hints;
+  if (__builtin_expect(place < SHMIPC_HINTS, 1)) {
+    shmipc_hint_t hint = {.word = word, .block = block};
+    bin->hints[place] = hint;
+    bin->num_hints = place + 1;
+    return 0;
+  }
+  return note_free(region, self, (uint32_t)own_class, (uint32_t)page);
 }
 
 size_t shmipc_block_usable_size(shmipc_region_t *region, const void *block) {

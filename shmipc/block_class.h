@@ -41,10 +41,12 @@ uint32_t shmipc_class_aligned(size_t alignment, size_t size_bytes);
 // The block that starts at a byte of a page. False if none does.
 static inline bool shmipc_class_index(const shmipc_class_t *class_of,
                                       uint32_t position, uint32_t *out_index) {
-  uint32_t index =
-      (uint32_t)(((uint64_t)position * class_of->reciprocal) >> 32);
-  *out_index = index;
-  return index * class_of->size_bytes == position && index < class_of->count;
+  // The quotient is in the upper half, and the lower one is below the
+  // reciprocal if there is no remainder (Lemire, Kaser, Kurz 2019).
+  uint64_t product = (uint64_t)position * class_of->reciprocal;
+  *out_index = (uint32_t)(product >> 32);
+  return (uint32_t)product < class_of->reciprocal &&
+         *out_index < class_of->count;
 }
 
 #ifdef __cplusplus

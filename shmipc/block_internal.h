@@ -70,7 +70,7 @@ static inline shmipc_root_t *shmipc_root_of(const shmipc_region_t *region,
 
 static inline uint64_t *shmipc_head_of(const shmipc_region_t *region,
                                        uint32_t page) {
-  return (uint64_t *)(void *)shmipc_root_of(region, SHMIPC_ROOTS_MAX) + page;
+  return region->heads + page;
 }
 
 static inline shmipc_page_note_t *shmipc_note_of(const shmipc_region_t *region,
@@ -88,8 +88,7 @@ static inline uint32_t *shmipc_table_words_of(const shmipc_region_t *region,
 
 static inline unsigned char *shmipc_page_of(const shmipc_region_t *region,
                                             uint32_t page) {
-  return region->base + region->pages_offset +
-         ((uint64_t)page << SHMIPC_PAGE_SHIFT);
+  return region->pages + ((uint64_t)page << SHMIPC_PAGE_SHIFT);
 }
 
 // Words of a page of blocks, which is mapped.
@@ -142,9 +141,8 @@ static inline bool shmipc_word_change(uint32_t *word, uint32_t from,
 
 // Pages that are mapped here, whole.
 static inline uint32_t shmipc_pages_mapped(const shmipc_region_t *region) {
-  uint64_t pages =
-      (shmipc_mapped_bytes(region) - region->pages_offset) >> SHMIPC_PAGE_SHIFT;
-  return pages < region->heap_pages ? (uint32_t)pages : region->heap_pages;
+  // Pairs with the release store after the pages were mapped.
+  return __atomic_load_n(&region->mapped_pages, __ATOMIC_ACQUIRE);
 }
 
 // census.c: who is alive, asked of the kernel at most once a slot.

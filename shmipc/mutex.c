@@ -54,7 +54,7 @@ int shmipc_mutex_lock(shmipc_region_t *region, shmipc_mutex_t *mutex,
   shmipc_self_t *self = shmipc_self_cached;
   uint64_t offset;
   if (__builtin_expect(
-          self != NULL && self->serial == region->serial &&
+          self->serial == region->serial &&
               self->num_holds < SHMIPC_HOLDS_MAX &&
               shmipc_offset_of(region, mutex, sizeof(*mutex), &offset),
           1)) {
@@ -105,8 +105,7 @@ static __attribute__((noinline)) int unlock_any(shmipc_region_t *region,
 // nobody waits.
 int shmipc_mutex_unlock(shmipc_region_t *region, shmipc_mutex_t *mutex) {
   shmipc_self_t *self = shmipc_self_cached;
-  if (__builtin_expect(self != NULL && self->serial == region->serial &&
-                           self->num_holds != 0,
+  if (__builtin_expect(self->serial == region->serial && self->num_holds != 0,
                        1)) {
     uint64_t *holds = self->record->holds;
     uint32_t index = self->num_holds - 1;

@@ -81,6 +81,18 @@ static int protection_of(const shmipc_region_t *region) {
   return region->read_only ? PROT_READ : PROT_READ | PROT_WRITE;
 }
 
+static void set_mapped(shmipc_region_t *region, size_t bytes) {
+  // Release: whoever sees the length may use the pages.
+  __atomic_store_n(&region->mapped_bytes, bytes, __ATOMIC_RELEASE);
+  if (region->pages_offset != 0 && bytes > region->pages_offset) {
+    uint64_t pages = (bytes - region->pages_offset) >> SHMIPC_PAGE_SHIFT;
+    __atomic_store_n(
+        &region->mapped_pages,
+        pages < region->heap_pages ? (uint32_t)pages : region->heap_pages,
+        __ATOMIC_RELEASE);
+  }
+}
+
 // Maps the bytes from `from` to `to` of the file, by an open file of its own: a
 // mapping keeps its open file, locks and all, and a child of fork has a copy of
 // the mapping.
@@ -99,8 +111,7 @@ static int map_more(shmipc_region_t *region, size_t from, size_t to) {
   if (region->huge_pages && region->backend == SHMIPC_POSIX) {
     (void)madvise(memory, to - from, MADV_HUGEPAGE);
   }
-  // Release: whoever sees the length may use the pages.
-  __atomic_store_n(&region->mapped_bytes, to, __ATOMIC_RELEASE);
+  set_mapped(region, to);
   return 0;
 }
 
@@ -123,6 +134,13 @@ static unsigned char *reserve(size_t size_bytes, size_t page_bytes) {
 // The handle is in the list of attachments already. Release: who finds it there
 // by its base (attachment.c) sees `reserved_bytes`.
 static void set_base(shmipc_region_t *region, unsigned char *memory) {
+  if (region->heap_offset != 0) {
+    region->heads =
+        (uint64_t *)(void *)(memory + region->heap_offset +
+                             SHMIPC_HEAP_HEAD_BYTES +
+                             SHMIPC_ROOTS_MAX * sizeof(shmipc_root_t));
+    region->pages = memory + region->pages_offset;
+  }
   __atomic_store_n(&region->base, memory, __ATOMIC_RELEASE);
 }
 
@@ -138,9 +156,9 @@ int shmipc_region_map(shmipc_region_t *region, uint64_t actual_bytes) {
     if (memory == (void *)-1) {
       return -errno;
     }
-    region->mapped_bytes = (size_t)actual_bytes;
     region->reserved_bytes = (size_t)actual_bytes;
     set_base(region, memory);
+    set_mapped(region, (size_t)actual_bytes);
     return 0;
   }
   region->reserved_bytes = (size_t)region->capacity_bytes;

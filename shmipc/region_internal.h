@@ -46,6 +46,8 @@ struct shmipc_region {
   uint64_t header_hash;
   uint64_t heap_offset;      // 0: none.
   uint64_t pages_offset;     // Of the heap's pages; 0: no heap.
+  uint64_t *heads;           // Of pages; with a heap.
+  unsigned char *pages;      // The first; with a heap.
   uint32_t heap_pages;       // The most of them.
   uint32_t slot;             // UINT32_MAX: none.
   uint32_t slot_generation;  // While it is ours.
@@ -56,7 +58,9 @@ struct shmipc_region {
   int shm_id;        // System V.
   int semaphore_id;  // System V.
 
-  size_t mapped_bytes;  // Grows. Guarded by lock for writing.
+  // Both grow. Guarded by lock for writing.
+  size_t mapped_bytes;
+  uint32_t mapped_pages;  // Of the heap's, whole ones.
   pthread_mutex_t lock;
   // Guarded by the lock of the list of attachments (attachment.c).
   struct shmipc_region *next;

@@ -471,7 +471,7 @@ void Blocks(size_t size) {
            },
            [&](uint64_t offset) {
              if (shmipc_block_free(
-                     region, shmipc_block_get(region, {offset}, 1)) != 0) {
+                     region, shmipc_ref_get(region, {offset}, size)) != 0) {
                Die("free of another's");
              }
            })},

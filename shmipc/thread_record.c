@@ -23,7 +23,8 @@
 #include "shmipc/block_internal.h"
 #include "shmipc/region_internal.h"
 
-__thread shmipc_self_t *shmipc_self_cached;
+static shmipc_self_t no_self = {.serial = UINT64_MAX};
+__thread shmipc_self_t *shmipc_self_cached = &no_self;
 static __thread shmipc_self_t *all;  // Of this thread.
 
 static pthread_key_t key;
@@ -43,7 +44,7 @@ static void thread_ends(void *unused) {
     shmipc_cache_delete(self->cache);
     free(self);
   }
-  shmipc_self_cached = NULL;
+  shmipc_self_cached = &no_self;
 }
 
 // Frees what was for attachments that are no more.
@@ -57,7 +58,7 @@ static void forget_closed(void) {
     }
     *link = self->next;
     if (shmipc_self_cached == self) {
-      shmipc_self_cached = NULL;
+      shmipc_self_cached = &no_self;
     }
     shmipc_cache_delete(self->cache);
     free(self);

@@ -30,7 +30,7 @@ typedef struct shmipc_self {
   struct shmipc_self *next;
 } shmipc_self_t;
 
-// The one last used.
+// The one last used, or one of no attachment. Never NULL.
 extern __thread shmipc_self_t *shmipc_self_cached;
 
 // Finds or makes this thread's. -ENFILE, -ENOMEM, -EROFS, -ECHILD.
@@ -40,7 +40,7 @@ static inline int shmipc_self_of(shmipc_region_t *region,
                                  shmipc_self_t **out_self) {
   shmipc_self_t *self = shmipc_self_cached;
   // A serial is never used again, so a stale one matches nothing.
-  if (__builtin_expect(self != NULL && self->serial == region->serial, 1)) {
+  if (__builtin_expect(self->serial == region->serial, 1)) {
     *out_self = self;
     return 0;
   }
