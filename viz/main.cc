@@ -7,7 +7,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <string>
@@ -141,6 +143,11 @@ int Report(const std::string &log_path) {
   if (!absl::GetFlag(FLAGS_quiet)) {
     PrintFigures(report);
     printf("report: %s\n", output.c_str());
+    if (fflush(stdout) != 0 || ferror(stdout) != 0) {
+      return Fail(absl::StrCat(
+          "the report is in ", output,
+          ", but its figures cannot be written: ", strerror(errno)));
+    }
   }
   return report.error.empty() ? kWhole : kPartOfLog;
 }

@@ -77,6 +77,8 @@ expect "report over the log" 1 'the report would replace the log' \
   "$viz" report whole.heaplog -o ./whole.heaplog
 expect "the log is as it was" 0 "^$size\$" stat -c %s whole.heaplog
 expect "full disk" 1 'No space left.*; give another place' "$viz" report whole.heaplog -o /dev/full
+expect "full standard output" 1 'the report is in out.html, but .*No space left' \
+  sh -c '"$1" report whole.heaplog -o out.html >/dev/full' sh "$viz"
 # Half of the page: ThreadSanitizer itself writes a file of 512 KiB at its start.
 "$synthetic_log" --events=200000 large.heaplog || exit 1
 "$viz" report large.heaplog -o large.html --quiet || exit 1
