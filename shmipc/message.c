@@ -84,7 +84,8 @@ static inline int peek(shmipc_port_t *port, int64_t timeout_ns) {
 
 // MPMC: receivers wait for what is being written. SPSC: they cannot see it, and
 // may have been told that nothing comes; what is committed before `is_shut` is
-// seen here comes before that.
+// seen here comes before that, as the receiver has our store done before it
+// believes that (have_what_was_sent in port_wait.c).
 static inline int commit(shmipc_port_t *port, size_t len) {
   if (port->view.kind == SHMIPC_SPSC) {
     shmipc_spsc_commit(port, len);

@@ -4,11 +4,11 @@
 // Waiting at a channel's end: looking, and then sleeping on an event's word.
 //
 // The waiter sets the bit in the word, tries once more, and sleeps while the
-// word is just that. Whoever changes what is waited for does so by an exchange,
-// then looks at the word, and notifies only if it has the bit (event.c). Both
-// are full barriers between a store and a load, so one of the two sees the
-// other. No sleep is longer than a slice (a sender may be killed between its
-// exchange and its look).
+// word is just that. Whoever changes what is waited for looks at the word after
+// that, and notifies only if it has the bit (event.c). In between each needs a
+// barrier; port_fence.c says whose it is. So one of the two sees the other. No
+// sleep is longer than a slice (a sender may be killed between its store and
+// its look).
 //
 // The peers are asked for by the clock, not after a slice without a wake-up:
 // who is woken again and again, by messages behind a dead sender's or by
@@ -33,6 +33,8 @@
 #define SLICE_NS ((int64_t)5000000)
 // While somebody is writing the message, and so is about to be done, or dead.
 #define PENDING_SLICE_NS ((int64_t)1000000)
+// Of one that may have missed a store, or whose bit may not be seen.
+#define UNFENCED_SLICE_NS ((int64_t)1000000)
 // Of one that expects a reply soon, and of one that does not.
 #define QUICK_LOOKS 400
 #define FEW_LOOKS 32
@@ -124,6 +126,22 @@ static bool is_deserted(shmipc_port_t *port) {
   return true;
 }
 
+// SPSC: what a sender has committed, and not seen `is_shut` after that, is
+// there; it may have been in its store buffer when we saw that. (MPMC: such a
+// message has a cell that says so, by a compare-and-swap before that look.)
+static void have_what_was_sent(shmipc_port_t *port) {
+  if (port->view.kind == SHMIPC_MPMC || port->role == SHMIPC_SENDER ||
+      port->has_seen_shut) {
+    return;
+  }
+  if (!shmipc_barrier_in_all()) {
+    // No store buffer holds anything for that long.
+    struct timespec pause = {.tv_sec = 0, .tv_nsec = UNFENCED_SLICE_NS};
+    (void)nanosleep(&pause, NULL);
+  }
+  port->has_seen_shut = true;
+}
+
 int shmipc_port_look(shmipc_port_t *port, size_t len) {
   // Acquire: what was sent before is there.
   bool is_shut =
@@ -140,6 +158,9 @@ int shmipc_port_look(shmipc_port_t *port, size_t len) {
     shmipc_port_check_peers(port);
   }
   uint32_t deaths = deaths_of_peers(port);
+  if (is_shut) {
+    have_what_was_sent(port);
+  }
   if (again == -EAGAIN && !sends) {
     again = shmipc_port_attempt(port, len);
   }
@@ -183,12 +204,13 @@ static uint32_t mark(uint32_t *word) {
   return __atomic_or_fetch(word, WAITERS, __ATOMIC_SEQ_CST);
 }
 
-static int sleep_once(shmipc_port_t *port, uint32_t marked, int64_t deadline) {
+static int sleep_once(shmipc_port_t *port, uint32_t marked, bool is_fenced,
+                      int64_t deadline) {
   uint32_t *word = &port->view.channel->sides[port->role - 1].event.word;
   if (shmipc_has_passed(deadline)) {
     return -ETIMEDOUT;
   }
-  int64_t slice = SLICE_NS;
+  int64_t slice = is_fenced ? SLICE_NS : UNFENCED_SLICE_NS;
   if (port->is_pending) {
     // Until it is time to ask whether its sender lives.
     slice = port->checked_ns + PENDING_SLICE_NS - shmipc_now_ns();
@@ -204,6 +226,7 @@ static int sleep_until(shmipc_port_t *port, size_t len, int64_t deadline) {
   for (;;) {
     uint32_t marked =
         mark(&port->view.channel->sides[port->role - 1].event.word);
+    bool is_fenced = shmipc_port_fence_others(port);
     int status = shmipc_port_attempt(port, len);
     if (status == -EAGAIN &&
         check_at_intervals(port,
@@ -213,7 +236,7 @@ static int sleep_until(shmipc_port_t *port, size_t len, int64_t deadline) {
     if (status == -EAGAIN) {
       status = shmipc_port_look(port, len);
       if (status == 0) {
-        status = sleep_once(port, marked, deadline);
+        status = sleep_once(port, marked, is_fenced, deadline);
       }
       if (status != 0) {
         return status > 0 ? 0 : status;
