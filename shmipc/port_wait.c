@@ -37,45 +37,49 @@
 #define UNFENCED_SLICE_NS ((int64_t)1000000)
 // Of one that expects a reply soon, and of one that does not.
 #define QUICK_LOOKS 400
-#define FEW_LOOKS 32
+#define FEW_LOOKS 4
 #define FEW_MESSAGES 4u
-#define REST_PAUSES 32
+// Of 20 to 60 ns each, and what they take at most.
+#define REST_PAUSES 128u
+#define REST_NS 10000
 #define PAUSED_LOOKS 8
 #define SPIN_NS 50000
 #define MISSES_MIN 4u
 #define MISSES_MAX 14u
 
-// One that has had several messages since its last wait is faster than the
-// other end. It leaves it the cache lines for a while, so that there are
-// several again; to look at each at once would cost a cache miss a message at
-// both ends.
-static void rest_if_streaming(shmipc_port_t *port) {
+// Messages since the last wait, about.
+static uint64_t count_moved(shmipc_port_t *port) {
   uint64_t moved = port->position - port->waited_at;
+  bool has_wrapped = port->position < port->waited_at;
   port->waited_at = port->position;
-  if (moved > (port->view.kind == SHMIPC_SPSC
-                   ? FEW_MESSAGES * shmipc_record_bytes(port->len)
-                   : FEW_MESSAGES)) {
-    for (int i = 0; i < REST_PAUSES; i++) {
-      shmipc_pause();
-    }
+  if (port->view.kind == SHMIPC_MPMC) {
+    return moved;
   }
+  moved += has_wrapped ? port->view.ring_bytes : 0;
+  return moved / shmipc_record_bytes(port->len);
 }
 
-// A short message is in two lines. The second is written first, so it can come
-// while the first is still with the sender.
-static void prefetch_second_line(const shmipc_port_t *port) {
-  if (port->view.kind == SHMIPC_SPSC && port->role == SHMIPC_RECEIVER) {
-    __builtin_prefetch(port->view.ring + port->position + 8 + SHMIPC_LINE);
+// One that has had several messages since its last wait is faster than the
+// other end. It leaves it the cache lines for a while, so that there are
+// several again, and more each time; to look at each at once would cost a cache
+// miss a message at both ends.
+static void rest_if_streaming(shmipc_port_t *port, int64_t deadline) {
+  uint64_t moved = count_moved(port);
+  if (moved <= FEW_MESSAGES ||
+      (deadline >= 0 && shmipc_has_passed(deadline - REST_NS))) {
+    return;
+  }
+  for (uint64_t i = 0; i < moved && i < REST_PAUSES; i++) {
+    shmipc_pause();
   }
 }
 
 // Returns the status of the last try.
 static int spin(shmipc_port_t *port, size_t len, int64_t deadline) {
   int status = -EAGAIN;
-  rest_if_streaming(port);
+  rest_if_streaming(port, deadline);
   int num_looks = port->waits_to_skip > 0 ? FEW_LOOKS : QUICK_LOOKS;
   for (int i = 0; i < num_looks && status == -EAGAIN; i++) {
-    prefetch_second_line(port);
     status = shmipc_port_attempt(port, len);
   }
   if (status != -EAGAIN) {
