@@ -22,6 +22,7 @@ _Static_assert(offsetof(shmipc_channel_t, is_shut) == 64, "layout");
 _Static_assert(offsetof(shmipc_channel_t, sides) == 128, "layout");
 _Static_assert(offsetof(shmipc_channel_t, sender_hint) == 256, "layout");
 _Static_assert(offsetof(shmipc_channel_t, head) == 320, "layout");
+_Static_assert(sizeof(shmipc_side_t) == SHMIPC_LINE, "layout");
 _Static_assert(sizeof(shmipc_channel_t) == 384, "layout");
 _Static_assert(sizeof(shmipc_port_entry_t) == SHMIPC_LINE, "layout");
 _Static_assert(offsetof(shmipc_cell_t, payload) == 16, "layout");

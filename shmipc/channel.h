@@ -52,13 +52,18 @@
 // up senders once they come round to it: others time out.
 //
 // Cost. Sending and receiving make no system call while nobody sleeps or has
-// just done so: one more may follow a sleep or an `arm` that has ended. Waiting
-// looks for up to 50 microseconds and then sleeps; where looking was in vain
-// several times in turn it is left out most of the time. Those that sleep ask
-// the kernel for each port that is open, 200 times a second: with 1,024 of them
-// 5 % of a CPU each. MPMC: a message that a dead receiver had, or that was too
-// long for a buffer, is looked for in all cells: 0.4 ms for 65,536 of them, 33
-// ms for a million.
+// just done so: one more may follow a sleep or an `arm` that has ended. SPSC
+// has no locked instruction then, either, MPMC one at each end. Waiting looks
+// for up to 50 microseconds and then sleeps; where looking was in vain several
+// times in turn it is left out most of the time. Whoever falls asleep, or arms,
+// after a stretch of messages that nobody slept in makes one call of
+// membarrier(2): 0.2 microseconds, or some 16 if a process that has a port is
+// running on another CPU. Where that is not permitted everything works, but
+// those that sleep wake up 1,000 times a second. Those that sleep ask the
+// kernel for each port that is open, 200 times a second: with 1,024 of them 5 %
+// of a CPU each. MPMC: a message that a dead receiver had, or that was too long
+// for a buffer, is looked for in all cells: 0.4 ms for 65,536 of them, 33 ms
+// for a million.
 //
 // Threads: a port is used by one thread at a time; different ports at once.
 // fork: a child gets -ECHILD; it attaches and opens ports itself.

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "shmipc/barrier.h"
 #include "shmipc/channel.h"
 #include "shmipc/channel_layout.h"
 #include "shmipc/region_internal.h"
@@ -56,6 +57,12 @@ struct shmipc_port {
   uint64_t place;    // SPSC: offset of its record. MPMC: its position.
   unsigned char *payload;
   size_t len;
+
+  // All bits: this process could not register, so it has a barrier of its own
+  // whenever it notifies. Or 0.
+  uint32_t always_fences;
+  uint32_t num_quiet;  // Notifications in turn, with one, that found nobody.
+  bool has_seen_shut;  // SPSC, receiver: what was sent before is there.
 
   uint32_t deaths_told;  // At the other end.
   uint32_t num_misses;   // Waits in turn that were not over while spinning.
@@ -148,6 +155,13 @@ bool shmipc_port_would_wait(shmipc_port_t *port);
 void shmipc_port_notify_slow(shmipc_port_t *port, uint32_t side);
 void shmipc_port_notify_all(shmipc_port_t *port);
 
+// port_fence.c
+// For one that waits, between setting the bit and looking again: whoever has
+// notified before has stored what it had to, and whoever does later sees the
+// bit. False: that is not so; do not sleep for long.
+bool shmipc_port_fence_others(shmipc_port_t *port);
+void shmipc_port_notify_fenced(shmipc_port_t *port, uint32_t side);
+
 // port_poll.c
 // Notifies those that poll.
 void shmipc_port_notify_polls(shmipc_port_t *port, uint32_t side);
@@ -167,14 +181,21 @@ static inline int shmipc_port_attempt(shmipc_port_t *port, size_t len) {
   return status;
 }
 
-// Wakes those of a side who sleep or poll. After a sequentially consistent
-// store of what they wait for: they set the bit and then look.
+// Wakes those of a side who sleep or poll, after the store of what they wait
+// for: they set the bit, have our barrier done, and then look (port_fence.c).
 static inline void shmipc_port_notify(shmipc_port_t *port, uint32_t side) {
-  if (__builtin_expect(
-          (__atomic_load_n(&port->view.channel->sides[side].event.word,
-                           __ATOMIC_SEQ_CST) &
-           1u) != 0,
-          0)) {
+  shmipc_side_t *theirs = &port->view.channel->sides[side];
+  shmipc_barrier_by_others();
+  // Sequentially consistent, both: who sees the mode PLAIN sees the bits of
+  // those that have seen it FENCED.
+  uint32_t fence = __atomic_load_n(&theirs->fence, __ATOMIC_SEQ_CST);
+  if (__builtin_expect((SHMIPC_FENCE_MODE(fence) | port->always_fences) != 0,
+                       0)) {
+    shmipc_port_notify_fenced(port, side);
+  } else if (__builtin_expect(
+                 (__atomic_load_n(&theirs->event.word, __ATOMIC_SEQ_CST) &
+                  1u) != 0,
+                 0)) {
     shmipc_port_notify_slow(port, side);
   }
 }

@@ -41,7 +41,9 @@ extern "C" {
 #endif
 
 #define SHMIPC_CHANNEL_MAGIC 0x316c6e6863706d68u
-#define SHMIPC_CHANNEL_VERSION 1u
+// 2: those that wait have the barriers of others done (port_fence.c), so they
+// must not meet ports that have not registered for that.
+#define SHMIPC_CHANNEL_VERSION 2u
 #define SHMIPC_SPSC_UNIT 16u
 #define SHMIPC_LINE 64u
 
@@ -71,6 +73,26 @@ typedef struct shmipc_port_entry {
   uint8_t padding[36];
 } shmipc_port_entry_t;
 
+typedef struct shmipc_side {
+  shmipc_event_t event;  // Offset 0.
+  // Mode of the barriers of those that notify: count 30 | mode 2.
+  uint32_t fence;  // 4
+  // Some port of the role has a socket. Never cleared.
+  uint32_t polls;  // 8
+  uint8_t padding[52];
+} shmipc_side_t;
+
+// port_fence.c
+typedef enum shmipc_fence_mode {
+  SHMIPC_PLAIN = 0,   // None.
+  SHMIPC_ASKED = 1,   // They have them, once they see it.
+  SHMIPC_FENCED = 2,  // All see it.
+} shmipc_fence_mode_t;
+
+#define SHMIPC_FENCE_MODE(word) ((word)&3u)
+#define SHMIPC_FENCE_COUNT(word) ((word) >> 2)
+#define SHMIPC_FENCE_WORD(count, mode) (((count) << 2) | (uint32_t)(mode))
+
 typedef struct shmipc_channel {
   shmipc_geometry_t geometry;  // Offset 0.
   uint32_t is_shut;            // 64
@@ -78,13 +100,8 @@ typedef struct shmipc_channel {
   uint32_t returned;   // 68
   uint32_t deaths[2];  // 72. Of senders, of receivers. Count up.
   uint8_t padding0[48];
-  struct {
-    shmipc_event_t event;
-    // Some port of the role has a socket. Never cleared.
-    uint32_t polls;
-    uint8_t padding[56];
-  } sides[2];            // 128. By role - 1.
-  uint64_t sender_hint;  // 256. MPMC: a position.
+  shmipc_side_t sides[2];  // 128. By role - 1.
+  uint64_t sender_hint;    // 256. MPMC: a position.
   uint8_t padding1[56];
   uint64_t head;  // 320. SPSC: by the receiver. MPMC: a hint, a position.
   uint8_t padding2[56];

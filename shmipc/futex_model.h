@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Explores every interleaving of a futex protocol of a few threads: the steps
-// of the sources, one memory access or system call each. All accesses that
-// matter are read-modify-write or compared by the kernel, so memory is
-// sequentially consistent here.
+// of the sources, one memory access or system call each. Memory is sequentially
+// consistent, as all accesses that matter are read-modify-write or compared by
+// the kernel, but for protocols that put stores into a buffer (`pending`) and
+// take them out at any later step.
 
 #ifndef MY_ALLOC_SHMIPC_FUTEX_MODEL_H_
 #define MY_ALLOC_SHMIPC_FUTEX_MODEL_H_
@@ -29,7 +30,12 @@ struct Thread {
   uint8_t times_left;
   uint8_t is_dead;
   uint8_t may_give_up;
-  uint8_t told;  // Got -EOWNERDEAD and has not repaired.
+  uint8_t told;     // Got -EOWNERDEAD and has not repaired.
+  uint8_t pending;  // Stores that only it sees.
+  uint8_t fence;    // As seen.
+  uint8_t has_asked;
+  uint8_t num_quiet;
+  uint8_t next;  // Whose barrier comes.
 };
 
 struct State {
@@ -38,6 +44,7 @@ struct State {
   uint8_t inside;
   uint8_t deaths_left;
   uint8_t died_inside;
+  uint8_t fence;
   std::array<Thread, kMax> thread;
 };
 

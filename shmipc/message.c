@@ -84,7 +84,8 @@ static inline int peek(shmipc_port_t *port, int64_t timeout_ns) {
 
 // MPMC: receivers wait for what is being written. SPSC: they cannot see it, and
 // may have been told that nothing comes; what is committed before `is_shut` is
-// seen here comes before that.
+// seen here comes before that, as the receiver has our store done before it
+// believes that (have_what_was_sent in port_wait.c).
 static inline int commit(shmipc_port_t *port, size_t len) {
   if (port->view.kind == SHMIPC_SPSC) {
     shmipc_spsc_commit(port, len);
@@ -92,6 +93,48 @@ static inline int commit(shmipc_port_t *port, size_t len) {
   }
   shmipc_mpmc_commit(port, len);
   return 0;
+}
+
+// Short ones are copied here: a call and memcpy's choice of a way are a third
+// of what they cost.
+#define UNIT 16u
+#define SHORT_BYTES 128u
+
+static inline void copy_unit(unsigned char *to, const unsigned char *from) {
+  uint64_t unit[2];
+  memcpy(unit, from, sizeof(unit));
+  memcpy(to, unit, sizeof(unit));
+}
+
+// From the end: the receiver looks at the line with the beginning all the time.
+// When that is written last, its word follows at once, and it goes over once.
+static inline void copy_in(unsigned char *to, const void *data, size_t len) {
+  if (len < UNIT || len > SHORT_BYTES) {
+    if (len != 0) {
+      memcpy(to, data, len);
+    }
+    return;
+  }
+  const unsigned char *from = data;
+  copy_unit(to + len - UNIT, from + len - UNIT);
+  for (size_t i = (len - 1) / UNIT * UNIT; i != 0; i -= UNIT) {
+    copy_unit(to + i - UNIT, from + i - UNIT);
+  }
+}
+
+static inline void copy_out(void *buffer, const unsigned char *from,
+                            size_t len) {
+  if (len < UNIT || len > SHORT_BYTES) {
+    if (len != 0) {
+      memcpy(buffer, from, len);
+    }
+    return;
+  }
+  unsigned char *to = buffer;
+  for (size_t i = 0; i < len - UNIT; i += UNIT) {
+    copy_unit(to + i, from + i);
+  }
+  copy_unit(to + len - UNIT, from + len - UNIT);
 }
 
 static inline void release(shmipc_port_t *port) {
@@ -108,9 +151,7 @@ int shmipc_port_send(shmipc_port_t *port, const void *data, size_t len,
   if (status < 0) {
     return status;
   }
-  if (len != 0) {
-    memcpy(port->payload, data, len);
-  }
+  copy_in(port->payload, data, len);
   return commit(port, len);
 }
 
@@ -131,9 +172,7 @@ int shmipc_port_receive(shmipc_port_t *port, void *buffer, size_t size_bytes,
     }
     return -EMSGSIZE;
   }
-  if (len != 0) {
-    memcpy(buffer, port->payload, len);
-  }
+  copy_out(buffer, port->payload, len);
   release(port);
   return 0;
 }

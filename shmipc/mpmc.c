@@ -32,8 +32,10 @@
 // 5. A port that has not been used while others went 2^31 laps on sees words
 //    that make no sense; it begins again as a new one does.
 //
-// Changes and loads of words are sequentially consistent: those that wait set a
-// bit and then look (port_wait.c), those that notify do it the other way round.
+// What a port does to a cell that names it is a plain store, with a release.
+// Claims, and all that others do to it, are changes by compare-and-swap. Those
+// that wait set a bit and then look (port_wait.c), those that notify do it the
+// other way round; port_fence.c has the barriers.
 //
 // A word has 32 bits of the lap and 17 of a port's generation: one that is held
 // up in the middle of a claim for exactly 2^32 laps of a cell, or of a recovery
@@ -62,9 +64,10 @@ static bool change(shmipc_cell_t *cell, uint64_t from, uint64_t to) {
                                      __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
-// By whom the cell names; a full barrier (shmipc_port_notify).
+// By whom the cell names: nobody else changes it.
 static void set(shmipc_cell_t *cell, uint64_t word) {
-  (void)__atomic_exchange_n(&cell->word, word, __ATOMIC_SEQ_CST);
+  // Release: pairs with load.
+  __atomic_store_n(&cell->word, word, __ATOMIC_RELEASE);
 }
 
 static int32_t laps_ahead(const shmipc_view_t *view, uint64_t word,

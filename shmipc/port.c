@@ -157,6 +157,8 @@ int shmipc_port_open(shmipc_region_t *region, void *channel, shmipc_role_t role,
   port->serial = region->serial;
   port->role = role;
   port->index = UINT32_MAX;
+  // Each time: it costs little, and nobody has to know what a child inherits.
+  port->always_fences = shmipc_barrier_register() ? 0 : UINT32_MAX;
   port->poll_fd = port->socket_fd = port->timer_fd = port->sending_fd = -1;
   // What was before us is not told.
   shmipc_port_check_peers(port);

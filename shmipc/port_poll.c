@@ -32,6 +32,8 @@
 
 // Less than the worst stall that is allowed.
 #define TIMER_NS 4000000
+// Of one whose bit may not be seen (port_fence.c).
+#define UNFENCED_TIMER_NS 1000000
 // More than a queue holds by itself; anybody may send to an abstract name.
 #define DRAINS_MAX 16
 
@@ -135,6 +137,12 @@ static void drain(int fd) {
   }
 }
 
+// Makes it unreadable, too.
+static void set_timer(const shmipc_port_t *port, long ns) {
+  struct itimerspec timer = {.it_value = {.tv_sec = 0, .tv_nsec = ns}};
+  (void)timerfd_settime(port->timer_fd, 0, &timer, NULL);
+}
+
 int shmipc_port_arm(shmipc_port_t *port) {
   if (port->view.region->serial != port->serial) {
     return -ECHILD;
@@ -149,13 +157,14 @@ int shmipc_port_arm(shmipc_port_t *port) {
   }
   int saved = errno;
   drain(port->socket_fd);
-  struct itimerspec timer = {.it_value = {.tv_sec = 0, .tv_nsec = TIMER_NS}};
-  // Setting it makes it unreadable, too.
-  (void)timerfd_settime(port->timer_fd, 0, &timer, NULL);
-  errno = saved;
+  set_timer(port, TIMER_NS);
   __atomic_store_n(&port->entry->is_armed, 1, __ATOMIC_SEQ_CST);
   __atomic_fetch_or(&port->view.channel->sides[port->role - 1].event.word, 1u,
                     __ATOMIC_SEQ_CST);
+  if (!shmipc_port_fence_others(port)) {
+    set_timer(port, UNFENCED_TIMER_NS);
+  }
+  errno = saved;
   if (shmipc_port_would_wait(port)) {
     return 0;
   }

@@ -4,11 +4,11 @@
 // Waiting at a channel's end: looking, and then sleeping on an event's word.
 //
 // The waiter sets the bit in the word, tries once more, and sleeps while the
-// word is just that. Whoever changes what is waited for does so by an exchange,
-// then looks at the word, and notifies only if it has the bit (event.c). Both
-// are full barriers between a store and a load, so one of the two sees the
-// other. No sleep is longer than a slice (a sender may be killed between its
-// exchange and its look).
+// word is just that. Whoever changes what is waited for looks at the word after
+// that, and notifies only if it has the bit (event.c). In between each needs a
+// barrier; port_fence.c says whose it is. So one of the two sees the other. No
+// sleep is longer than a slice (a sender may be killed between its store and
+// its look).
 //
 // The peers are asked for by the clock, not after a slice without a wake-up:
 // who is woken again and again, by messages behind a dead sender's or by
@@ -33,47 +33,53 @@
 #define SLICE_NS ((int64_t)5000000)
 // While somebody is writing the message, and so is about to be done, or dead.
 #define PENDING_SLICE_NS ((int64_t)1000000)
+// Of one that may have missed a store, or whose bit may not be seen.
+#define UNFENCED_SLICE_NS ((int64_t)1000000)
 // Of one that expects a reply soon, and of one that does not.
 #define QUICK_LOOKS 400
-#define FEW_LOOKS 32
+#define FEW_LOOKS 4
 #define FEW_MESSAGES 4u
-#define REST_PAUSES 32
+// Of 20 to 60 ns each, and what they take at most.
+#define REST_PAUSES 128u
+#define REST_NS 10000
 #define PAUSED_LOOKS 8
 #define SPIN_NS 50000
 #define MISSES_MIN 4u
 #define MISSES_MAX 14u
 
-// One that has had several messages since its last wait is faster than the
-// other end. It leaves it the cache lines for a while, so that there are
-// several again; to look at each at once would cost a cache miss a message at
-// both ends.
-static void rest_if_streaming(shmipc_port_t *port) {
+// Messages since the last wait, about.
+static uint64_t count_moved(shmipc_port_t *port) {
   uint64_t moved = port->position - port->waited_at;
+  bool has_wrapped = port->position < port->waited_at;
   port->waited_at = port->position;
-  if (moved > (port->view.kind == SHMIPC_SPSC
-                   ? FEW_MESSAGES * shmipc_record_bytes(port->len)
-                   : FEW_MESSAGES)) {
-    for (int i = 0; i < REST_PAUSES; i++) {
-      shmipc_pause();
-    }
+  if (port->view.kind == SHMIPC_MPMC) {
+    return moved;
   }
+  moved += has_wrapped ? port->view.ring_bytes : 0;
+  return moved / shmipc_record_bytes(port->len);
 }
 
-// A short message is in two lines. The second is written first, so it can come
-// while the first is still with the sender.
-static void prefetch_second_line(const shmipc_port_t *port) {
-  if (port->view.kind == SHMIPC_SPSC && port->role == SHMIPC_RECEIVER) {
-    __builtin_prefetch(port->view.ring + port->position + 8 + SHMIPC_LINE);
+// One that has had several messages since its last wait is faster than the
+// other end. It leaves it the cache lines for a while, so that there are
+// several again, and more each time; to look at each at once would cost a cache
+// miss a message at both ends.
+static void rest_if_streaming(shmipc_port_t *port, int64_t deadline) {
+  uint64_t moved = count_moved(port);
+  if (moved <= FEW_MESSAGES ||
+      (deadline >= 0 && shmipc_has_passed(deadline - REST_NS))) {
+    return;
+  }
+  for (uint64_t i = 0; i < moved && i < REST_PAUSES; i++) {
+    shmipc_pause();
   }
 }
 
 // Returns the status of the last try.
 static int spin(shmipc_port_t *port, size_t len, int64_t deadline) {
   int status = -EAGAIN;
-  rest_if_streaming(port);
+  rest_if_streaming(port, deadline);
   int num_looks = port->waits_to_skip > 0 ? FEW_LOOKS : QUICK_LOOKS;
   for (int i = 0; i < num_looks && status == -EAGAIN; i++) {
-    prefetch_second_line(port);
     status = shmipc_port_attempt(port, len);
   }
   if (status != -EAGAIN) {
@@ -124,6 +130,22 @@ static bool is_deserted(shmipc_port_t *port) {
   return true;
 }
 
+// SPSC: what a sender has committed, and not seen `is_shut` after that, is
+// there; it may have been in its store buffer when we saw that. (MPMC: such a
+// message has a cell that says so, by a compare-and-swap before that look.)
+static void have_what_was_sent(shmipc_port_t *port) {
+  if (port->view.kind == SHMIPC_MPMC || port->role == SHMIPC_SENDER ||
+      port->has_seen_shut) {
+    return;
+  }
+  if (!shmipc_barrier_in_all()) {
+    // No store buffer holds anything for that long.
+    struct timespec pause = {.tv_sec = 0, .tv_nsec = UNFENCED_SLICE_NS};
+    (void)nanosleep(&pause, NULL);
+  }
+  port->has_seen_shut = true;
+}
+
 int shmipc_port_look(shmipc_port_t *port, size_t len) {
   // Acquire: what was sent before is there.
   bool is_shut =
@@ -140,6 +162,9 @@ int shmipc_port_look(shmipc_port_t *port, size_t len) {
     shmipc_port_check_peers(port);
   }
   uint32_t deaths = deaths_of_peers(port);
+  if (is_shut) {
+    have_what_was_sent(port);
+  }
   if (again == -EAGAIN && !sends) {
     again = shmipc_port_attempt(port, len);
   }
@@ -183,12 +208,13 @@ static uint32_t mark(uint32_t *word) {
   return __atomic_or_fetch(word, WAITERS, __ATOMIC_SEQ_CST);
 }
 
-static int sleep_once(shmipc_port_t *port, uint32_t marked, int64_t deadline) {
+static int sleep_once(shmipc_port_t *port, uint32_t marked, bool is_fenced,
+                      int64_t deadline) {
   uint32_t *word = &port->view.channel->sides[port->role - 1].event.word;
   if (shmipc_has_passed(deadline)) {
     return -ETIMEDOUT;
   }
-  int64_t slice = SLICE_NS;
+  int64_t slice = is_fenced ? SLICE_NS : UNFENCED_SLICE_NS;
   if (port->is_pending) {
     // Until it is time to ask whether its sender lives.
     slice = port->checked_ns + PENDING_SLICE_NS - shmipc_now_ns();
@@ -204,6 +230,7 @@ static int sleep_until(shmipc_port_t *port, size_t len, int64_t deadline) {
   for (;;) {
     uint32_t marked =
         mark(&port->view.channel->sides[port->role - 1].event.word);
+    bool is_fenced = shmipc_port_fence_others(port);
     int status = shmipc_port_attempt(port, len);
     if (status == -EAGAIN &&
         check_at_intervals(port,
@@ -213,7 +240,7 @@ static int sleep_until(shmipc_port_t *port, size_t len, int64_t deadline) {
     if (status == -EAGAIN) {
       status = shmipc_port_look(port, len);
       if (status == 0) {
-        status = sleep_once(port, marked, deadline);
+        status = sleep_once(port, marked, is_fenced, deadline);
       }
       if (status != 0) {
         return status > 0 ? 0 : status;
