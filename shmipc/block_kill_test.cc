@@ -426,6 +426,64 @@ TEST_P(BlockKillTest, KilledAnywhere) {
   ExpectWhole();
 }
 
+// Small heaps, each of which grows to its end while all who use it are killed.
+TEST_P(BlockKillTest, KilledWhileTheHeapGrows) {
+  if (GetParam() == SHMIPC_SYSV) {
+    GTEST_SKIP() << "does not grow";
+  }
+  constexpr size_t kMost = 120;
+  std::mt19937_64 random(Seed());
+  const uint64_t num_heaps = num_kills_ / 10;
+  uint64_t grown = 0;
+  for (uint64_t i = 0; i < num_heaps; i++) {
+    TestRegion own(GetParam(), 4096, [](auto *o) {
+      o->heap_bytes = 2 * kPage;
+      o->heap_capacity_bytes = kMost * kPage;
+    });
+    std::vector<Process> workers;
+    for (int j = 0; j < kWorkers; j++) {
+      uint64_t seed = random();
+      workers.emplace_back([&own, seed] {
+        std::mt19937_64 mine(seed);
+        shmipc_region_t *region = own.AttachInChild();
+        for (;;) {
+          size_t size = 1 + mine() % (mine() % 8 == 0 ? 200000 : 3000);
+          auto *block = static_cast<char *>(shmipc_block_alloc(region, size));
+          if (block != nullptr) {
+            block[size - 1] = 1;
+          }
+        }
+        return 0;
+      });
+    }
+    for (Process &worker : workers) {
+      struct timespec pause = {0, static_cast<long>(random() % 1000000)};
+      nanosleep(&pause, nullptr);
+      worker.Kill();
+    }
+    shmipc_heap_stats_t stats;
+    ASSERT_EQ(shmipc_heap_stats_get(own.region(), &stats), 0);
+    grown += stats.heap_bytes > 2 * kPage && stats.heap_bytes < kMost * kPage;
+    ASSERT_EQ(Problems(own.region()), "");
+    ASSERT_GE(shmipc_heap_reclaim(own.region(), 0), 0);
+    std::vector<void *> blocks;
+    while (void *block = shmipc_block_alloc(own.region(), 32768)) {
+      blocks.push_back(block);
+    }
+    ASSERT_EQ(blocks.size(), 2 * kMost) << "heap " << i;
+    for (void *block : blocks) {
+      ASSERT_EQ(shmipc_block_free(own.region(), block), 0);
+    }
+    ASSERT_GE(shmipc_region_recover(own.region()), 0);
+    ASSERT_EQ(Problems(own.region()), "");
+  }
+  printf("%s: %" PRIu64 " heaps, %" PRIu64
+         " of them on their way from 2 to %zu pages when the last was killed, "
+         "0 bytes lost\n",
+         NameOf(GetParam()), num_heaps, grown, kMost);
+  EXPECT_GT(grown, 0u);
+}
+
 TEST_P(BlockKillTest, AStoppedProcessStopsNobody) {
   uint64_t count = std::min<uint64_t>(num_kills_ / 10, 300);
   tally_->without_roots = 1;
