@@ -26,6 +26,7 @@ namespace {
 
 using shmipc_testing::BackendName;
 using shmipc_testing::Backends;
+using shmipc_testing::Count;
 using shmipc_testing::kPage;
 using shmipc_testing::Problems;
 using shmipc_testing::Process;
@@ -59,6 +60,34 @@ TEST_P(BlockPageTest, FilledToTheLastByteAgainAndAgain) {
       blocks.clear();
     }
     // Without a trim: the next size gets the pages, too.
+  }
+  ExpectUnused();
+}
+
+// One size after another: each takes the pages of the one before, to the last.
+TEST_P(BlockPageTest, FilledAThousandTimes) {
+  const uint64_t num_fills = Count("SHMIPC_FILLS", 1000);
+  std::mt19937_64 random(Seed());
+  std::vector<void *> blocks;
+  for (uint64_t i = 0; i < num_fills; i++) {
+    size_t size = 1 + random() % (i % 3 == 0 ? 3 * kPage : 4096);
+    if (size > kPage) {
+      // Runs around pages that only then go back might leave single ones.
+      ASSERT_GE(shmipc_heap_trim(region_), 0);
+    }
+    while (void *block = shmipc_block_alloc(region_, size)) {
+      blocks.push_back(block);
+    }
+    uint32_t index = shmipc_class_of(size);
+    ASSERT_EQ(blocks.size(), index < SHMIPC_CLASSES
+                                 ? 64 * shmipc_classes[index].count
+                                 : 64 / ((size + kPage - 1) / kPage))
+        << size << ", fill " << i;
+    std::shuffle(blocks.begin(), blocks.end(), random);
+    for (void *block : blocks) {
+      ASSERT_EQ(shmipc_block_free(region_, block), 0);
+    }
+    blocks.clear();
   }
   ExpectUnused();
 }

@@ -17,10 +17,11 @@
 namespace {
 
 // Called once: when reclaiming found that a block's owner is dead, before it
-// frees the block, and before a heap grows.
+// frees the block, before a heap grows, and before a mutex is unlocked.
 std::function<void()> *g_when_dead;
 std::function<void()> *g_before_free;
 std::function<void()> *g_before_growth;
+std::function<void()> *g_before_unlock;
 
 void CallOnce(std::function<void()> **hook) {
   std::function<void()> *once = *hook;
@@ -44,6 +45,14 @@ int __wrap_shmipc_place_free(shmipc_region_t *region, const shmipc_self_t *self,
 
 int __real_shmipc_region_grow(shmipc_region_t *region, size_t size_bytes);
 int __wrap_shmipc_region_grow(shmipc_region_t *region, size_t size_bytes);
+
+int __real_shmipc_mutex_unlock(shmipc_region_t *region, shmipc_mutex_t *mutex);
+int __wrap_shmipc_mutex_unlock(shmipc_region_t *region, shmipc_mutex_t *mutex);
+
+int __wrap_shmipc_mutex_unlock(shmipc_region_t *region, shmipc_mutex_t *mutex) {
+  CallOnce(&g_before_unlock);
+  return __real_shmipc_mutex_unlock(region, mutex);
+}
 
 int __wrap_shmipc_region_grow(shmipc_region_t *region, size_t size_bytes) {
   CallOnce(&g_before_growth);
@@ -82,6 +91,7 @@ class BlockRaceTest : public shmipc_testing::HeapTest {
     g_when_dead = nullptr;
     g_before_free = nullptr;
     g_before_growth = nullptr;
+    g_before_unlock = nullptr;
   }
 
   // A large block of a process that is dead, in flight or owned.
@@ -217,6 +227,27 @@ TEST_P(BlockRaceTest, GrowthThatOthersTookIsTriedAgain) {
     EXPECT_EQ(times, 3);
     shmipc_region_close(other);
   }
+}
+
+// Two that take pages from each other could both find nothing.
+TEST_P(BlockRaceTest, WhoClaimsARunKeepsOthersFromIt) {
+  shmipc_region_t *other = own_.Attach();
+  shmipc_mutex_t *theirs = &shmipc_heap_head_of(other)->runs_mutex;
+  int status = 0;
+  std::function<void()> before_unlock = [&] {
+    EXPECT_EQ(shmipc_kind_of(shmipc_head_load(region_, 0)),
+              SHMIPC_PAGE_PREPARING);
+    status = shmipc_mutex_lock(other, theirs, 0);
+  };
+  g_before_unlock = &before_unlock;
+  void *block = shmipc_block_alloc(region_, 2 * kPage);
+  EXPECT_EQ(g_before_unlock, nullptr);
+  EXPECT_EQ(status, -ETIMEDOUT);
+  EXPECT_EQ(shmipc_mutex_lock(other, theirs, 0), 0);
+  EXPECT_EQ(shmipc_mutex_unlock(other, theirs), 0);
+  EXPECT_EQ(shmipc_block_free(region_, block), 0);
+  shmipc_region_close(other);
+  ExpectUnused();
 }
 
 TEST_P(BlockRaceTest, ARunOfAnotherHeadIsNotTakenOver) {

@@ -24,6 +24,7 @@
 #include "gtest/gtest.h"
 #include "shmipc/block.h"
 #include "shmipc/block_class.h"
+#include "shmipc/block_internal.h"
 #include "shmipc/root.h"
 #include "shmipc/shared_heap.h"
 #include "shmipc/shmipc_testing.h"
@@ -305,7 +306,11 @@ TEST_P(BlockStepTest, RecovererIsKilledToo) {
       shmipc_block_give(region, shmipc_block_alloc(region, 1000));
       shmipc_ref_t ref;
       (void)!shmipc_root_create(region, "root", 1000, nullptr, nullptr, &ref);
-      return 0;
+      shmipc_self_t *self;
+      return shmipc_cache_of(region, &self) == 0 &&
+                     shmipc_run_claim(region, self, 2) != SHMIPC_NO_PAGE
+                 ? 0
+                 : 1;
     });
     if (dies.Wait() != 0) {
       _exit(1);

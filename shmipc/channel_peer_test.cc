@@ -7,8 +7,6 @@
 // permitted.
 
 #include <signal.h>
-#include <sys/ptrace.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -32,66 +30,12 @@ using channel_testing::Port;
 using shmipc_testing::NowNs;
 using shmipc_testing::Problems;
 using shmipc_testing::Process;
+using shmipc_testing::Stepped;
 using shmipc_testing::TestRegion;
 using shmipc_testing::Watchdog;
 
 constexpr int64_t kLong = 20000000000;
 constexpr int64_t kShort = 20000000;
-
-// A child that is single-stepped.
-class Stepped {
- public:
-  explicit Stepped(const std::function<void()> &work)
-      : child_([&]() -> int {
-          if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) {
-            return 2;
-          }
-          work();
-          return 0;
-        }) {
-    is_stopped_ = Wait();
-  }
-  // Whether it is at the first SIGSTOP that it has sent itself.
-  bool is_stopped() const {
-    return is_stopped_;
-  }
-  // Until the condition holds; false if it ends before.
-  bool StepUntil(const std::function<bool()> &condition) {
-    while (is_stopped_ && !condition()) {
-      num_steps_++;
-      if (ptrace(PTRACE_SINGLESTEP, child_.pid(), nullptr, nullptr) != 0) {
-        return false;
-      }
-      is_stopped_ = Wait();
-    }
-    return is_stopped_;
-  }
-  bool Step(uint64_t count) {
-    uint64_t end = num_steps_ + count;
-    return StepUntil([&] { return num_steps_ == end; });
-  }
-  uint64_t num_steps() const {
-    return num_steps_;
-  }
-  // To its end.
-  void GoOn() {
-    if (is_stopped_) {
-      (void)ptrace(PTRACE_CONT, child_.pid(), nullptr, nullptr);
-      is_stopped_ = Wait();
-    }
-  }
-
- private:
-  bool Wait() {
-    int status;
-    return waitpid(child_.pid(), &status, 0) == child_.pid() &&
-           WIFSTOPPED(status);
-  }
-
-  Process child_;
-  bool is_stopped_ = false;
-  uint64_t num_steps_ = 0;
-};
 
 class ChannelPeerTest : public testing::TestWithParam<shmipc_channel_kind_t> {
  protected:

@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <string>
 #include <thread>
@@ -267,6 +268,111 @@ TEST_P(ChannelThreadTest, ManyThatSleepGetWhatWasHeldUp) {
     delays = false;
     EXPECT_EQ(errors, 0);
   }
+}
+
+// Each of these sleeps without an end, and one change of somebody else is what
+// it waits for.
+class MpmcWakeTest : public testing::Test {
+ protected:
+  MpmcWakeTest() {
+    shmipc_channel_options_t options = {};
+    options.kind = SHMIPC_MPMC;
+    options.message_bytes = 40;
+    options.capacity_messages = 4;
+    if (shmipc_channel_create(own_.region(), "channel", &options, &ref_) != 0) {
+      abort();
+    }
+  }
+  ~MpmcWakeTest() override {
+    delays = false;
+  }
+  void *Channel() {
+    return shmipc_ref_get(own_.region(), ref_, 1);
+  }
+  // Starts a thread; returns when it sleeps.
+  std::thread Sleeper(const std::function<void()> &work) {
+    delays = true;
+    uint64_t before = waits;
+    std::thread thread(work);
+    WaitForSleep(before);
+    return thread;
+  }
+  static void WaitForSleep(uint64_t before) {
+    while (waits == before) {
+      std::this_thread::yield();
+    }
+  }
+
+  Watchdog watchdog_{60};
+  TestRegion own_{SHMIPC_MEMFD, 4096, [](auto *o) {
+                    o->heap_bytes = 1 << 20;
+                  }};
+  shmipc_ref_t ref_ = {};
+};
+
+TEST_F(MpmcWakeTest, AnAbortShowsWhatIsBehindIt) {
+  Port slow(own_.region(), Channel(), SHMIPC_SENDER);
+  Port fast(own_.region(), Channel(), SHMIPC_SENDER);
+  Port receiver(own_.region(), Channel(), SHMIPC_RECEIVER);
+  void *place;
+  ASSERT_EQ(shmipc_port_reserve(slow.get(), 1, &place, 0), 0);
+  std::thread sleeper =
+      Sleeper([&] { EXPECT_EQ(receiver.Receive(SHMIPC_FOREVER), "behind"); });
+  uint64_t before = waits;
+  ASSERT_EQ(fast.Send("behind"), 0);
+  WaitForSleep(before);
+  ASSERT_EQ(shmipc_port_abort(slow.get()), 0);
+  sleeper.join();
+}
+
+TEST_F(MpmcWakeTest, AReceiverThatGivesAMessageBackShowsIt) {
+  Port sender(own_.region(), Channel(), SHMIPC_SENDER);
+  Port receiver(own_.region(), Channel(), SHMIPC_RECEIVER);
+  Port other(own_.region(), Channel(), SHMIPC_RECEIVER);
+  ASSERT_EQ(sender.Send("one"), 0);
+  const void *data;
+  size_t len;
+  ASSERT_EQ(shmipc_port_peek(other.get(), &data, &len, 0), 0);
+  std::thread sleeper =
+      Sleeper([&] { EXPECT_EQ(receiver.Receive(SHMIPC_FOREVER), "one"); });
+  other.Close();
+  sleeper.join();
+}
+
+TEST_F(MpmcWakeTest, AReceiverThatPassesAnAbortedOneMakesRoom) {
+  Port slow(own_.region(), Channel(), SHMIPC_SENDER);
+  Port sender(own_.region(), Channel(), SHMIPC_SENDER);
+  Port receiver(own_.region(), Channel(), SHMIPC_RECEIVER);
+  void *place;
+  ASSERT_EQ(shmipc_port_reserve(slow.get(), 1, &place, 0), 0);
+  while (sender.Send("x") == 0) {
+  }
+  ASSERT_EQ(shmipc_port_abort(slow.get()), 0);
+  std::thread sleeper =
+      Sleeper([&] { EXPECT_EQ(sender.Send("last", SHMIPC_FOREVER), 0); });
+  // Not released, so that the only room is that of the aborted one.
+  const void *data;
+  size_t len;
+  ASSERT_EQ(shmipc_port_peek(receiver.get(), &data, &len, 0), 0);
+  sleeper.join();
+}
+
+TEST_F(MpmcWakeTest, WhoRecoversTellsThoseThatSleep) {
+  Port receiver(own_.region(), Channel(), SHMIPC_RECEIVER);
+  std::thread sleeper = Sleeper(
+      [&] { EXPECT_EQ(receiver.Receive(SHMIPC_FOREVER), "EOWNERDEAD"); });
+  Process dead([&]() -> int {
+    shmipc_region_t *region = own_.AttachInChild();
+    shmipc_port_t *port;
+    _exit(shmipc_port_open(region, shmipc_ref_get(region, ref_, 1),
+                           SHMIPC_SENDER, &port) == 0
+              ? 0
+              : 1);
+  });
+  ASSERT_EQ(dead.Wait(), 0);
+  // Opening recovers.
+  Port other(own_.region(), Channel(), SHMIPC_RECEIVER);
+  sleeper.join();
 }
 
 // Whoever is woken again and again still finds out who is dead: a receiver what

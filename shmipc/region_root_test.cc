@@ -4,6 +4,8 @@
 // What only root can test: other users, a folder that is full. Without the
 // right to do so each test is skipped.
 
+#include <fcntl.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
@@ -82,6 +84,72 @@ TEST_P(RegionRootTest, RegionOfAnotherUserIsOpenedOnlyIfAskedFor) {
   EXPECT_EQ(shmipc_region_unlink(name.c_str(), GetParam()), 0);
 }
 
+// In an IPC namespace of its own, where segments are small or few.
+TEST(RegionSysvTest, LimitsOnSegmentsAreNoSpaceAndLeaveNothing) {
+  auto limit = [](const char *what, const char *value) {
+    std::string path = std::string("/proc/sys/kernel/") + what;
+    int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+    auto len = static_cast<ssize_t>(strlen(value));
+    bool done = fd >= 0 && write(fd, value, strlen(value)) == len;
+    close(fd);
+    return done;
+  };
+  auto create = [](const char *name, size_t size_bytes) {
+    shmipc_region_options_t options = {};
+    options.backend = SHMIPC_SYSV;
+    options.size_bytes = size_bytes;
+    shmipc_region_t *region;
+    int status = shmipc_region_create(name, &options, &region);
+    if (status == 0) {
+      memset(shmipc_region_data(region), 1, size_bytes);
+      shmipc_region_close(region);
+    }
+    return status;
+  };
+  Process limited([&] {
+    if (unshare(CLONE_NEWIPC) != 0 || !limit("shmmax", "1048576")) {
+      return kMayNot;
+    }
+    if (create("/a", 2 << 20) != -ENOSPC || create("/a", 900000) != 0 ||
+        create("/a", 900000) != -EEXIST) {
+      return 2;
+    }
+    // 4 MiB of all together.
+    if (!limit("shmall", "1024")) {
+      return kMayNot;
+    }
+    int count = 0;
+    int status;
+    do {
+      std::string name = "/b" + std::to_string(count++);
+      status = create(name.c_str(), 900000);
+    } while (status == 0 && count < 10);
+    if (status != -ENOSPC || count < 2) {
+      return 3;
+    }
+    // And as many segments as there may be.
+    if (!limit("shmall", "1000000") || !limit("shmmni", "8")) {
+      return kMayNot;
+    }
+    while ((status = create(("/c" + std::to_string(count++)).c_str(), 100)) ==
+               0 &&
+           count < 30) {
+    }
+    if (status != -ENOSPC) {
+      return 4;
+    }
+    if (shmipc_region_unlink("/a", SHMIPC_SYSV) != 0) {
+      return 6;
+    }
+    return create("/a", 900000) == 0 ? 0 : 5;
+  });
+  int result = limited.Wait();
+  if (result == kMayNot) {
+    GTEST_SKIP() << "may not make an IPC namespace and change its limits";
+  }
+  EXPECT_EQ(result, 0);
+}
+
 TEST(RegionFileTest, FullFolderIsNoSpaceAndNoSignal) {
   char folder[] = "/tmp/shmipc_full_XXXXXX";
   ASSERT_NE(mkdtemp(folder), nullptr);
@@ -97,7 +165,7 @@ TEST(RegionFileTest, FullFolderIsNoSpaceAndNoSignal) {
   EXPECT_EQ(shmipc_region_create("/a", &options, &region), -ENOSPC);
   EXPECT_EQ(shmipc_region_open("/a", &options, &region), -ENOENT);
   options.size_bytes = 1000;
-  uint64_t num_fills = Count("SHMIPC_FILLS", 100);
+  uint64_t num_fills = Count("SHMIPC_FILLS", 1000);
   options.capacity_bytes = 4 << 20;
   for (uint64_t i = 0; i < num_fills; i++) {
     ASSERT_EQ(shmipc_region_create("/a", &options, &region), 0) << i;

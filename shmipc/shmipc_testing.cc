@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cinttypes>
 #include <cstdio>
@@ -112,6 +113,45 @@ int Process::Kill() {
   return Wait();
 }
 
+int64_t WorstGapNs(int count, uint64_t num_kills, int64_t most_pause_ns) {
+  struct Gap {
+    std::atomic<int64_t> worst;
+    std::atomic<uint32_t> is_over;
+  };
+  Shared<Gap> gap;
+  auto look = [&] {
+    int64_t before = NowNs();
+    while (gap->is_over == 0) {
+      int64_t now = NowNs();
+      int64_t seen = gap->worst;
+      while (seen < now - before &&
+             !gap->worst.compare_exchange_weak(seen, now - before)) {
+      }
+      before = now;
+    }
+    return 0;
+  };
+  std::mt19937_64 random(Seed());
+  std::vector<Process> all;
+  for (int i = 0; i < count; i++) {
+    all.emplace_back(look);
+  }
+  for (uint64_t i = 0; i < num_kills; i++) {
+    auto ns =
+        static_cast<long>(random() % static_cast<uint64_t>(most_pause_ns));
+    struct timespec pause = {0, ns};
+    nanosleep(&pause, nullptr);
+    size_t victim = random() % all.size();
+    all[victim].Kill();
+    all[victim] = Process(look);
+  }
+  gap->is_over = 1;
+  for (Process &one : all) {
+    one.Wait();
+  }
+  return gap->worst;
+}
+
 void *SharedMemory(size_t bytes) {
   void *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -135,6 +175,11 @@ const char *NameOf(shmipc_backend_t backend) {
     default:
       return "memfd";
   }
+}
+
+uint64_t NumKills(shmipc_backend_t backend, uint64_t otherwise) {
+  return Count("SHMIPC_KILLS",
+               backend == SHMIPC_MEMFD ? otherwise : otherwise / 3);
 }
 
 const std::vector<shmipc_backend_t> &Backends() {
@@ -233,6 +278,57 @@ Outcome StepAndKill(uint64_t steps, const std::function<void()> &work) {
          !WIFSIGNALED(status)) {
   }
   return outcome;
+}
+
+Stepped::Stepped(const std::function<void()> &work)
+    : child_([&]() -> int {
+        if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) {
+          return 2;
+        }
+        work();
+        return 0;
+      }) {
+  is_stopped_ = Wait(SIGSTOP);
+}
+
+// It may have had children: SIGCHLD stops it, too.
+bool Stepped::Wait(int signal) {
+  int status = 0;
+  while (waitpid(child_.pid(), &status, 0) == child_.pid() &&
+         WIFSTOPPED(status)) {
+    if (WSTOPSIG(status) == signal) {
+      return true;
+    }
+    if (WSTOPSIG(status) == SIGSTOP) {
+      return false;
+    }
+    (void)ptrace(signal == SIGTRAP ? PTRACE_SINGLESTEP : PTRACE_CONT,
+                 child_.pid(), nullptr, nullptr);
+  }
+  return false;
+}
+
+bool Stepped::StepUntil(const std::function<bool()> &condition) {
+  while (is_stopped_ && !condition()) {
+    num_steps_++;
+    if (ptrace(PTRACE_SINGLESTEP, child_.pid(), nullptr, nullptr) != 0) {
+      return false;
+    }
+    is_stopped_ = Wait(SIGTRAP);
+  }
+  return is_stopped_;
+}
+
+bool Stepped::Step(uint64_t count) {
+  uint64_t end = num_steps_ + count;
+  return StepUntil([&] { return num_steps_ == end; });
+}
+
+void Stepped::GoOn() {
+  if (is_stopped_) {
+    (void)ptrace(PTRACE_CONT, child_.pid(), nullptr, nullptr);
+    is_stopped_ = Wait(SIGSTOP);
+  }
 }
 
 std::string Problems(shmipc_region_t *region) {

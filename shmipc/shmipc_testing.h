@@ -35,6 +35,12 @@ class Watchdog {
 
 int64_t NowNs();
 
+// The longest that one of `count` processes was away from the CPU which do
+// nothing but look at the clock, while `num_kills` of them are killed and
+// replaced as in a test of kills, `most_pause_ns` apart at most. The scheduler
+// does that, so no stall that such a test measures can be expected to be less.
+int64_t WorstGapNs(int count, uint64_t num_kills, int64_t most_pause_ns);
+
 // A forked process that runs `work` and ends with its result, without exit
 // handlers. Killed, should it still be there at the end.
 class Process {
@@ -118,6 +124,9 @@ class TestRegion {
 };
 
 const char *NameOf(shmipc_backend_t backend);
+// SHMIPC_KILLS, or `otherwise`; a third of it where only the kind of region
+// differs from a test with memfd.
+uint64_t NumKills(shmipc_backend_t backend, uint64_t otherwise);
 const std::vector<shmipc_backend_t> &Backends();
 
 // Runs `work` in a child that is stepped `steps` times from its first SIGSTOP
@@ -128,6 +137,35 @@ enum class Outcome {
   kNotPermitted
 };
 Outcome StepAndKill(uint64_t steps, const std::function<void()> &work);
+
+// A child that is single-stepped from its first SIGSTOP on. Killed, should it
+// still be there at the end.
+class Stepped {
+ public:
+  explicit Stepped(const std::function<void()> &work);
+  // At a stop, so that it can be stepped; at first, whether that is permitted.
+  bool is_stopped() const {
+    return is_stopped_;
+  }
+  uint64_t num_steps() const {
+    return num_steps_;
+  }
+  // Until the condition holds; false if it ends or stops itself before.
+  bool StepUntil(const std::function<bool()> &condition);
+  bool Step(uint64_t count);
+  // To its next SIGSTOP or its end.
+  void GoOn();
+  int Kill() {
+    return child_.Kill();
+  }
+
+ private:
+  bool Wait(int signal);
+
+  Process child_;
+  bool is_stopped_ = false;
+  uint64_t num_steps_ = 0;
+};
 
 // The problems that verify names, each on a line.
 std::string Problems(shmipc_region_t *region);
