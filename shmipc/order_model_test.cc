@@ -1,10 +1,11 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// The orders of memory that the heap and the channels rely on: each pair of
-// protocols in which both sides store and then look at what the other stores,
-// in every interleaving of every order that C11 allows their accesses to have.
-// Each is shown to fail with an order that is weaker, as no test on x86 does.
+// The orders of memory that the heap and the locks rely on (those of channels:
+// port_fence_model_test.cc): each pair of protocols in which both sides store
+// and then look at what the other stores, in every interleaving of every order
+// that C11 allows their accesses to have. Each is shown to fail with an order
+// that is weaker, as no test on x86 does.
 //
 // Of C11 this has what these protocols need: an access moves before an earlier
 // one of its thread unless they are of one location, the earlier is an acquire,
@@ -178,25 +179,6 @@ TEST(OrderModelTest, APageDoesNotGoWhileItIsReclaimed) {
        Program{{"reclaimer", kStore, kReclaimer, 1, kSeqCst},
                {"look at the head", kLoad, kHead, 0, kSeqCst}}},
       {1, 0, 0}, {{0, 0}, {0, 1}, {1, 0}, {1, 1}}, check);
-}
-
-// port_wait.c and shmipc_port_notify: who waits sets the bit and looks for a
-// message; who sends does it the other way round. One sees the other.
-TEST(OrderModelTest, WhoWaitsSeesTheMessageOrIsSeen) {
-  enum {
-    kBit,
-    kMessage
-  };
-  auto check = [](const State &state) {
-    return state.seen[0][2] == 1 || state.seen[1][2] == 1;
-  };
-  ExpectNeeded({Program{{"event", kLoad, kBit, 0, kSeqCst},
-                        {"bit", kReplace, kBit, 1, kSeqCst},
-                        {"look for the message", kLoad, kMessage, 0, kSeqCst}},
-                Program{{"place", kLoad, kMessage, 0, kSeqCst},
-                        {"message", kReplace, kMessage, 1, kSeqCst},
-                        {"look at the bit", kLoad, kBit, 0, kSeqCst}}},
-               {0, 0, 0}, {{0, 1}, {0, 2}, {1, 1}, {1, 2}}, check);
 }
 
 // rwlock.c: a reader notes its lock and looks at the writer's word, a writer
