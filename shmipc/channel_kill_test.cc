@@ -12,7 +12,7 @@
 // Each receiver marks a message in a table before it releases it. One that was
 // killed with a message makes it come again: once more at most for each death.
 //
-// 200 kills for each kind of channel, fewer for all kinds of region but one, or
+// 120 kills for each kind of channel, fewer for all kinds of region but one, or
 // SHMIPC_KILLS of them.
 // SHMIPC_TEST_SEED for other random numbers.
 
@@ -383,7 +383,7 @@ class ChannelKillTest : public testing::TestWithParam<Params> {
   }
 
   shmipc_channel_kind_t kind_ = std::get<0>(GetParam());
-  uint64_t num_kills_ = NumKills(std::get<1>(GetParam()), 200);
+  uint64_t num_kills_ = NumKills(std::get<1>(GetParam()), 120);
   Watchdog watchdog_{static_cast<unsigned int>(60 + num_kills_ / 20)};
   Shared<Tally> tally_;
   uint64_t seed_ = Seed();

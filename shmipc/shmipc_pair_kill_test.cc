@@ -6,7 +6,7 @@
 // other, so that neither is done, and then killed. A third recovers both, and
 // has to find everything whole.
 //
-// 120 pairs for memfd, fewer for other kinds of region, or SHMIPC_KILLS of
+// 75 pairs for memfd, fewer for other kinds of region, or SHMIPC_KILLS of
 // them. SHMIPC_TEST_SEED for other random numbers. Skipped where ptrace is not
 // permitted.
 
@@ -220,7 +220,7 @@ class PairKillTest : public testing::TestWithParam<shmipc_backend_t> {
     return "";
   }
 
-  uint64_t num_pairs_ = NumKills(GetParam(), 120);
+  uint64_t num_pairs_ = NumKills(GetParam(), 75);
   Watchdog watchdog_{static_cast<unsigned int>(100 + num_pairs_ / 10)};
   TestRegion own_{GetParam(), sizeof(Board), [](auto *o) {
                     o->heap_bytes = 8 << 16;

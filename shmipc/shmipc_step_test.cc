@@ -94,7 +94,7 @@ class StepTest : public testing::TestWithParam<shmipc_backend_t> {
       }
       kills++;
     }
-    EXPECT_GT(kills, 5u);
+    EXPECT_GE(kills, 3u);
     printf("%s %s: killed at %" PRIu64 " of %" PRIu64
            " instructions, 0 hangs, worst stall %.2f ms\n",
            NameOf(GetParam()), what, kills, step,
@@ -274,7 +274,7 @@ TEST_P(StepTest, AttachLockDetach) {
   TestRegion own(GetParam(), sizeof(Board),
                  [](auto *o) { o->max_processes = 4; });
   EveryStep(
-      "attach, lock, detach", &own, false, Stride(1409),
+      "attach, lock, detach", &own, false, Stride(2801),
       [](TestRegion *mine, Board *) {
         shmipc_region_t *region = mine->AttachInChild();
         Board *board = mine->data<Board>();
