@@ -243,6 +243,21 @@ TEST_P(PortFenceTest, ManyThatFindNobodyMakeItPlainAgain) {
   EXPECT_EQ(Mode(SHMIPC_RECEIVER), static_cast<uint32_t>(SHMIPC_FENCED));
 }
 
+// Only those in turn count.
+TEST_P(PortFenceTest, OneThatFindsSomebodyBeginsToCountAgain) {
+  Port sender(own_.region(), Channel(), SHMIPC_SENDER);
+  Port receiver(own_.region(), Channel(), SHMIPC_RECEIVER);
+  for (int i = 0; i < 4; i++) {
+    // It leaves its bit.
+    EXPECT_EQ(receiver.Receive(10000000), "ETIMEDOUT");
+    for (int k = 0; k < 40; k++) {
+      ASSERT_EQ(sender.Send("x"), 0);
+      ASSERT_EQ(receiver.Receive(), "x");
+    }
+    EXPECT_EQ(Mode(SHMIPC_RECEIVER), static_cast<uint32_t>(SHMIPC_FENCED)) << i;
+  }
+}
+
 // Whatever the mode says, and whatever count, nobody stays asleep.
 TEST_P(PortFenceTest, ForgedModesDelayAtMost) {
   Port sender(own_.region(), Channel(), SHMIPC_SENDER);
