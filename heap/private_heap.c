@@ -6,6 +6,10 @@
 // segregated.c or piece.c, or for a TLSF's plain blocks fit_tlsf.h, which is
 // inline, and grows the heap when there is nothing. What it met that was wrong
 // it reports when the lock is free.
+//
+// Where there is no lock, an alloc or a free of a TLSF or of a segregated heap
+// tries the inline functions at once; what these do not do, and whatever looks
+// wrong, is left to the long way, which begins anew.
 
 #include "heap/private_heap.h"
 
@@ -51,12 +55,16 @@ static __attribute__((cold, noinline)) void leave_broken(heap_t *heap,
   errno = saved_errno;
 }
 
+static inline void note_longest(heap_t *heap, uint64_t steps) {
+  if (__builtin_expect(heap->steps - steps > heap->max_steps, 0)) {
+    heap->max_steps = heap->steps - steps;
+  }
+}
+
 // Ends a call that began with `steps`, and reports what it met.
 static inline void leave(heap_t *heap, uint64_t steps, const char *function,
                          void *caller) {
-  if (heap->steps - steps > heap->max_steps) {
-    heap->max_steps = heap->steps - steps;
-  }
+  note_longest(heap, steps);
   if (heap->broken_at != HEAP_FIT_NONE) {
     leave_broken(heap, function, caller);
     return;
@@ -74,21 +82,28 @@ typedef struct block {
   uint32_t length;
 } block_t;
 
-// Lock held; not in a segregated heap.
-static inline block_t locate(heap_t *heap, const void *ptr) {
+// Tells whether a block of `heap`, which is not segregated, starts at `ptr`,
+// and where: it is the start of a piece, and of none that is free.
+static inline bool is_live(const heap_t *heap, uint32_t granule_shift,
+                           const void *ptr, uint32_t *out_start) {
   uintptr_t offset = (uintptr_t)ptr - heap->base;
-  uintptr_t granule = offset >> heap->granule_shift;
-  if (granule >= heap->count ||
-      (offset & (heap->options.granule_bytes - 1)) != 0) {
-    return (block_t){0};
+  // What is no multiple of a granule becomes far too large.
+  uintptr_t granule = offset >> granule_shift | offset << (64 - granule_shift);
+  if (granule >= heap->count) {
+    return false;
   }
-  // The start of a piece, and of none that is free.
   uint64_t live = heap->starts.levels[0][granule / 64] &
                   ~heap->frees.levels[0][granule / 64];
-  if ((live >> (granule % 64) & 1) == 0) {
+  *out_start = (uint32_t)granule;
+  return (live >> (granule % 64) & 1) != 0;
+}
+
+// Lock held; not in a segregated heap.
+static inline block_t locate(heap_t *heap, const void *ptr) {
+  uint32_t start;
+  if (!is_live(heap, heap->granule_shift, ptr, &start)) {
     return (block_t){0};
   }
-  uint32_t start = (uint32_t)granule;
   ++heap->steps;
   return (block_t){
       .start = start,
@@ -202,28 +217,26 @@ static void *take(heap_t *heap, size_t align_bytes, size_t size_bytes,
              : take_piece(heap, align_bytes, size_bytes);
 }
 
-// The same for a block of no special alignment.
-static inline void *take_plain(heap_t *heap, size_t size_bytes) {
-  if (heap->is_tlsf) {
-    uint32_t length = length_of(heap, size_bytes);
-    uint32_t start =
-        length == 0 ? HEAP_FIT_NONE : heap_fit_tlsf_take(heap, length);
-    if (start != HEAP_FIT_NONE) {
-      return address_of(heap, start);
-    }
+static __attribute__((cold, noinline)) void end_free(
+    heap_t *heap, heap_fit_tlsf_freed_t freed, block_t block, uint32_t end) {
+  heap_bit_tree_settle(&heap->starts, block.start);
+  heap_bit_tree_settle(&heap->starts, block.start + block.length);
+  if (freed == HEAP_FIT_TLSF_BROKEN) {
+    heap_piece_join(heap, block.start, end - block.start);
   }
-  bool zeroed;
-  return take(heap, 1, size_bytes, false, &zeroed);
 }
 
 // Lock held.
-static inline void give(heap_t *heap, block_t block) {
-  if (heap->is_tlsf) {
-    --heap->live_count;
-    heap->live_length -= block.length;
-    heap_fit_tlsf_free(heap, block.start, block.length);
-  } else {
+static void give(heap_t *heap, block_t block) {
+  if (!heap->is_tlsf) {
     heap_piece_free(heap, block.start, block.length);
+    return;
+  }
+  uint32_t end = block.start + block.length;
+  heap_fit_tlsf_freed_t freed = heap_fit_tlsf_free(
+      heap, heap_fit_tlsf_tuning_of(heap), block.start, &end, true);
+  if (freed != HEAP_FIT_TLSF_DONE) {
+    end_free(heap, freed, block, end);
   }
 }
 
@@ -240,23 +253,73 @@ static __attribute__((noinline)) void *alloc_for(
   return ptr;
 }
 
-void *heap_alloc_in(heap_t *heap, size_t size_bytes) {
+// Lock held.
+static void *take_plain(heap_t *heap, size_t size_bytes) {
   if (heap->segregated != NULL) {
-    enter(heap);
-    void *ptr = heap_segregated_take_plain(heap, size_bytes);
-    unlock(heap);
-    bool zeroed;
-    return ptr != NULL ? ptr
-                       : alloc_for(heap, 1, size_bytes, &zeroed, "alloc",
-                                   __builtin_return_address(0));
+    return heap_segregated_take_plain(heap, size_bytes);
   }
+  uint32_t added = HEAP_FIT_NONE;
+  void *ptr = NULL;
+  if (heap->is_tlsf) {
+    ptr = heap_fit_tlsf_take(heap, heap_fit_tlsf_tuning_of(heap), size_bytes,
+                             true, &added);
+  }
+  if (added != HEAP_FIT_NONE) {
+    heap_bit_tree_settle(&heap->starts, added);
+  }
+  return ptr;
+}
+
+// heap_alloc_in() for any heap.
+static __attribute__((noinline)) void *alloc(heap_t *heap, size_t size_bytes,
+                                             void *caller) {
   uint64_t steps = enter(heap);
   void *ptr = take_plain(heap, size_bytes);
-  leave(heap, steps, "alloc", __builtin_return_address(0));
+  bool zeroed;
+  ptr = ptr != NULL ? ptr : take(heap, 1, size_bytes, false, &zeroed);
+  leave(heap, steps, "alloc", caller);
   if (ptr == NULL) {
     errno = ENOMEM;
   }
   return ptr;
+}
+
+static __attribute__((noinline)) void *settle_alloc(heap_t *heap, void *ptr,
+                                                    uint32_t added,
+                                                    uint64_t steps) {
+  heap_bit_tree_settle(&heap->starts, added);
+  note_longest(heap, steps);
+  return ptr;
+}
+
+// heap_alloc_in(), for heaps without a lock. They are no part of it, as each
+// saves as many registers as it needs.
+static __attribute__((noinline)) void *alloc_plain_tlsf(heap_t *heap,
+                                                        size_t size_bytes,
+                                                        void *caller) {
+  uint64_t steps = heap->steps;
+  uint32_t added;
+  void *ptr =
+      heap_fit_tlsf_take(heap, HEAP_FIT_TLSF_TUNING, size_bytes, false, &added);
+  if (__builtin_expect(ptr == NULL, 0)) {
+    return alloc(heap, size_bytes, caller);
+  }
+  if (__builtin_expect(added != HEAP_FIT_NONE, 0)) {
+    return settle_alloc(heap, ptr, added, steps);
+  }
+  note_longest(heap, steps);
+  return ptr;
+}
+
+void *heap_alloc_in(heap_t *heap, size_t size_bytes) {
+  void *caller = __builtin_return_address(0);
+  if (heap->plain == HEAP_FIT_PLAIN_SEGREGATED) {
+    void *ptr = heap_segregated_take_plain(heap, size_bytes);
+    return ptr != NULL ? ptr : alloc(heap, size_bytes, caller);
+  }
+  return heap->plain == HEAP_FIT_PLAIN_TLSF
+             ? alloc_plain_tlsf(heap, size_bytes, caller)
+             : alloc(heap, size_bytes, caller);
 }
 
 void *heap_calloc_in(heap_t *heap, size_t count, size_t size_bytes) {
@@ -282,38 +345,85 @@ void *heap_aligned_alloc_in(heap_t *heap, size_t align_bytes,
                    __builtin_return_address(0));
 }
 
-static inline void free_segregated(heap_t *heap, void *ptr, void *caller) {
-  uint64_t steps = enter(heap);
-  heap_segregated_block_t block = heap_segregated_locate(heap, ptr);
-  if (block.size_bytes == 0) {
-    leave_wrong(heap, ptr, steps, "free", caller);
-    return;
-  }
-  if (block.page == NULL || !heap_segregated_give_plain(heap, ptr, &block)) {
-    const heap_segregated_block_t other = block;
-    heap_segregated_give(heap, ptr, &other);
-    leave(heap, steps, "free", caller);
-    return;
-  }
-  unlock(heap);
-}
-
-void heap_free_in(heap_t *heap, void *ptr) {
+// heap_free_in() for any heap and pointer.
+static __attribute__((noinline)) void free_in(heap_t *heap, void *ptr,
+                                              void *caller) {
   if (ptr == NULL) {
     return;
   }
-  if (heap->segregated != NULL) {
-    free_segregated(heap, ptr, __builtin_return_address(0));
-    return;
-  }
   uint64_t steps = enter(heap);
-  block_t block = locate(heap, ptr);
-  if (block.length == 0) {
-    leave_wrong(heap, ptr, steps, "free", __builtin_return_address(0));
+  if (heap->segregated != NULL) {
+    const heap_segregated_block_t block = heap_segregated_locate(heap, ptr);
+    if (block.size_bytes == 0) {
+      leave_wrong(heap, ptr, steps, "free", caller);
+      return;
+    }
+    if (block.page == NULL || !heap_segregated_give_plain(heap, ptr, &block)) {
+      heap_segregated_give(heap, ptr, &block);
+    }
+  } else {
+    block_t block = locate(heap, ptr);
+    if (block.length == 0) {
+      leave_wrong(heap, ptr, steps, "free", caller);
+      return;
+    }
+    give(heap, block);
+  }
+  leave(heap, steps, "free", caller);
+}
+
+static __attribute__((noinline)) void end_free_plain(
+    heap_t *heap, heap_fit_tlsf_freed_t freed, block_t block, uint32_t end,
+    uint64_t steps, void *caller) {
+  end_free(heap, freed, block, end);
+  leave(heap, steps, "free", caller);
+}
+
+// heap_free_in(), for heaps without a lock.
+static __attribute__((noinline)) void free_plain_tlsf(heap_t *heap, void *ptr,
+                                                      void *caller) {
+  uint32_t start;
+  if (__builtin_expect(!is_live(heap, HEAP_FIT_GRANULE_SHIFT, ptr, &start),
+                       0)) {
+    free_in(heap, ptr, caller);
     return;
   }
-  give(heap, block);
-  leave(heap, steps, "free", __builtin_return_address(0));
+  uint32_t end = heap_bit_tree_next_near(&heap->starts, start + 1);
+  if (__builtin_expect(end == HEAP_BIT_NONE, 0)) {
+    free_in(heap, ptr, caller);
+    return;
+  }
+  uint64_t steps = heap->steps;
+  const block_t block = {start, end - start};
+  heap_fit_tlsf_freed_t freed =
+      heap_fit_tlsf_free(heap, HEAP_FIT_TLSF_TUNING, start, &end, false);
+  if (__builtin_expect(freed == HEAP_FIT_TLSF_NOT, 0)) {
+    free_in(heap, ptr, caller);
+    return;
+  }
+  heap->steps += 3;
+  if (__builtin_expect(freed != HEAP_FIT_TLSF_DONE, 0)) {
+    end_free_plain(heap, freed, block, end, steps, caller);
+    return;
+  }
+  note_longest(heap, steps);
+}
+
+// Frees a live small block whose bin has room; false: not done.
+static inline bool free_plain_segregated(heap_t *heap, void *ptr) {
+  heap_segregated_block_t block = heap_segregated_locate(heap, ptr);
+  return block.size_bytes != 0 && block.page != NULL &&
+         heap_segregated_give_plain(heap, ptr, &block);
+}
+
+void heap_free_in(heap_t *heap, void *ptr) {
+  void *caller = __builtin_return_address(0);
+  if (heap->plain == HEAP_FIT_PLAIN_TLSF) {
+    free_plain_tlsf(heap, ptr, caller);
+  } else if (heap->plain != HEAP_FIT_PLAIN_SEGREGATED ||
+             !free_plain_segregated(heap, ptr)) {
+    free_in(heap, ptr, caller);
+  }
 }
 
 // Changes the length of the live block at `ptr` where it is, or moves it. NULL:
@@ -513,7 +623,10 @@ void heap_stats_get_in(heap_t *heap, heap_private_stats_t *out_stats) {
   heap->steps = out_stats->num_steps;
   out_stats->mapped_bytes = (size_t)heap->count << heap->granule_shift;
   out_stats->live_bytes = (size_t)heap->live_length << heap->granule_shift;
-  out_stats->num_live = heap->live_count;
+  out_stats->num_live =
+      heap->segregated != NULL
+          ? heap->live_count
+          : heap_piece_count(heap) - (uint32_t)out_stats->num_free;
   out_stats->free_bytes = out_stats->mapped_bytes - out_stats->live_bytes;
   out_stats->peak_live_bytes = (size_t)heap->peak_length << heap->granule_shift;
   out_stats->metadata_bytes = heap->metadata_bytes;
