@@ -92,6 +92,14 @@ HEAP_FIT_TLSF_INLINE bool heap_fit_tlsf_push(heap_t *heap,
   return true;
 }
 
+// Tells whether a push to the list would fail.
+HEAP_FIT_TLSF_INLINE bool heap_fit_tlsf_is_broken(heap_t *heap,
+                                                  heap_fit_tlsf_tuning_t tuning,
+                                                  uint32_t list) {
+  uint32_t head = heap->lists[list];
+  return head != 0 && heap_fit_tlsf_links(heap, tuning, head - 1)->second != 0;
+}
+
 // Returns the links of the piece that `link`, which the one at `start` has as
 // its next, leads to; NULL: none that leads back.
 HEAP_FIT_TLSF_INLINE heap_fit_links_t *heap_fit_tlsf_follow(
@@ -147,77 +155,143 @@ static inline uint32_t heap_fit_tlsf_next(const heap_t *heap, uint32_t granule,
                 : heap_bit_tree_next_near(&heap->starts, granule);
 }
 
-// Returns a live block of at least `size_bytes`, or NULL: not done. `out_new`
-// is a new start of which the higher levels of `starts` are to be told, or
-// NONE.
-HEAP_FIT_TLSF_INLINE void *heap_fit_tlsf_take(heap_t *heap,
-                                              heap_fit_tlsf_tuning_t tuning,
-                                              size_t size_bytes, bool is_far,
-                                              uint32_t *out_new) {
-  *out_new = HEAP_FIT_NONE;
-  // 0, that would be one, and what overflows to it are not plain.
-  uint64_t wanted = (size_bytes + ((size_t)1 << tuning.granule_shift) - 1) >>
-                    tuning.granule_shift;
-  if (wanted - 1 >= HEAP_FIT_TLSF_LENGTH_END - 1) {
-    return NULL;
-  }
-  uint32_t length = (uint32_t)wanted;
+// Returns the first piece of a list in which all are at least `length` long,
+// and its end; NONE: there is none, or it is not as it should be.
+HEAP_FIT_TLSF_INLINE uint32_t heap_fit_tlsf_find(const heap_t *heap,
+                                                 heap_fit_tlsf_tuning_t tuning,
+                                                 uint32_t length, bool is_far,
+                                                 uint32_t *out_list,
+                                                 uint32_t *out_end) {
   uint32_t list =
       heap_fit_list_first(heap, heap_fit_tlsf_list_above(tuning, length));
   if (list == HEAP_FIT_NONE) {
-    return NULL;
+    return HEAP_FIT_NONE;
   }
   uint32_t start = heap->lists[list] - 1;
   uint32_t end = heap_fit_tlsf_next(heap, start + 1, is_far);
   if (end == HEAP_BIT_NONE || end - start < length) {
-    return NULL;
+    return HEAP_FIT_NONE;
   }
-  heap_fit_links_t *links = heap_fit_tlsf_links(heap, tuning, start);
+  *out_list = list;
+  *out_end = end;
+  return start;
+}
+
+// Takes the first piece of its list out of it, and puts the one at `to - 1`, 0:
+// none, in its place. False: links are broken; nothing was changed.
+HEAP_FIT_TLSF_INLINE bool heap_fit_tlsf_replace_first(
+    heap_t *heap, heap_fit_tlsf_tuning_t tuning, uint32_t list, uint32_t start,
+    uint32_t to) {
+  const heap_fit_links_t *links = heap_fit_tlsf_links(heap, tuning, start);
   uint32_t first = links->first;
-  heap_fit_links_t *next = NULL;
-  if (first != 0) {
-    next = heap_fit_tlsf_follow(heap, tuning, start, first);
-    if (next == NULL) {
-      return NULL;
-    }
-  }
   if (links->second != 0) {
-    return NULL;
+    return false;
   }
-  uint32_t rest = start + length;
-  uint32_t second = 0;  // Of the next piece from now on.
-  if (end - rest < heap->split_length) {
-    heap->steps += 10;
-    heap_bit_tree_remove_flat(&heap->frees, end - 1);
+  if (first != 0) {
+    heap_fit_links_t *next = heap_fit_tlsf_follow(heap, tuning, start, first);
+    if (next == NULL) {
+      return false;
+    }
+    next->second = to;
+  }
+  if (to == 0) {
     heap_fit_list_set_head(heap, list, first);
-    rest = end;
-  } else {
-    heap->steps += 15;
-    uint32_t rest_list = heap_fit_list_of_tlsf(tuning.lists_log2, end - rest);
-    if (rest_list == list) {
-      // In the place of the old one.
-      heap_fit_links_t *rest_links = heap_fit_tlsf_links(heap, tuning, rest);
-      rest_links->first = first;
-      rest_links->second = 0;
-      second = rest + 1;
-      heap->lists[list] = second;
-    } else {
-      if (!heap_fit_tlsf_push(heap, tuning, rest_list, rest)) {
-        return NULL;
-      }
-      heap_fit_list_set_head(heap, list, first);
-    }
-    heap_bit_tree_add_flat(&heap->frees, rest);
-    if (__builtin_expect(heap_bit_tree_add_low(&heap->starts, rest), 0)) {
-      *out_new = rest;
-    }
+    return true;
   }
-  if (next != NULL) {
-    next->second = second;
+  heap->lists[list] = to;
+  *heap_fit_tlsf_links(heap, tuning, to - 1) =
+      (heap_fit_links_t){.first = first};
+  return true;
+}
+
+// Both make the free piece [start, end), the first of its list, live. False:
+// links are broken; it is free as it was.
+HEAP_FIT_TLSF_INLINE bool heap_fit_tlsf_take_whole(
+    heap_t *heap, heap_fit_tlsf_tuning_t tuning, uint32_t list, uint32_t start,
+    uint32_t end) {
+  if (!heap_fit_tlsf_replace_first(heap, tuning, list, start, 0)) {
+    return false;
+  }
+  heap->steps += 10;
+  heap_bit_tree_remove_flat(&heap->frees, start);
+  heap_bit_tree_remove_flat(&heap->frees, end - 1);
+  heap_piece_note_live(heap, end - start);
+  return true;
+}
+
+// Only what is before `rest`; what is behind is a free piece then. `is_above`:
+// the higher levels of `starts` are to be told of `rest`.
+HEAP_FIT_TLSF_INLINE bool heap_fit_tlsf_take_part(heap_t *heap,
+                                                  heap_fit_tlsf_tuning_t tuning,
+                                                  uint32_t list, uint32_t start,
+                                                  uint32_t end, uint32_t rest,
+                                                  bool *is_above) {
+  heap->steps += 15;
+  uint32_t rest_list = heap_fit_list_of_tlsf(tuning.lists_log2, end - rest);
+  if (rest_list == list) {
+    if (!heap_fit_tlsf_replace_first(heap, tuning, list, start, rest + 1)) {
+      return false;
+    }
+  } else {
+    if (heap_fit_tlsf_is_broken(heap, tuning, rest_list) ||
+        !heap_fit_tlsf_replace_first(heap, tuning, list, start, 0)) {
+      return false;
+    }
+    heap_fit_tlsf_push(heap, tuning, rest_list, rest);
   }
   heap_bit_tree_remove_flat(&heap->frees, start);
+  heap_bit_tree_add_flat(&heap->frees, rest);
+  *is_above = heap_bit_tree_add_low(&heap->starts, rest);
   heap_piece_note_live(heap, rest - start);
-  return links;
+  return true;
+}
+
+// Returns how many granules a block of `size_bytes` takes. 0: not plain, as 0
+// bytes and what overflows to it are.
+static inline uint32_t heap_fit_tlsf_length(heap_fit_tlsf_tuning_t tuning,
+                                            size_t size_bytes) {
+  uint64_t length = (size_bytes + ((size_t)1 << tuning.granule_shift) - 1) >>
+                    tuning.granule_shift;
+  return length < HEAP_FIT_TLSF_LENGTH_END ? (uint32_t)length : 0;
+}
+
+// Returns the start of a live piece of at least `length`, or NONE: not done.
+static inline uint32_t heap_fit_tlsf_take(heap_t *heap, uint32_t length) {
+  heap_fit_tlsf_tuning_t tuning = heap_fit_tlsf_tuning_of(heap);
+  uint32_t list;
+  uint32_t end;
+  uint32_t start =
+      length == 0 ? HEAP_FIT_NONE
+                  : heap_fit_tlsf_find(heap, tuning, length, true, &list, &end);
+  if (start == HEAP_FIT_NONE) {
+    return HEAP_FIT_NONE;
+  }
+  uint32_t rest = start + length;
+  bool is_above = false;
+  bool is_done = end - rest < heap->split_length
+                     ? heap_fit_tlsf_take_whole(heap, tuning, list, start, end)
+                     : heap_fit_tlsf_take_part(heap, tuning, list, start, end,
+                                               rest, &is_above);
+  if (is_above) {
+    heap_bit_tree_settle(&heap->starts, rest);
+  }
+  return is_done ? start : HEAP_FIT_NONE;
+}
+
+// Makes the live piece at [start, end) free, which has no free neighbour.
+// False: links are broken; nothing was changed.
+HEAP_FIT_TLSF_INLINE bool heap_fit_tlsf_free_alone(
+    heap_t *heap, heap_fit_tlsf_tuning_t tuning, uint32_t start, uint32_t end) {
+  if (!heap_fit_tlsf_push(heap, tuning,
+                          heap_fit_list_of_tlsf(tuning.lists_log2, end - start),
+                          start)) {
+    return false;
+  }
+  heap->steps += 4;
+  heap->live_length -= end - start;
+  heap_bit_tree_add_flat(&heap->frees, start);
+  heap_bit_tree_add_flat(&heap->frees, end - 1);
+  return true;
 }
 
 typedef enum heap_fit_tlsf_freed {
@@ -227,10 +301,10 @@ typedef enum heap_fit_tlsf_freed {
   HEAP_FIT_TLSF_BROKEN,  // Links are.
 } heap_fit_tlsf_freed_t;
 
-// Makes the live piece at [start, *end) free; its length S was found in one
-// step. BROKEN: the piece, of which `end` may have changed, is live no more,
-// and yet to be given to heap_piece_join(). SETTLE, BROKEN: `start` and the
-// `end` given may not be in `starts` any more.
+// Makes the live piece at [start, *end) free, with any neighbours. BROKEN: that
+// piece, of which `end` may have changed, is live no more, and yet to be given
+// to heap_piece_join(). SETTLE, BROKEN: `start` and the `end` given may not be
+// in `starts` any more.
 HEAP_FIT_TLSF_INLINE heap_fit_tlsf_freed_t
 heap_fit_tlsf_free(heap_t *heap, heap_fit_tlsf_tuning_t tuning, uint32_t start,
                    uint32_t *end, bool is_far) {

@@ -258,16 +258,12 @@ static void *take_plain(heap_t *heap, size_t size_bytes) {
   if (heap->segregated != NULL) {
     return heap_segregated_take_plain(heap, size_bytes);
   }
-  uint32_t added = HEAP_FIT_NONE;
-  void *ptr = NULL;
+  uint32_t start = HEAP_FIT_NONE;
   if (heap->is_tlsf) {
-    ptr = heap_fit_tlsf_take(heap, heap_fit_tlsf_tuning_of(heap), size_bytes,
-                             true, &added);
+    start = heap_fit_tlsf_take(
+        heap, heap_fit_tlsf_length(heap_fit_tlsf_tuning_of(heap), size_bytes));
   }
-  if (added != HEAP_FIT_NONE) {
-    heap_bit_tree_settle(&heap->starts, added);
-  }
-  return ptr;
+  return start == HEAP_FIT_NONE ? NULL : address_of(heap, start);
 }
 
 // heap_alloc_in() for any heap.
@@ -284,31 +280,47 @@ static __attribute__((noinline)) void *alloc(heap_t *heap, size_t size_bytes,
   return ptr;
 }
 
-static __attribute__((noinline)) void *settle_alloc(heap_t *heap, void *ptr,
-                                                    uint32_t added,
-                                                    uint64_t steps) {
-  heap_bit_tree_settle(&heap->starts, added);
+// heap_alloc_in() for a TLSF without a lock: two functions, as each saves as
+// many registers as it needs. This one ends an alloc of [start, rest).
+static __attribute__((noinline)) void *alloc_part(heap_t *heap, uint32_t list,
+                                                  uint32_t start, uint32_t end,
+                                                  uint32_t rest, void *caller) {
+  uint64_t steps = heap->steps;
+  bool is_above;
+  if (!heap_fit_tlsf_take_part(heap, HEAP_FIT_TLSF_TUNING, list, start, end,
+                               rest, &is_above)) {
+    return alloc(heap, (size_t)(rest - start) << HEAP_FIT_GRANULE_SHIFT,
+                 caller);
+  }
+  if (__builtin_expect(is_above, 0)) {
+    heap_bit_tree_settle(&heap->starts, rest);
+  }
   note_longest(heap, steps);
-  return ptr;
+  return heap_fit_tlsf_links(heap, HEAP_FIT_TLSF_TUNING, start);
 }
 
-// heap_alloc_in(), for heaps without a lock. They are no part of it, as each
-// saves as many registers as it needs.
 static __attribute__((noinline)) void *alloc_plain_tlsf(heap_t *heap,
                                                         size_t size_bytes,
                                                         void *caller) {
-  uint64_t steps = heap->steps;
-  uint32_t added;
-  void *ptr =
-      heap_fit_tlsf_take(heap, HEAP_FIT_TLSF_TUNING, size_bytes, false, &added);
-  if (__builtin_expect(ptr == NULL, 0)) {
+  const heap_fit_tlsf_tuning_t tuning = HEAP_FIT_TLSF_TUNING;
+  uint32_t length = heap_fit_tlsf_length(tuning, size_bytes);
+  uint32_t list;
+  uint32_t end;
+  uint32_t start = length == 0 ? HEAP_FIT_NONE
+                               : heap_fit_tlsf_find(heap, tuning, length, false,
+                                                    &list, &end);
+  if (__builtin_expect(start == HEAP_FIT_NONE, 0)) {
     return alloc(heap, size_bytes, caller);
   }
-  if (__builtin_expect(added != HEAP_FIT_NONE, 0)) {
-    return settle_alloc(heap, ptr, added, steps);
+  if (end - start - length >= heap->split_length) {
+    return alloc_part(heap, list, start, end, start + length, caller);
+  }
+  uint64_t steps = heap->steps;
+  if (!heap_fit_tlsf_take_whole(heap, tuning, list, start, end)) {
+    return alloc(heap, size_bytes, caller);
   }
   note_longest(heap, steps);
-  return ptr;
+  return heap_fit_tlsf_links(heap, tuning, start);
 }
 
 void *heap_alloc_in(heap_t *heap, size_t size_bytes) {
@@ -372,56 +384,68 @@ static __attribute__((noinline)) void free_in(heap_t *heap, void *ptr,
   leave(heap, steps, "free", caller);
 }
 
-static __attribute__((noinline)) void end_free_plain(
-    heap_t *heap, heap_fit_tlsf_freed_t freed, block_t block, uint32_t end,
-    uint64_t steps, void *caller) {
-  end_free(heap, freed, block, end);
-  leave(heap, steps, "free", caller);
-}
-
-// heap_free_in(), for heaps without a lock.
-static __attribute__((noinline)) void free_plain_tlsf(heap_t *heap, void *ptr,
-                                                      void *caller) {
-  uint32_t start;
-  if (__builtin_expect(!is_live(heap, HEAP_FIT_GRANULE_SHIFT, ptr, &start),
-                       0)) {
-    free_in(heap, ptr, caller);
-    return;
-  }
-  uint32_t end = heap_bit_tree_next_near(&heap->starts, start + 1);
-  if (__builtin_expect(end == HEAP_BIT_NONE, 0)) {
-    free_in(heap, ptr, caller);
-    return;
-  }
+// heap_free_in() for a TLSF without a lock, as above. This one is for a piece
+// that may have free neighbours; its length was looked for.
+static __attribute__((noinline)) void free_joined(heap_t *heap, void *ptr,
+                                                  uint32_t start, uint32_t end,
+                                                  void *caller) {
   uint64_t steps = heap->steps;
-  const block_t block = {start, end - start};
+  uint32_t new_end = end;
   heap_fit_tlsf_freed_t freed =
-      heap_fit_tlsf_free(heap, HEAP_FIT_TLSF_TUNING, start, &end, false);
+      heap_fit_tlsf_free(heap, HEAP_FIT_TLSF_TUNING, start, &new_end, false);
   if (__builtin_expect(freed == HEAP_FIT_TLSF_NOT, 0)) {
     free_in(heap, ptr, caller);
     return;
   }
   heap->steps += 3;
   if (__builtin_expect(freed != HEAP_FIT_TLSF_DONE, 0)) {
-    end_free_plain(heap, freed, block, end, steps, caller);
+    end_free(heap, freed, (block_t){start, end - start}, new_end);
+    leave(heap, steps, "free", caller);
     return;
   }
   note_longest(heap, steps);
 }
 
-// Frees a live small block whose bin has room; false: not done.
-static inline bool free_plain_segregated(heap_t *heap, void *ptr) {
+static __attribute__((noinline)) void free_plain_tlsf(heap_t *heap, void *ptr,
+                                                      void *caller) {
+  uint32_t start;
+  uint32_t end = HEAP_BIT_NONE;
+  if (is_live(heap, HEAP_FIT_GRANULE_SHIFT, ptr, &start)) {
+    end = heap_bit_tree_next_near(&heap->starts, start + 1);
+  }
+  if (__builtin_expect(end == HEAP_BIT_NONE, 0)) {
+    free_in(heap, ptr, caller);
+    return;
+  }
+  uint64_t steps = heap->steps;
+  if (heap_bit_tree_has(&heap->frees, end) || start == 0 ||
+      heap_bit_tree_has(&heap->frees, start - 1) ||
+      !heap_fit_tlsf_free_alone(heap, HEAP_FIT_TLSF_TUNING, start, end)) {
+    free_joined(heap, ptr, start, end, caller);
+    return;
+  }
+  heap->steps += 3;
+  note_longest(heap, steps);
+}
+
+// heap_free_in() for a segregated heap without a lock.
+static __attribute__((noinline)) void free_plain_segregated(heap_t *heap,
+                                                            void *ptr,
+                                                            void *caller) {
   heap_segregated_block_t block = heap_segregated_locate(heap, ptr);
-  return block.size_bytes != 0 && block.page != NULL &&
-         heap_segregated_give_plain(heap, ptr, &block);
+  if (block.size_bytes == 0 || block.page == NULL ||
+      !heap_segregated_give_plain(heap, ptr, &block)) {
+    free_in(heap, ptr, caller);
+  }
 }
 
 void heap_free_in(heap_t *heap, void *ptr) {
   void *caller = __builtin_return_address(0);
   if (heap->plain == HEAP_FIT_PLAIN_TLSF) {
     free_plain_tlsf(heap, ptr, caller);
-  } else if (heap->plain != HEAP_FIT_PLAIN_SEGREGATED ||
-             !free_plain_segregated(heap, ptr)) {
+  } else if (heap->plain == HEAP_FIT_PLAIN_SEGREGATED) {
+    free_plain_segregated(heap, ptr, caller);
+  } else {
     free_in(heap, ptr, caller);
   }
 }
