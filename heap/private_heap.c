@@ -18,34 +18,20 @@
 
 #include "heap/fatal.h"
 #include "heap/fit_tlsf.h"
-#include "heap/kernel.h"
 #include "heap/piece.h"
+#include "heap/private_heap_call.h"
 #include "heap/private_memory.h"
 #include "heap/segregated.h"
 
 // No block is aligned to more.
 #define ALIGN_MAX_BYTES ((size_t)1 << 46)
 
-static inline uint64_t enter(heap_t *heap) {
-  if (!heap->options.single_threaded) {
-    pthread_mutex_lock(&heap->lock);
-  }
-  return heap->steps;
-}
-
-static inline void unlock(heap_t *heap) {
-  if (!heap->options.single_threaded) {
-    pthread_mutex_unlock(&heap->lock);
-  }
-}
-
-static __attribute__((cold, noinline)) void leave_broken(heap_t *heap,
-                                                         const char *function,
-                                                         void *caller) {
+void heap_private_leave_broken(heap_t *heap, const char *function,
+                               void *caller) {
   const heap_call_t call = {function, caller};
   uint32_t broken_at = heap->broken_at;
   heap->broken_at = HEAP_FIT_NONE;
-  unlock(heap);
+  heap_private_unlock(heap);
   uintptr_t piece =
       broken_at == HEAP_FIT_NONE - 1
           ? 0
@@ -53,27 +39,6 @@ static __attribute__((cold, noinline)) void leave_broken(heap_t *heap,
   int saved_errno = errno;
   heap_report_misuse(HEAP_MISUSE_WRITTEN, &call, (void *)piece, 0, 0);
   errno = saved_errno;
-}
-
-static inline void note_longest(heap_t *heap, uint64_t steps) {
-  if (__builtin_expect(heap->steps - steps > heap->max_steps, 0)) {
-    heap->max_steps = heap->steps - steps;
-  }
-}
-
-// Ends a call that began with `steps`, and reports what it met.
-static inline void leave(heap_t *heap, uint64_t steps, const char *function,
-                         void *caller) {
-  note_longest(heap, steps);
-  if (heap->broken_at != HEAP_FIT_NONE) {
-    leave_broken(heap, function, caller);
-    return;
-  }
-  unlock(heap);
-}
-
-static inline void *address_of(const heap_t *heap, uint32_t granule) {
-  return (void *)(heap->base + ((uintptr_t)granule << heap->granule_shift));
 }
 
 // A live block, or none: of length 0.
@@ -123,7 +88,7 @@ static heap_misuse_t diagnose(heap_t *heap, const void *ptr,
   }
   ++heap->steps;
   uint32_t start = heap_bit_tree_prev(&heap->starts, (uint32_t)granule);
-  *out_block = (uintptr_t)address_of(heap, start);
+  *out_block = (uintptr_t)heap_private_address(heap, start);
   if (heap_bit_tree_has(&heap->frees, start)) {
     return HEAP_MISUSE_FREED;
   }
@@ -143,7 +108,7 @@ static __attribute__((cold, noinline)) void leave_wrong(heap_t *heap,
   uintptr_t block = heap->base;
   size_t block_bytes = 0;
   heap_misuse_t misuse = diagnose(heap, ptr, &block, &block_bytes);
-  leave(heap, steps, function, caller);
+  heap_private_leave(heap, steps, function, caller);
   int saved_errno = errno;
   heap_report_misuse(misuse, &call, ptr, block, block_bytes);
   errno = saved_errno;
@@ -197,7 +162,7 @@ static void *take_piece(heap_t *heap, size_t align_bytes, size_t size_bytes) {
     }
     start = heap_piece_take(heap, length, align_bytes);
   }
-  return start == HEAP_FIT_NONE ? NULL : address_of(heap, start);
+  return start == HEAP_FIT_NONE ? NULL : heap_private_address(heap, start);
 }
 
 // Lock held. `is_growing`: for what a smaller block has. `out_zeroed` tells
@@ -244,9 +209,9 @@ static void give(heap_t *heap, block_t block) {
 static __attribute__((noinline)) void *alloc_for(
     heap_t *heap, size_t align_bytes, size_t size_bytes, bool *out_zeroed,
     const char *function, void *caller) {
-  uint64_t steps = enter(heap);
+  uint64_t steps = heap_private_enter(heap);
   void *ptr = take(heap, align_bytes, size_bytes, false, out_zeroed);
-  leave(heap, steps, function, caller);
+  heap_private_leave(heap, steps, function, caller);
   if (ptr == NULL) {
     errno = ENOMEM;
   }
@@ -263,17 +228,17 @@ static void *take_plain(heap_t *heap, size_t size_bytes) {
     start = heap_fit_tlsf_take(
         heap, heap_fit_tlsf_length(heap_fit_tlsf_tuning_of(heap), size_bytes));
   }
-  return start == HEAP_FIT_NONE ? NULL : address_of(heap, start);
+  return start == HEAP_FIT_NONE ? NULL : heap_private_address(heap, start);
 }
 
 // heap_alloc_in() for any heap.
 static __attribute__((noinline)) void *alloc(heap_t *heap, size_t size_bytes,
                                              void *caller) {
-  uint64_t steps = enter(heap);
+  uint64_t steps = heap_private_enter(heap);
   void *ptr = take_plain(heap, size_bytes);
   bool zeroed;
   ptr = ptr != NULL ? ptr : take(heap, 1, size_bytes, false, &zeroed);
-  leave(heap, steps, "alloc", caller);
+  heap_private_leave(heap, steps, "alloc", caller);
   if (ptr == NULL) {
     errno = ENOMEM;
   }
@@ -295,7 +260,7 @@ static __attribute__((noinline)) void *alloc_part(heap_t *heap, uint32_t list,
   if (__builtin_expect(is_above, 0)) {
     heap_bit_tree_settle(&heap->starts, rest);
   }
-  note_longest(heap, steps);
+  heap_private_note_longest(heap, steps);
   return heap_fit_tlsf_links(heap, HEAP_FIT_TLSF_TUNING, start);
 }
 
@@ -319,7 +284,7 @@ static __attribute__((noinline)) void *alloc_plain_tlsf(heap_t *heap,
   if (!heap_fit_tlsf_take_whole(heap, tuning, list, start, end)) {
     return alloc(heap, size_bytes, caller);
   }
-  note_longest(heap, steps);
+  heap_private_note_longest(heap, steps);
   return heap_fit_tlsf_links(heap, tuning, start);
 }
 
@@ -363,7 +328,7 @@ static __attribute__((noinline)) void free_in(heap_t *heap, void *ptr,
   if (ptr == NULL) {
     return;
   }
-  uint64_t steps = enter(heap);
+  uint64_t steps = heap_private_enter(heap);
   if (heap->segregated != NULL) {
     const heap_segregated_block_t block = heap_segregated_locate(heap, ptr);
     if (block.size_bytes == 0) {
@@ -381,7 +346,7 @@ static __attribute__((noinline)) void free_in(heap_t *heap, void *ptr,
     }
     give(heap, block);
   }
-  leave(heap, steps, "free", caller);
+  heap_private_leave(heap, steps, "free", caller);
 }
 
 // heap_free_in() for a TLSF without a lock, as above. This one is for a piece
@@ -400,10 +365,10 @@ static __attribute__((noinline)) void free_joined(heap_t *heap, void *ptr,
   heap->steps += 3;
   if (__builtin_expect(freed != HEAP_FIT_TLSF_DONE, 0)) {
     end_free(heap, freed, (block_t){start, end - start}, new_end);
-    leave(heap, steps, "free", caller);
+    heap_private_leave(heap, steps, "free", caller);
     return;
   }
-  note_longest(heap, steps);
+  heap_private_note_longest(heap, steps);
 }
 
 static __attribute__((noinline)) void free_plain_tlsf(heap_t *heap, void *ptr,
@@ -425,7 +390,7 @@ static __attribute__((noinline)) void free_plain_tlsf(heap_t *heap, void *ptr,
     return;
   }
   heap->steps += 3;
-  note_longest(heap, steps);
+  heap_private_note_longest(heap, steps);
 }
 
 // heap_free_in() for a segregated heap without a lock.
@@ -512,7 +477,7 @@ void *heap_realloc_in(heap_t *heap, void *ptr, size_t size_bytes) {
     return alloc_for(heap, 1, size_bytes, &zeroed, "realloc",
                      __builtin_return_address(0));
   }
-  uint64_t steps = enter(heap);
+  uint64_t steps = heap_private_enter(heap);
   void *result;
   bool is_live = heap->segregated != NULL
                      ? realloc_segregated(heap, ptr, size_bytes, &result)
@@ -522,7 +487,7 @@ void *heap_realloc_in(heap_t *heap, void *ptr, size_t size_bytes) {
     errno = EINVAL;
     return NULL;
   }
-  leave(heap, steps, "realloc", __builtin_return_address(0));
+  heap_private_leave(heap, steps, "realloc", __builtin_return_address(0));
   if (result == NULL) {
     errno = ENOMEM;
   }
@@ -533,7 +498,7 @@ size_t heap_usable_size_in(heap_t *heap, const void *ptr) {
   if (ptr == NULL) {
     return 0;
   }
-  uint64_t steps = enter(heap);
+  uint64_t steps = heap_private_enter(heap);
   size_t usable_bytes = heap->segregated != NULL
                             ? heap_segregated_locate(heap, ptr).size_bytes
                             : (size_t)locate(heap, ptr).length
@@ -542,117 +507,6 @@ size_t heap_usable_size_in(heap_t *heap, const void *ptr) {
     leave_wrong(heap, ptr, steps, "usable_size", __builtin_return_address(0));
     return 0;
   }
-  leave(heap, steps, "usable_size", __builtin_return_address(0));
+  heap_private_leave(heap, steps, "usable_size", __builtin_return_address(0));
   return usable_bytes;
-}
-
-void heap_reset(heap_t *heap) {
-  uint64_t steps = enter(heap);
-  if (heap->segregated != NULL) {
-    heap_segregated_reset(heap);
-  } else {
-    heap_piece_free_all(heap);
-  }
-  heap->steps = steps;
-  leave(heap, steps, "reset", __builtin_return_address(0));
-}
-
-// Gives back the pages of a free piece that hold nothing.
-static size_t trim(const heap_t *heap, uint32_t start, uint32_t length) {
-  uintptr_t first = (uintptr_t)address_of(heap, start);
-  uintptr_t end = first + ((uintptr_t)length << heap->granule_shift);
-  // The kernel would round up to its pages, into the next block.
-  first = heap_fit_round_up(first + sizeof(heap_fit_links_t), heap->page_bytes);
-  end &= ~(uintptr_t)(heap->page_bytes - 1);
-  bool is_trimmed =
-      first < end && heap_kernel->discard((void *)first, end - first);
-  return is_trimmed ? end - first : 0;
-}
-
-static size_t trim_pieces(heap_t *heap) {
-  size_t trimmed_bytes = 0;
-  bool is_kernels = heap->reservation != NULL && !heap->options.use_file;
-  uint32_t start = is_kernels ? heap_fit_next_free(heap, 0) : HEAP_FIT_NONE;
-  while (start != HEAP_FIT_NONE) {
-    uint32_t length = heap_fit_length(heap, start);
-    trimmed_bytes += trim(heap, start, length);
-    start = heap_fit_next_free(heap, start + length);
-  }
-  return trimmed_bytes;
-}
-
-size_t heap_trim_in(heap_t *heap) {
-  uint64_t steps = enter(heap);
-  size_t trimmed_bytes =
-      heap->segregated != NULL ? heap_segregated_trim(heap) : trim_pieces(heap);
-  heap->steps = steps;
-  leave(heap, steps, "trim", __builtin_return_address(0));
-  return trimmed_bytes;
-}
-
-static bool walk_pieces(const heap_t *heap, heap_visit_t visit, void *context) {
-  bool goes_on = true;
-  for (uint32_t start = 0; goes_on && start < heap->count;) {
-    uint32_t length = heap_fit_length(heap, start);
-    if (!heap_bit_tree_has(&heap->frees, start)) {
-      goes_on = visit(context, address_of(heap, start),
-                      (size_t)length << heap->granule_shift);
-    }
-    start += length;
-  }
-  return goes_on;
-}
-
-bool heap_walk_in(heap_t *heap, heap_visit_t visit, void *context) {
-  uint64_t steps = enter(heap);
-  bool is_done = heap->segregated != NULL
-                     ? heap_segregated_walk(heap, visit, context)
-                     : walk_pieces(heap, visit, context);
-  heap->steps = steps;
-  leave(heap, steps, "walk", __builtin_return_address(0));
-  return is_done;
-}
-
-const char *heap_check_in(heap_t *heap) {
-  uint64_t steps = enter(heap);
-  const char *broken = heap->segregated != NULL ? heap_segregated_check(heap)
-                                                : heap_piece_check(heap);
-  heap->steps = steps;
-  leave(heap, steps, "check", __builtin_return_address(0));
-  return broken;
-}
-
-static void count_free_pieces(const heap_t *heap, heap_private_stats_t *stats) {
-  uint32_t largest = 0;
-  uint32_t start = heap_fit_next_free(heap, 0);
-  while (start != HEAP_FIT_NONE) {
-    uint32_t length = heap_fit_length(heap, start);
-    largest = length > largest ? length : largest;
-    ++stats->num_free;
-    start = heap_fit_next_free(heap, start + length);
-  }
-  stats->largest_free_bytes = (size_t)largest << heap->granule_shift;
-}
-
-void heap_stats_get_in(heap_t *heap, heap_private_stats_t *out_stats) {
-  memset(out_stats, 0, sizeof(*out_stats));
-  enter(heap);
-  out_stats->num_steps = heap->steps;
-  out_stats->max_steps = heap->max_steps;
-  if (heap->segregated != NULL) {
-    heap_segregated_count_free(heap, out_stats);
-  } else {
-    count_free_pieces(heap, out_stats);
-  }
-  heap->steps = out_stats->num_steps;
-  out_stats->mapped_bytes = (size_t)heap->count << heap->granule_shift;
-  out_stats->live_bytes = (size_t)heap->live_length << heap->granule_shift;
-  out_stats->num_live =
-      heap->segregated != NULL
-          ? heap->live_count
-          : heap_piece_count(heap) - (uint32_t)out_stats->num_free;
-  out_stats->free_bytes = out_stats->mapped_bytes - out_stats->live_bytes;
-  out_stats->peak_live_bytes = (size_t)heap->peak_length << heap->granule_shift;
-  out_stats->metadata_bytes = heap->metadata_bytes;
-  unlock(heap);
 }
