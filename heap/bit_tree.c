@@ -81,6 +81,14 @@ void heap_bit_tree_remove_above(heap_bit_tree_t *tree, uint32_t number) {
   }
 }
 
+// The word of level 1 that has `number` below it became empty or not, or
+// neither.
+void heap_bit_tree_settle(heap_bit_tree_t *tree, uint32_t number) {
+  (tree->levels[1][number / 4096] != 0
+       ? heap_bit_tree_add_above
+       : heap_bit_tree_remove_above)(tree, number / 4096);
+}
+
 // The element is in none of the words up to `number` of level 0.
 uint32_t heap_bit_tree_next_far(const heap_bit_tree_t *tree, uint32_t number) {
   uint32_t level = 0;

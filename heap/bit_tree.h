@@ -59,38 +59,34 @@ bool heap_bit_tree_is_sound(const heap_bit_tree_t *tree, uint32_t end);
 // What is beyond the lowest levels; for the functions below.
 void heap_bit_tree_add_above(heap_bit_tree_t *tree, uint32_t number);
 void heap_bit_tree_remove_above(heap_bit_tree_t *tree, uint32_t number);
+void heap_bit_tree_settle(heap_bit_tree_t *tree, uint32_t number);
 uint32_t heap_bit_tree_next_far(const heap_bit_tree_t *tree, uint32_t number);
 uint32_t heap_bit_tree_prev_far(const heap_bit_tree_t *tree, uint32_t number);
 
 // Numbers are below the capacity.
 
-// Both change the two lowest levels without a branch: whether a word is empty
-// is hard to foresee there.
-static inline void heap_bit_tree_add(heap_bit_tree_t *tree, uint32_t number) {
+// In a tree that is known to have summaries, the two lowest levels only,
+// without a branch: whether a word is empty is hard to foresee there. True: the
+// levels above are to be told by heap_bit_tree_settle() before the next search.
+static inline bool heap_bit_tree_add_low(heap_bit_tree_t *tree,
+                                         uint32_t number) {
   tree->levels[0][number / 64] |= UINT64_C(1) << (number % 64);
-  if (tree->level_count == 1) {
-    return;
-  }
   uint64_t *summary = &tree->levels[1][number / 4096];
   uint64_t before = *summary;
   *summary = before | UINT64_C(1) << (number / 64 % 64);
-  if (before == 0) {
-    heap_bit_tree_add_above(tree, number / 4096);
-  }
+  return before == 0;
 }
 
-static inline void heap_bit_tree_remove(heap_bit_tree_t *tree,
-                                        uint32_t number) {
+static inline bool heap_bit_tree_remove_low(heap_bit_tree_t *tree,
+                                            uint32_t number) {
   uint64_t *word = &tree->levels[0][number / 64];
-  *word &= ~(UINT64_C(1) << (number % 64));
-  if (tree->level_count == 1) {
-    return;
-  }
+  uint64_t rest = *word & ~(UINT64_C(1) << (number % 64));
+  *word = rest;
   uint64_t *summary = &tree->levels[1][number / 4096];
-  *summary &= ~((uint64_t)(*word == 0) << (number / 64 % 64));
-  if (*summary == 0) {
-    heap_bit_tree_remove_above(tree, number / 4096);
-  }
+  uint64_t rest_summary =
+      *summary & ~((uint64_t)(rest == 0) << (number / 64 % 64));
+  *summary = rest_summary;
+  return rest_summary == 0;
 }
 
 // The same in a tree that is known to have no summaries.
@@ -102,6 +98,24 @@ static inline void heap_bit_tree_add_flat(heap_bit_tree_t *tree,
 static inline void heap_bit_tree_remove_flat(heap_bit_tree_t *tree,
                                              uint32_t number) {
   tree->levels[0][number / 64] &= ~(UINT64_C(1) << (number % 64));
+}
+
+// In any tree.
+static inline void heap_bit_tree_add(heap_bit_tree_t *tree, uint32_t number) {
+  if (tree->level_count == 1) {
+    heap_bit_tree_add_flat(tree, number);
+  } else if (heap_bit_tree_add_low(tree, number)) {
+    heap_bit_tree_add_above(tree, number / 4096);
+  }
+}
+
+static inline void heap_bit_tree_remove(heap_bit_tree_t *tree,
+                                        uint32_t number) {
+  if (tree->level_count == 1) {
+    heap_bit_tree_remove_flat(tree, number);
+  } else if (heap_bit_tree_remove_low(tree, number)) {
+    heap_bit_tree_remove_above(tree, number / 4096);
+  }
 }
 
 static inline bool heap_bit_tree_has(const heap_bit_tree_t *tree,
@@ -117,12 +131,46 @@ static inline uint32_t heap_bit_tree_next(const heap_bit_tree_t *tree,
                    : heap_bit_tree_next_far(tree, number / 64);
 }
 
+// The same, but HEAP_BIT_NONE when there is none among the words that one of
+// the first summary stands for; in a tree that is known to have summaries.
+// Counts no step: they are at most two more.
+static inline uint32_t heap_bit_tree_next_near(const heap_bit_tree_t *tree,
+                                               uint32_t number) {
+  uint64_t word = tree->levels[0][number / 64] >> (number % 64);
+  if (word != 0) {
+    return number + (uint32_t)__builtin_ctzll(word);
+  }
+  number /= 64;
+  word = tree->levels[1][number / 64] & (~UINT64_C(1) << (number % 64));
+  if (word == 0) {
+    return HEAP_BIT_NONE;
+  }
+  number = (number & ~UINT32_C(63)) + (uint32_t)__builtin_ctzll(word);
+  return number * 64 + (uint32_t)__builtin_ctzll(tree->levels[0][number]);
+}
+
 // Returns the highest element up to `number`, or HEAP_BIT_NONE.
 static inline uint32_t heap_bit_tree_prev(const heap_bit_tree_t *tree,
                                           uint32_t number) {
   uint64_t word = tree->levels[0][number / 64] << (63 - number % 64);
   return word != 0 ? number - (uint32_t)__builtin_clzll(word)
                    : heap_bit_tree_prev_far(tree, number / 64);
+}
+
+// The same as heap_bit_tree_next_near() in this direction.
+static inline uint32_t heap_bit_tree_prev_near(const heap_bit_tree_t *tree,
+                                               uint32_t number) {
+  uint64_t word = tree->levels[0][number / 64] << (63 - number % 64);
+  if (word != 0) {
+    return number - (uint32_t)__builtin_clzll(word);
+  }
+  number /= 64;
+  word = tree->levels[1][number / 64] & ((UINT64_C(1) << (number % 64)) - 1);
+  if (word == 0) {
+    return HEAP_BIT_NONE;
+  }
+  number = (number | UINT32_C(63)) - (uint32_t)__builtin_clzll(word);
+  return number * 64 + 63 - (uint32_t)__builtin_clzll(tree->levels[0][number]);
 }
 
 #ifdef __cplusplus

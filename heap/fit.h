@@ -25,6 +25,9 @@ enum {
   // Lists of free pieces: of a TLSF at most 32 doublings of 32, of a buddy heap
   // one an order.
   HEAP_FIT_LISTS_MAX = 32 * 32,
+  // Defaults.
+  HEAP_FIT_GRANULE_SHIFT = 4,
+  HEAP_FIT_TLSF_LISTS_LOG2 = 4,
   // Ranges of the kernel's memory are multiples of this.
   HEAP_FIT_GROWTH_BYTES = 65536,
 };
@@ -62,6 +65,13 @@ extern const heap_fit_t heap_fit_buddy;
 
 struct heap_segregated;
 
+// Heaps without a lock whose calls begin with a short way of their own.
+typedef enum heap_fit_plain {
+  HEAP_FIT_PLAIN_NONE,
+  HEAP_FIT_PLAIN_TLSF,  // With the default granules and lists.
+  HEAP_FIT_PLAIN_SEGREGATED,
+} heap_fit_plain_t;
+
 struct heap {
   const heap_fit_t *fit;               // Not of a segregated heap, which has
   struct heap_segregated *segregated;  // this instead.
@@ -74,13 +84,14 @@ struct heap {
   bool is_buddy;
   bool is_tlsf;
   bool has_lists;  // TLSF and buddy.
+  heap_fit_plain_t plain;
   // Not of a segregated heap. Pieces tile [0, count): `starts` has the first
   // granule of each, and `count`; `frees` has the first and the last of each
   // free one. Only those who search `frees` have it with summaries.
   heap_bit_tree_t starts;
   heap_bit_tree_t frees;
   uint32_t live_length;
-  uint32_t live_count;
+  uint32_t live_count;  // Of a segregated heap only.
   uint32_t peak_length;
   uint64_t steps;      // In all.
   uint64_t max_steps;  // Of one call.

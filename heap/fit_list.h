@@ -23,40 +23,45 @@ static inline uint32_t heap_fit_order(uint32_t length) {
   return length <= 1 ? 0 : 32 - (uint32_t)__builtin_clz(length - 1);
 }
 
-// Returns log2 of how many lengths the list of `length` in a TLSF is for.
-static inline uint32_t heap_fit_list_shift(const heap_t *heap,
+// Returns log2 of how many lengths the list of `length` in a TLSF with
+// 2^lists_log2 lists a doubling is for.
+static inline uint32_t heap_fit_list_shift(uint32_t lists_log2,
                                            uint32_t length) {
-  uint32_t lists_log2 = heap->lists_log2;
   return 31 - (uint32_t)__builtin_clz(length | UINT32_C(1) << lists_log2) -
          lists_log2;
 }
 
 // Returns the list of free pieces of `length`, which is not 0, in a TLSF:
 // 2^lists_log2 lists a doubling, and one a length where there are not so many.
-static inline uint32_t heap_fit_list_of_tlsf(const heap_t *heap,
+static inline uint32_t heap_fit_list_of_tlsf(uint32_t lists_log2,
                                              uint32_t length) {
-  uint32_t shift = heap_fit_list_shift(heap, length);
+  uint32_t shift = heap_fit_list_shift(lists_log2, length);
   // The bit that `length` starts with counts as one more shift.
-  return (shift << heap->lists_log2) + (length >> shift);
+  return (shift << lists_log2) + (length >> shift);
 }
 
 // The same in a buddy heap too, which has a list an order.
 static inline uint32_t heap_fit_list_of(const heap_t *heap, uint32_t length) {
   return heap->is_buddy ? heap_fit_order(length)
-                        : heap_fit_list_of_tlsf(heap, length);
+                        : heap_fit_list_of_tlsf(heap->lists_log2, length);
 }
 
 static inline void heap_fit_list_set_head(heap_t *heap, uint32_t list,
                                           uint32_t link) {
-  uint64_t *bits = &heap->list_bits[list / 64];
   heap->lists[list] = link;
-  if (link != 0) {
-    *bits |= UINT64_C(1) << (list % 64);
-    heap->word_bits |= UINT32_C(1) << (list / 64);
-    return;
+  if (link == 0) {
+    uint64_t bits = heap->list_bits[list / 64] & ~(UINT64_C(1) << (list % 64));
+    heap->list_bits[list / 64] = bits;
+    heap->word_bits &= ~((uint32_t)(bits == 0) << (list / 64));
   }
-  *bits &= ~(UINT64_C(1) << (list % 64));
-  heap->word_bits &= ~((uint32_t)(*bits == 0) << (list / 64));
+}
+
+// The same for a list that is empty.
+static inline void heap_fit_list_start(heap_t *heap, uint32_t list,
+                                       uint32_t link) {
+  heap->lists[list] = link;
+  heap->list_bits[list / 64] |= UINT64_C(1) << (list % 64);
+  heap->word_bits |= UINT32_C(1) << (list / 64);
 }
 
 // Returns the lowest list from `list` on that is not empty, or NONE.
@@ -88,7 +93,7 @@ static inline bool heap_fit_list_push(heap_t *heap, uint32_t list,
     heap->lists[list] = start + 1;
     return true;
   }
-  heap_fit_list_set_head(heap, list, start + 1);
+  heap_fit_list_start(heap, list, start + 1);
   return true;
 }
 

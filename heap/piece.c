@@ -15,7 +15,7 @@
 //  2. `frees` has the first and the last granule of each free piece, and
 //     nothing else: whether the piece before another one is free is one bit.
 //  3. No two free pieces are neighbours; in a buddy heap, no two buddies.
-//  4. live_length and live_count are those of the live pieces.
+//  4. live_length is that of the live pieces.
 //  5. The strategy knows exactly the free pieces.
 //
 // Steps of one call at most, for TLSF and buddy. A search S in `starts` reads
@@ -141,13 +141,6 @@ static uint32_t find(heap_t *heap, uint32_t length, size_t align_bytes,
   return start;
 }
 
-static void note_live(heap_t *heap, uint32_t length) {
-  heap->live_length += length;
-  if (heap->live_length > heap->peak_length) {
-    heap->peak_length = heap->live_length;
-  }
-}
-
 // Buddies.
 
 // Halves the piece, whose start is not free, until it is as short as `length`
@@ -206,7 +199,7 @@ static bool buddy_resize(heap_t *heap, uint32_t start, uint32_t length,
     ++heap->steps;
     remove_free(heap, start + length, length);
   }
-  note_live(heap, buddy_cut(heap, start, length, wanted));
+  heap_piece_note_live(heap, buddy_cut(heap, start, length, wanted));
   return true;
 }
 
@@ -265,7 +258,7 @@ static bool join_resize(heap_t *heap, uint32_t start, uint32_t length,
     remove_free(heap, start + length, behind);
   }
   heap->live_length -= length;
-  note_live(heap, cut(heap, start, both, wanted));
+  heap_piece_note_live(heap, cut(heap, start, both, wanted));
   return true;
 }
 
@@ -296,7 +289,6 @@ uint32_t heap_piece_take(heap_t *heap, uint32_t length, size_t align_bytes) {
 }
 
 void heap_piece_free(heap_t *heap, uint32_t start, uint32_t length) {
-  --heap->live_count;
   heap->live_length -= length;
   if (heap->is_buddy) {
     buddy_free(heap, start, length);
@@ -344,7 +336,6 @@ void heap_piece_free_all(heap_t *heap) {
   heap_bit_tree_clear(&heap->frees, count + 1);
   heap->fit->reset(heap);
   heap->live_length = 0;
-  heap->live_count = 0;
   heap->rover = 0;
   heap->count = 0;
   heap_bit_tree_add(&heap->starts, 0);
@@ -361,9 +352,12 @@ static uint32_t count_bits(const heap_bit_tree_t *tree, uint32_t end) {
   return bits;
 }
 
+uint32_t heap_piece_count(const heap_t *heap) {
+  return count_bits(&heap->starts, heap->count + 1) - 1;
+}
+
 static const char *check_pieces(heap_t *heap) {
   uint32_t live_length = 0;
-  uint32_t live_count = 0;
   uint32_t free_bits = 0;
   bool was_free = false;
   if (!heap_bit_tree_has(&heap->starts, 0) ||
@@ -381,14 +375,13 @@ static const char *check_pieces(heap_t *heap) {
     }
     free_bits += is_free ? 1 + (length > 1) : 0;
     live_length += is_free ? 0 : length;
-    live_count += !is_free;
     was_free = is_free;
     start += length;
   }
   if (free_bits != count_bits(&heap->frees, heap->count + 1)) {
     return "private heap: a free piece that is none";
   }
-  return live_length == heap->live_length && live_count == heap->live_count
+  return live_length == heap->live_length
              ? NULL
              : "private heap: live pieces are not counted right";
 }

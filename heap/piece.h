@@ -21,7 +21,6 @@ extern "C" {
 
 // A free piece became live.
 static inline void heap_piece_note_live(heap_t *heap, uint32_t length) {
-  ++heap->live_count;
   heap->live_length += length;
   if (heap->live_length > heap->peak_length) {
     heap->peak_length = heap->live_length;
@@ -34,6 +33,9 @@ uint32_t heap_piece_take(heap_t *heap, uint32_t length, size_t align_bytes);
 
 // Frees a live piece.
 void heap_piece_free(heap_t *heap, uint32_t start, uint32_t length);
+
+// Returns how many pieces there are, live and free.
+uint32_t heap_piece_count(const heap_t *heap);
 
 // Makes a piece that is counted as live no more free, joined with its
 // neighbours; not in a buddy heap.

@@ -6,6 +6,10 @@
 // segregated.c or piece.c, or for a TLSF's plain blocks fit_tlsf.h, which is
 // inline, and grows the heap when there is nothing. What it met that was wrong
 // it reports when the lock is free.
+//
+// Where there is no lock, an alloc or a free of a TLSF or of a segregated heap
+// tries the inline functions at once; what these do not do, and whatever looks
+// wrong, is left to the long way, which begins anew.
 
 #include "heap/private_heap.h"
 
@@ -14,34 +18,20 @@
 
 #include "heap/fatal.h"
 #include "heap/fit_tlsf.h"
-#include "heap/kernel.h"
 #include "heap/piece.h"
+#include "heap/private_heap_call.h"
 #include "heap/private_memory.h"
 #include "heap/segregated.h"
 
 // No block is aligned to more.
 #define ALIGN_MAX_BYTES ((size_t)1 << 46)
 
-static inline uint64_t enter(heap_t *heap) {
-  if (!heap->options.single_threaded) {
-    pthread_mutex_lock(&heap->lock);
-  }
-  return heap->steps;
-}
-
-static inline void unlock(heap_t *heap) {
-  if (!heap->options.single_threaded) {
-    pthread_mutex_unlock(&heap->lock);
-  }
-}
-
-static __attribute__((cold, noinline)) void leave_broken(heap_t *heap,
-                                                         const char *function,
-                                                         void *caller) {
+void heap_private_leave_broken(heap_t *heap, const char *function,
+                               void *caller) {
   const heap_call_t call = {function, caller};
   uint32_t broken_at = heap->broken_at;
   heap->broken_at = HEAP_FIT_NONE;
-  unlock(heap);
+  heap_private_unlock(heap);
   uintptr_t piece =
       broken_at == HEAP_FIT_NONE - 1
           ? 0
@@ -51,44 +41,34 @@ static __attribute__((cold, noinline)) void leave_broken(heap_t *heap,
   errno = saved_errno;
 }
 
-// Ends a call that began with `steps`, and reports what it met.
-static inline void leave(heap_t *heap, uint64_t steps, const char *function,
-                         void *caller) {
-  if (heap->steps - steps > heap->max_steps) {
-    heap->max_steps = heap->steps - steps;
-  }
-  if (heap->broken_at != HEAP_FIT_NONE) {
-    leave_broken(heap, function, caller);
-    return;
-  }
-  unlock(heap);
-}
-
-static inline void *address_of(const heap_t *heap, uint32_t granule) {
-  return (void *)(heap->base + ((uintptr_t)granule << heap->granule_shift));
-}
-
 // A live block, or none: of length 0.
 typedef struct block {
   uint32_t start;
   uint32_t length;
 } block_t;
 
-// Lock held; not in a segregated heap.
-static inline block_t locate(heap_t *heap, const void *ptr) {
+// Tells whether a block of `heap`, which is not segregated, starts at `ptr`,
+// and where: it is the start of a piece, and of none that is free.
+static inline bool is_live(const heap_t *heap, uint32_t granule_shift,
+                           const void *ptr, uint32_t *out_start) {
   uintptr_t offset = (uintptr_t)ptr - heap->base;
-  uintptr_t granule = offset >> heap->granule_shift;
-  if (granule >= heap->count ||
-      (offset & (heap->options.granule_bytes - 1)) != 0) {
-    return (block_t){0};
+  // What is no multiple of a granule becomes far too large.
+  uintptr_t granule = offset >> granule_shift | offset << (64 - granule_shift);
+  if (granule >= heap->count) {
+    return false;
   }
-  // The start of a piece, and of none that is free.
   uint64_t live = heap->starts.levels[0][granule / 64] &
                   ~heap->frees.levels[0][granule / 64];
-  if ((live >> (granule % 64) & 1) == 0) {
+  *out_start = (uint32_t)granule;
+  return (live >> (granule % 64) & 1) != 0;
+}
+
+// Lock held; not in a segregated heap.
+static inline block_t locate(heap_t *heap, const void *ptr) {
+  uint32_t start;
+  if (!is_live(heap, heap->granule_shift, ptr, &start)) {
     return (block_t){0};
   }
-  uint32_t start = (uint32_t)granule;
   ++heap->steps;
   return (block_t){
       .start = start,
@@ -108,7 +88,7 @@ static heap_misuse_t diagnose(heap_t *heap, const void *ptr,
   }
   ++heap->steps;
   uint32_t start = heap_bit_tree_prev(&heap->starts, (uint32_t)granule);
-  *out_block = (uintptr_t)address_of(heap, start);
+  *out_block = (uintptr_t)heap_private_address(heap, start);
   if (heap_bit_tree_has(&heap->frees, start)) {
     return HEAP_MISUSE_FREED;
   }
@@ -128,7 +108,7 @@ static __attribute__((cold, noinline)) void leave_wrong(heap_t *heap,
   uintptr_t block = heap->base;
   size_t block_bytes = 0;
   heap_misuse_t misuse = diagnose(heap, ptr, &block, &block_bytes);
-  leave(heap, steps, function, caller);
+  heap_private_leave(heap, steps, function, caller);
   int saved_errno = errno;
   heap_report_misuse(misuse, &call, ptr, block, block_bytes);
   errno = saved_errno;
@@ -182,7 +162,7 @@ static void *take_piece(heap_t *heap, size_t align_bytes, size_t size_bytes) {
     }
     start = heap_piece_take(heap, length, align_bytes);
   }
-  return start == HEAP_FIT_NONE ? NULL : address_of(heap, start);
+  return start == HEAP_FIT_NONE ? NULL : heap_private_address(heap, start);
 }
 
 // Lock held. `is_growing`: for what a smaller block has. `out_zeroed` tells
@@ -202,28 +182,26 @@ static void *take(heap_t *heap, size_t align_bytes, size_t size_bytes,
              : take_piece(heap, align_bytes, size_bytes);
 }
 
-// The same for a block of no special alignment.
-static inline void *take_plain(heap_t *heap, size_t size_bytes) {
-  if (heap->is_tlsf) {
-    uint32_t length = length_of(heap, size_bytes);
-    uint32_t start =
-        length == 0 ? HEAP_FIT_NONE : heap_fit_tlsf_take(heap, length);
-    if (start != HEAP_FIT_NONE) {
-      return address_of(heap, start);
-    }
+static __attribute__((cold, noinline)) void end_free(
+    heap_t *heap, heap_fit_tlsf_freed_t freed, block_t block, uint32_t end) {
+  heap_bit_tree_settle(&heap->starts, block.start);
+  heap_bit_tree_settle(&heap->starts, block.start + block.length);
+  if (freed == HEAP_FIT_TLSF_BROKEN) {
+    heap_piece_join(heap, block.start, end - block.start);
   }
-  bool zeroed;
-  return take(heap, 1, size_bytes, false, &zeroed);
 }
 
 // Lock held.
-static inline void give(heap_t *heap, block_t block) {
-  if (heap->is_tlsf) {
-    --heap->live_count;
-    heap->live_length -= block.length;
-    heap_fit_tlsf_free(heap, block.start, block.length);
-  } else {
+static void give(heap_t *heap, block_t block) {
+  if (!heap->is_tlsf) {
     heap_piece_free(heap, block.start, block.length);
+    return;
+  }
+  uint32_t end = block.start + block.length;
+  heap_fit_tlsf_freed_t freed = heap_fit_tlsf_free(
+      heap, heap_fit_tlsf_tuning_of(heap), block.start, &end, true);
+  if (freed != HEAP_FIT_TLSF_DONE) {
+    end_free(heap, freed, block, end);
   }
 }
 
@@ -231,32 +209,94 @@ static inline void give(heap_t *heap, block_t block) {
 static __attribute__((noinline)) void *alloc_for(
     heap_t *heap, size_t align_bytes, size_t size_bytes, bool *out_zeroed,
     const char *function, void *caller) {
-  uint64_t steps = enter(heap);
+  uint64_t steps = heap_private_enter(heap);
   void *ptr = take(heap, align_bytes, size_bytes, false, out_zeroed);
-  leave(heap, steps, function, caller);
+  heap_private_leave(heap, steps, function, caller);
   if (ptr == NULL) {
     errno = ENOMEM;
   }
   return ptr;
 }
 
-void *heap_alloc_in(heap_t *heap, size_t size_bytes) {
+// Lock held.
+static void *take_plain(heap_t *heap, size_t size_bytes) {
   if (heap->segregated != NULL) {
-    enter(heap);
-    void *ptr = heap_segregated_take_plain(heap, size_bytes);
-    unlock(heap);
-    bool zeroed;
-    return ptr != NULL ? ptr
-                       : alloc_for(heap, 1, size_bytes, &zeroed, "alloc",
-                                   __builtin_return_address(0));
+    return heap_segregated_take_plain(heap, size_bytes);
   }
-  uint64_t steps = enter(heap);
+  uint32_t start = HEAP_FIT_NONE;
+  if (heap->is_tlsf) {
+    start = heap_fit_tlsf_take(
+        heap, heap_fit_tlsf_length(heap_fit_tlsf_tuning_of(heap), size_bytes));
+  }
+  return start == HEAP_FIT_NONE ? NULL : heap_private_address(heap, start);
+}
+
+// heap_alloc_in() for any heap.
+static __attribute__((noinline)) void *alloc(heap_t *heap, size_t size_bytes,
+                                             void *caller) {
+  uint64_t steps = heap_private_enter(heap);
   void *ptr = take_plain(heap, size_bytes);
-  leave(heap, steps, "alloc", __builtin_return_address(0));
+  bool zeroed;
+  ptr = ptr != NULL ? ptr : take(heap, 1, size_bytes, false, &zeroed);
+  heap_private_leave(heap, steps, "alloc", caller);
   if (ptr == NULL) {
     errno = ENOMEM;
   }
   return ptr;
+}
+
+// heap_alloc_in() for a TLSF without a lock: two functions, as each saves as
+// many registers as it needs. This one ends an alloc of [start, rest).
+static __attribute__((noinline)) void *alloc_part(heap_t *heap, uint32_t list,
+                                                  uint32_t start, uint32_t end,
+                                                  uint32_t rest, void *caller) {
+  uint64_t steps = heap->steps;
+  bool is_above;
+  if (!heap_fit_tlsf_take_part(heap, HEAP_FIT_TLSF_TUNING, list, start, end,
+                               rest, &is_above)) {
+    return alloc(heap, (size_t)(rest - start) << HEAP_FIT_GRANULE_SHIFT,
+                 caller);
+  }
+  if (__builtin_expect(is_above, 0)) {
+    heap_bit_tree_settle(&heap->starts, rest);
+  }
+  heap_private_note_longest(heap, steps);
+  return heap_fit_tlsf_links(heap, HEAP_FIT_TLSF_TUNING, start);
+}
+
+static __attribute__((noinline)) void *alloc_plain_tlsf(heap_t *heap,
+                                                        size_t size_bytes,
+                                                        void *caller) {
+  const heap_fit_tlsf_tuning_t tuning = HEAP_FIT_TLSF_TUNING;
+  uint32_t length = heap_fit_tlsf_length(tuning, size_bytes);
+  uint32_t list;
+  uint32_t end;
+  uint32_t start = length == 0 ? HEAP_FIT_NONE
+                               : heap_fit_tlsf_find(heap, tuning, length, false,
+                                                    &list, &end);
+  if (__builtin_expect(start == HEAP_FIT_NONE, 0)) {
+    return alloc(heap, size_bytes, caller);
+  }
+  if (end - start - length >= heap->split_length) {
+    return alloc_part(heap, list, start, end, start + length, caller);
+  }
+  uint64_t steps = heap->steps;
+  if (!heap_fit_tlsf_take_whole(heap, tuning, list, start, end)) {
+    return alloc(heap, size_bytes, caller);
+  }
+  heap_private_note_longest(heap, steps);
+  return heap_fit_tlsf_links(heap, tuning, start);
+}
+
+void *heap_alloc_in(heap_t *heap, size_t size_bytes) {
+  void *caller = __builtin_return_address(0);
+  if (heap->plain == HEAP_FIT_PLAIN_SEGREGATED) {
+    void *ptr = heap_segregated_take_plain(heap, size_bytes);
+    return ptr != NULL ? ptr : alloc(heap, size_bytes, caller);
+  }
+  return heap->plain == HEAP_FIT_PLAIN_TLSF
+             ? alloc_plain_tlsf(heap, size_bytes, caller)
+             : alloc(heap, size_bytes, caller);
 }
 
 void *heap_calloc_in(heap_t *heap, size_t count, size_t size_bytes) {
@@ -282,38 +322,97 @@ void *heap_aligned_alloc_in(heap_t *heap, size_t align_bytes,
                    __builtin_return_address(0));
 }
 
-static inline void free_segregated(heap_t *heap, void *ptr, void *caller) {
-  uint64_t steps = enter(heap);
-  heap_segregated_block_t block = heap_segregated_locate(heap, ptr);
-  if (block.size_bytes == 0) {
-    leave_wrong(heap, ptr, steps, "free", caller);
-    return;
-  }
-  if (block.page == NULL || !heap_segregated_give_plain(heap, ptr, &block)) {
-    const heap_segregated_block_t other = block;
-    heap_segregated_give(heap, ptr, &other);
-    leave(heap, steps, "free", caller);
-    return;
-  }
-  unlock(heap);
-}
-
-void heap_free_in(heap_t *heap, void *ptr) {
+// heap_free_in() for any heap and pointer.
+static __attribute__((noinline)) void free_in(heap_t *heap, void *ptr,
+                                              void *caller) {
   if (ptr == NULL) {
     return;
   }
+  uint64_t steps = heap_private_enter(heap);
   if (heap->segregated != NULL) {
-    free_segregated(heap, ptr, __builtin_return_address(0));
+    const heap_segregated_block_t block = heap_segregated_locate(heap, ptr);
+    if (block.size_bytes == 0) {
+      leave_wrong(heap, ptr, steps, "free", caller);
+      return;
+    }
+    if (block.page == NULL || !heap_segregated_give_plain(heap, ptr, &block)) {
+      heap_segregated_give(heap, ptr, &block);
+    }
+  } else {
+    block_t block = locate(heap, ptr);
+    if (block.length == 0) {
+      leave_wrong(heap, ptr, steps, "free", caller);
+      return;
+    }
+    give(heap, block);
+  }
+  heap_private_leave(heap, steps, "free", caller);
+}
+
+// heap_free_in() for a TLSF without a lock, as above. This one is for a piece
+// that may have free neighbours; its length was looked for.
+static __attribute__((noinline)) void free_joined(heap_t *heap, void *ptr,
+                                                  uint32_t start, uint32_t end,
+                                                  void *caller) {
+  uint64_t steps = heap->steps;
+  uint32_t new_end = end;
+  heap_fit_tlsf_freed_t freed =
+      heap_fit_tlsf_free(heap, HEAP_FIT_TLSF_TUNING, start, &new_end, false);
+  if (__builtin_expect(freed == HEAP_FIT_TLSF_NOT, 0)) {
+    free_in(heap, ptr, caller);
     return;
   }
-  uint64_t steps = enter(heap);
-  block_t block = locate(heap, ptr);
-  if (block.length == 0) {
-    leave_wrong(heap, ptr, steps, "free", __builtin_return_address(0));
+  heap->steps += 3;
+  if (__builtin_expect(freed != HEAP_FIT_TLSF_DONE, 0)) {
+    end_free(heap, freed, (block_t){start, end - start}, new_end);
+    heap_private_leave(heap, steps, "free", caller);
     return;
   }
-  give(heap, block);
-  leave(heap, steps, "free", __builtin_return_address(0));
+  heap_private_note_longest(heap, steps);
+}
+
+static __attribute__((noinline)) void free_plain_tlsf(heap_t *heap, void *ptr,
+                                                      void *caller) {
+  uint32_t start;
+  uint32_t end = HEAP_BIT_NONE;
+  if (is_live(heap, HEAP_FIT_GRANULE_SHIFT, ptr, &start)) {
+    end = heap_bit_tree_next_near(&heap->starts, start + 1);
+  }
+  if (__builtin_expect(end == HEAP_BIT_NONE, 0)) {
+    free_in(heap, ptr, caller);
+    return;
+  }
+  uint64_t steps = heap->steps;
+  if (heap_bit_tree_has(&heap->frees, end) || start == 0 ||
+      heap_bit_tree_has(&heap->frees, start - 1) ||
+      !heap_fit_tlsf_free_alone(heap, HEAP_FIT_TLSF_TUNING, start, end)) {
+    free_joined(heap, ptr, start, end, caller);
+    return;
+  }
+  heap->steps += 3;
+  heap_private_note_longest(heap, steps);
+}
+
+// heap_free_in() for a segregated heap without a lock.
+static __attribute__((noinline)) void free_plain_segregated(heap_t *heap,
+                                                            void *ptr,
+                                                            void *caller) {
+  heap_segregated_block_t block = heap_segregated_locate(heap, ptr);
+  if (block.size_bytes == 0 || block.page == NULL ||
+      !heap_segregated_give_plain(heap, ptr, &block)) {
+    free_in(heap, ptr, caller);
+  }
+}
+
+void heap_free_in(heap_t *heap, void *ptr) {
+  void *caller = __builtin_return_address(0);
+  if (heap->plain == HEAP_FIT_PLAIN_TLSF) {
+    free_plain_tlsf(heap, ptr, caller);
+  } else if (heap->plain == HEAP_FIT_PLAIN_SEGREGATED) {
+    free_plain_segregated(heap, ptr, caller);
+  } else {
+    free_in(heap, ptr, caller);
+  }
 }
 
 // Changes the length of the live block at `ptr` where it is, or moves it. NULL:
@@ -378,7 +477,7 @@ void *heap_realloc_in(heap_t *heap, void *ptr, size_t size_bytes) {
     return alloc_for(heap, 1, size_bytes, &zeroed, "realloc",
                      __builtin_return_address(0));
   }
-  uint64_t steps = enter(heap);
+  uint64_t steps = heap_private_enter(heap);
   void *result;
   bool is_live = heap->segregated != NULL
                      ? realloc_segregated(heap, ptr, size_bytes, &result)
@@ -388,7 +487,7 @@ void *heap_realloc_in(heap_t *heap, void *ptr, size_t size_bytes) {
     errno = EINVAL;
     return NULL;
   }
-  leave(heap, steps, "realloc", __builtin_return_address(0));
+  heap_private_leave(heap, steps, "realloc", __builtin_return_address(0));
   if (result == NULL) {
     errno = ENOMEM;
   }
@@ -399,7 +498,7 @@ size_t heap_usable_size_in(heap_t *heap, const void *ptr) {
   if (ptr == NULL) {
     return 0;
   }
-  uint64_t steps = enter(heap);
+  uint64_t steps = heap_private_enter(heap);
   size_t usable_bytes = heap->segregated != NULL
                             ? heap_segregated_locate(heap, ptr).size_bytes
                             : (size_t)locate(heap, ptr).length
@@ -408,114 +507,6 @@ size_t heap_usable_size_in(heap_t *heap, const void *ptr) {
     leave_wrong(heap, ptr, steps, "usable_size", __builtin_return_address(0));
     return 0;
   }
-  leave(heap, steps, "usable_size", __builtin_return_address(0));
+  heap_private_leave(heap, steps, "usable_size", __builtin_return_address(0));
   return usable_bytes;
-}
-
-void heap_reset(heap_t *heap) {
-  uint64_t steps = enter(heap);
-  if (heap->segregated != NULL) {
-    heap_segregated_reset(heap);
-  } else {
-    heap_piece_free_all(heap);
-  }
-  heap->steps = steps;
-  leave(heap, steps, "reset", __builtin_return_address(0));
-}
-
-// Gives back the pages of a free piece that hold nothing.
-static size_t trim(const heap_t *heap, uint32_t start, uint32_t length) {
-  uintptr_t first = (uintptr_t)address_of(heap, start);
-  uintptr_t end = first + ((uintptr_t)length << heap->granule_shift);
-  // The kernel would round up to its pages, into the next block.
-  first = heap_fit_round_up(first + sizeof(heap_fit_links_t), heap->page_bytes);
-  end &= ~(uintptr_t)(heap->page_bytes - 1);
-  bool is_trimmed =
-      first < end && heap_kernel->discard((void *)first, end - first);
-  return is_trimmed ? end - first : 0;
-}
-
-static size_t trim_pieces(heap_t *heap) {
-  size_t trimmed_bytes = 0;
-  bool is_kernels = heap->reservation != NULL && !heap->options.use_file;
-  uint32_t start = is_kernels ? heap_fit_next_free(heap, 0) : HEAP_FIT_NONE;
-  while (start != HEAP_FIT_NONE) {
-    uint32_t length = heap_fit_length(heap, start);
-    trimmed_bytes += trim(heap, start, length);
-    start = heap_fit_next_free(heap, start + length);
-  }
-  return trimmed_bytes;
-}
-
-size_t heap_trim_in(heap_t *heap) {
-  uint64_t steps = enter(heap);
-  size_t trimmed_bytes =
-      heap->segregated != NULL ? heap_segregated_trim(heap) : trim_pieces(heap);
-  heap->steps = steps;
-  leave(heap, steps, "trim", __builtin_return_address(0));
-  return trimmed_bytes;
-}
-
-static bool walk_pieces(const heap_t *heap, heap_visit_t visit, void *context) {
-  bool goes_on = true;
-  for (uint32_t start = 0; goes_on && start < heap->count;) {
-    uint32_t length = heap_fit_length(heap, start);
-    if (!heap_bit_tree_has(&heap->frees, start)) {
-      goes_on = visit(context, address_of(heap, start),
-                      (size_t)length << heap->granule_shift);
-    }
-    start += length;
-  }
-  return goes_on;
-}
-
-bool heap_walk_in(heap_t *heap, heap_visit_t visit, void *context) {
-  uint64_t steps = enter(heap);
-  bool is_done = heap->segregated != NULL
-                     ? heap_segregated_walk(heap, visit, context)
-                     : walk_pieces(heap, visit, context);
-  heap->steps = steps;
-  leave(heap, steps, "walk", __builtin_return_address(0));
-  return is_done;
-}
-
-const char *heap_check_in(heap_t *heap) {
-  uint64_t steps = enter(heap);
-  const char *broken = heap->segregated != NULL ? heap_segregated_check(heap)
-                                                : heap_piece_check(heap);
-  heap->steps = steps;
-  leave(heap, steps, "check", __builtin_return_address(0));
-  return broken;
-}
-
-static void count_free_pieces(const heap_t *heap, heap_private_stats_t *stats) {
-  uint32_t largest = 0;
-  uint32_t start = heap_fit_next_free(heap, 0);
-  while (start != HEAP_FIT_NONE) {
-    uint32_t length = heap_fit_length(heap, start);
-    largest = length > largest ? length : largest;
-    ++stats->num_free;
-    start = heap_fit_next_free(heap, start + length);
-  }
-  stats->largest_free_bytes = (size_t)largest << heap->granule_shift;
-}
-
-void heap_stats_get_in(heap_t *heap, heap_private_stats_t *out_stats) {
-  memset(out_stats, 0, sizeof(*out_stats));
-  enter(heap);
-  out_stats->num_steps = heap->steps;
-  out_stats->max_steps = heap->max_steps;
-  if (heap->segregated != NULL) {
-    heap_segregated_count_free(heap, out_stats);
-  } else {
-    count_free_pieces(heap, out_stats);
-  }
-  heap->steps = out_stats->num_steps;
-  out_stats->mapped_bytes = (size_t)heap->count << heap->granule_shift;
-  out_stats->live_bytes = (size_t)heap->live_length << heap->granule_shift;
-  out_stats->num_live = heap->live_count;
-  out_stats->free_bytes = out_stats->mapped_bytes - out_stats->live_bytes;
-  out_stats->peak_live_bytes = (size_t)heap->peak_length << heap->granule_shift;
-  out_stats->metadata_bytes = heap->metadata_bytes;
-  unlock(heap);
 }

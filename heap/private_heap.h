@@ -168,7 +168,7 @@ typedef struct heap_private_stats {
   uint64_t max_steps;
 } heap_private_stats_t;
 
-// Looks at each free block.
+// Looks at each free block, and at a bit of each granule.
 HEAP_API void heap_stats_get_in(heap_t *heap, heap_private_stats_t *out_stats);
 
 #ifdef __cplusplus

@@ -273,7 +273,7 @@ std::vector<Row> Tuned() {
   for (heap_strategy_t strategy : {HEAP_TLSF, HEAP_BEST_FIT}) {
     const std::string name = strategy == HEAP_TLSF ? "tlsf" : "best fit";
     Add(&rows, name, Options(strategy));
-    for (size_t granule_bytes : {32, 64, 256}) {
+    for (size_t granule_bytes : {8, 32, 64, 256}) {
       heap_options_t options = Options(strategy);
       options.granule_bytes = granule_bytes;
       Add(&rows, name + ", granule_bytes " + std::to_string(granule_bytes),

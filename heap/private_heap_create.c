@@ -28,9 +28,9 @@
 
 enum {
   GRANULE_MIN_BYTES = 8,
-  GRANULE_BYTES = 16,
+  GRANULE_BYTES = 1 << HEAP_FIT_GRANULE_SHIFT,
   GRANULE_MAX_BYTES = 65536,
-  TLSF_LISTS_LOG2 = 4,
+  TLSF_LISTS_LOG2 = HEAP_FIT_TLSF_LISTS_LOG2,
   TLSF_LISTS_LOG2_MAX = 5,
   TABLE_ALIGN_BYTES = 64,  // In a buffer.
 };
@@ -130,6 +130,20 @@ static void start_bitmaps(heap_t *heap) {
   heap_piece_free_all(heap);
 }
 
+static heap_fit_plain_t plain_of(const heap_options_t *options) {
+  if (!options->single_threaded) {
+    return HEAP_FIT_PLAIN_NONE;
+  }
+  if (is_segregated(options)) {
+    return HEAP_FIT_PLAIN_SEGREGATED;
+  }
+  return options->strategy == HEAP_TLSF &&
+                 options->granule_bytes == GRANULE_BYTES &&
+                 options->tlsf_lists_log2 == TLSF_LISTS_LOG2
+             ? HEAP_FIT_PLAIN_TLSF
+             : HEAP_FIT_PLAIN_NONE;
+}
+
 // Starts a heap without granules in zeroed memory for its tables, of which
 // those that grow start at multiples of `table_align_bytes`.
 static heap_t *start(void *tables, const heap_options_t *options,
@@ -144,6 +158,7 @@ static heap_t *start(void *tables, const heap_options_t *options,
   heap->is_tlsf = options->strategy == HEAP_TLSF;
   heap->has_lists = heap->is_buddy || heap->is_tlsf;
   heap->lists_log2 = options->tlsf_lists_log2;
+  heap->plain = plain_of(options);
   heap->capacity = capacity;
   heap->broken_at = HEAP_FIT_NONE;
   heap->base_align_bytes = base_align(options, base);

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -258,8 +259,11 @@ TEST_P(PrivateHeapLimitsTest, TrimsWholePagesOfTheKernels) {
 
 // Bounded time.
 
-uint64_t LongestCall(heap_strategy_t strategy, int steps) {
-  const Heap heap = Create(Options(strategy));
+uint64_t LongestCall(heap_strategy_t strategy, int steps,
+                     bool is_single = false) {
+  heap_options_t options = Options(strategy);
+  options.single_threaded = is_single;
+  const Heap heap = Create(options);
   Random random(heap_testing::Seed());
   std::vector<void *> blocks(20000);
   for (int i = 0; i < steps; ++i) {
@@ -274,6 +278,8 @@ uint64_t LongestCall(heap_strategy_t strategy, int steps) {
 TEST(BoundTest, TlsfAndBuddyTakeFewSteps) {
   const uint64_t first = LongestCall(HEAP_FIRST_FIT, 100000);
   EXPECT_LE(LongestCall(HEAP_TLSF, 1000000), uint64_t{HEAP_TLSF_STEPS_MAX});
+  EXPECT_LE(LongestCall(HEAP_TLSF, 1000000, true),
+            uint64_t{HEAP_TLSF_STEPS_MAX});
   EXPECT_LE(LongestCall(HEAP_BUDDY, 1000000), uint64_t{HEAP_BUDDY_STEPS_MAX});
   EXPECT_GE(first, uint64_t{10 * HEAP_TLSF_STEPS_MAX});
 }
@@ -281,9 +287,12 @@ TEST(BoundTest, TlsfAndBuddyTakeFewSteps) {
 // The worst cases by hand: neighbours as far away as they can be, on both
 // sides; buddies that join and split through all orders; moves.
 TEST(BoundTest, WorstCasesAreWithinTheBound) {
-  for (heap_strategy_t strategy : {HEAP_TLSF, HEAP_BUDDY}) {
+  for (const auto &[strategy, is_single] :
+       {std::pair(HEAP_TLSF, false), std::pair(HEAP_TLSF, true),
+        std::pair(HEAP_BUDDY, false)}) {
     heap_options_t options = Options(strategy);
     options.limit_bytes = size_t{8} << 30;
+    options.single_threaded = is_single;
     const Heap heap = Create(options);
     void *a = heap_alloc_in(heap.get(), size_t{1} << 30);
     void *b = heap_alloc_in(heap.get(), 16);

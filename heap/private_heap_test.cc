@@ -53,8 +53,15 @@ INSTANTIATE_TEST_SUITE_P(Strategies, PrivateHeapTest,
 
 TEST_P(PrivateHeapTest, AgreesWithTheModel) {
   const uint64_t seed = heap_testing::Seed();
-  RunPrivateHeapModel(Options(GetParam()), seed, 20000, 14, 100);
-  RunPrivateHeapModel(Options(GetParam()), seed + 1, 3000, 8, 1);
+  heap_options_t options = Options(GetParam());
+  // Without a lock some calls take short ways of their own.
+  for (const bool is_single : {false, true}) {
+    options.single_threaded = is_single;
+    RunPrivateHeapModel(options, seed, 20000, 14, 100);
+    RunPrivateHeapModel(options, seed + 1, 3000, 8, 1);
+    // Pieces that end far away, and the steps of growth between.
+    RunPrivateHeapModel(options, seed + 2, 3000, 20, 20);
+  }
 }
 
 TEST_P(PrivateHeapTest, AgreesWithTheModelWhateverTheOptions) {
@@ -97,13 +104,14 @@ TEST_P(PrivateHeapTest, AgreesWithTheModelInTheSmallestGranules) {
 
 // So small a heap that all of it can be checked each time. The long form, a
 // million operations, is HEAP_TEST_CHECKED_OPERATIONS=1000000.
-TEST_P(PrivateHeapTest, IsWholeAfterEachOperation) {
+void CheckEachOperation(heap_strategy_t strategy, bool is_single) {
   const char *wanted = getenv("HEAP_TEST_CHECKED_OPERATIONS");
   const int operations = wanted == nullptr ? 30000 : atoi(wanted);
   // Size classes need more, or there would be none for most sizes.
-  std::vector<unsigned char> memory(GetParam() == HEAP_SEGREGATED ? 60000
-                                                                  : 24000);
-  heap_options_t options = Options(GetParam());
+  std::vector<unsigned char> memory(strategy == HEAP_SEGREGATED ? 60000
+                                                                : 24000);
+  heap_options_t options = Options(strategy);
+  options.single_threaded = is_single;
   options.buffer = memory.data();
   options.buffer_bytes = memory.size();
   const Heap heap = Create(options);
@@ -115,12 +123,20 @@ TEST_P(PrivateHeapTest, IsWholeAfterEachOperation) {
     if (i % 256 == 0) {
       model.Check();
     }
-    ASSERT_FALSE(HasFailure()) << "operation " << i;
+    ASSERT_FALSE(testing::Test::HasFailure()) << "operation " << i;
   }
   EXPECT_GT(model.refused(), 0u) << "the heap is never full";
   EXPECT_GT(model.served(), static_cast<size_t>(operations) / 3);
   model.FreeAll();
   model.Check();
+}
+
+TEST_P(PrivateHeapTest, IsWholeAfterEachOperation) {
+  CheckEachOperation(GetParam(), false);
+}
+
+TEST_P(PrivateHeapTest, IsWholeAfterEachOperationWithoutALock) {
+  CheckEachOperation(GetParam(), true);
 }
 
 // No kernel at all: each call to it would fail.

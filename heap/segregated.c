@@ -402,6 +402,7 @@ static void *take_small(heap_t *heap, size_t size_class, bool *out_zeroed) {
     ptr = heap_bin_take(bin, out_zeroed);
   }
   ++heap->steps;
+  ++heap->live_count;
   heap_piece_note_live(heap, bin->block_bytes >> GRANULE_SHIFT);
   return ptr;
 }
@@ -420,6 +421,7 @@ static void *take_run(heap_t *heap, size_t align_bytes, size_t size_bytes,
   if (unit == HEAP_RUN_NONE) {
     return NULL;
   }
+  ++heap->live_count;
   heap_piece_note_live(heap, units << (own->unit_shift - GRANULE_SHIFT));
   return address_of(heap, unit);
 }
@@ -545,7 +547,6 @@ bool heap_segregated_resize(heap_t *heap, void *ptr,
   uint32_t unit = unit_of(heap, ptr);
   size_t new_bytes = (size_t)heap_run_map_find(&own->map, unit).units
                      << own->unit_shift;
-  --heap->live_count;
   heap->live_length -= (uint32_t)(block->size_bytes >> GRANULE_SHIFT);
   heap_piece_note_live(heap, (uint32_t)(new_bytes >> GRANULE_SHIFT));
   return true;

@@ -152,6 +152,7 @@ HEAP_FAST_PATH void *heap_segregated_take_plain(heap_t *heap,
   }
   if (ptr != NULL) {
     ++heap->steps;
+    ++heap->live_count;
     heap_piece_note_live(heap,
                          bin->block_bytes >> HEAP_SEGREGATED_GRANULE_SHIFT);
   }
