@@ -31,8 +31,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "heap/arena.h"
-#include "heap/central.h"
 #include "heap/fast_path.h"
 #include "heap/hardened_internal.h"
 #include "heap/heap.h"
@@ -127,18 +125,11 @@ void heap_free_sized(void *ptr, size_t align_bytes, size_t size_bytes) {
   heap_free_sized_slow(ptr, align_bytes, size_bytes, false);
 }
 
-void *heap_aligned_alloc(size_t align_bytes, size_t size_bytes) {
-  if (align_bytes == 0 || (align_bytes & (align_bytes - 1)) != 0) {
-    errno = EINVAL;
-    return NULL;
-  }
-  if (align_bytes < HEAP_MIN_ALIGN_BYTES) {
-    align_bytes = HEAP_MIN_ALIGN_BYTES;
-  }
+void *heap_aligned_alloc_slow(size_t align_bytes, size_t size_bytes,
+                              const void *caller) {
   bool fresh;
-  return heap_alloc_tell(heap_alloc_silently(align_bytes, size_bytes, &fresh,
-                                             __builtin_return_address(0)),
-                         size_bytes);
+  return heap_alloc_tell(
+      heap_alloc_silently(align_bytes, size_bytes, &fresh, caller), size_bytes);
 }
 
 size_t heap_usable_size(void *ptr) {
@@ -148,20 +139,4 @@ size_t heap_usable_size(void *ptr) {
     return 0;
   }
   return block.size_bytes;
-}
-
-size_t heap_add_memory(void *memory, size_t size_bytes, bool is_zeroed) {
-  size_t used_bytes;
-  heap_hardened_start();
-  heap_central_lock();
-  int error = heap_arena_add(memory, size_bytes, is_zeroed, &used_bytes);
-  heap_central_unlock();
-  if (error != 0) {
-    errno = error;
-  }
-  return used_bytes;
-}
-
-size_t heap_trim(size_t keep_bytes) {
-  return heap_hardened_trim(keep_bytes, true);
 }
