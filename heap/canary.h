@@ -16,14 +16,14 @@
 // Bytes in the middle cannot be changed singly so that another valid canary
 // comes out, as the two copies differ then (hardened_test.cc tries each). To
 // forge a canary one has to know the secrets or be lucky: one in 2^32, in a
-// small block one in 2^38.
+// small block one in 2^39.
 //
 // Of a long slack of a larger block, the room that it has to grow, only the
 // first HEAP_MARKED_MAX_BYTES are marks. The rest is as it was, free memory.
 //
 // The eight bytes before any small block are at all times the canary of the
-// block before it, or zero (free blocks are): each change of them is one store,
-// or several that write zero.
+// block before it, or zero (free blocks are): a canary is one store, and zeros
+// are written eight bytes at a time at least.
 
 #ifndef MY_ALLOC_HEAP_CANARY_H_
 #define MY_ALLOC_HEAP_CANARY_H_

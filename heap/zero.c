@@ -88,19 +88,24 @@ bool heap_is_zero_long(const void *ptr, size_t size_bytes) {
 }
 #endif
 
+static bool is_zero_page(const char *page) {
+  return heap_is_zero_long(page, ZERO_LOOK_BYTES) &&
+         heap_is_zero_long(page + ZERO_LOOK_BYTES,
+                           HEAP_GUARD_BYTES - ZERO_LOOK_BYTES);
+}
+
 void heap_zero_pages(void *ptr, size_t size_bytes) {
   char *bytes = ptr;
-  if (size_bytes < ZERO_BY_PAGE_MIN_BYTES) {
-    memset(ptr, 0, size_bytes);
-    return;
-  }
+  size_t start = 0;  // Of pages that are not zero, in one go.
   size_t at = 0;
-  for (; at + HEAP_GUARD_BYTES <= size_bytes; at += HEAP_GUARD_BYTES) {
-    if (!heap_is_zero_long(bytes + at, ZERO_LOOK_BYTES) ||
-        !heap_is_zero_long(bytes + at + ZERO_LOOK_BYTES,
-                           HEAP_GUARD_BYTES - ZERO_LOOK_BYTES)) {
-      memset(bytes + at, 0, HEAP_GUARD_BYTES);
+  while (size_bytes >= ZERO_BY_PAGE_MIN_BYTES &&
+         at + HEAP_GUARD_BYTES <= size_bytes) {
+    size_t next = at + HEAP_GUARD_BYTES;
+    if (is_zero_page(bytes + at)) {
+      memset(bytes + start, 0, at - start);
+      start = next;
     }
+    at = next;
   }
-  memset(bytes + at, 0, size_bytes - at);
+  memset(bytes + start, 0, size_bytes - start);
 }
