@@ -7,19 +7,23 @@
 //   | the program's  | mark mark mark ... mark          | the canary   |
 //                                                        mark|code|mark
 //
-// The canary is eight bytes, its first and last the mark, and between them 48
-// bits from which the size follows: (key ^ slack * factor), where the slack is
-// all bytes from the requested end on. Key and mark are made of secrets and of
-// the address. A write of any byte but the mark itself at `ptr + size` hits a
-// mark, or the canary's first byte, which is one. A mark is even and above
-// 0x80, one of 63: neither zero, nor text, nor -1, nor the 0x80 that ends what
-// is hashed can be taken for it. Bytes in the middle
-// cannot be changed singly so that another valid code comes out (canary_test.cc
-// tries each). To forge a canary one has to know the secrets or be lucky: one
-// in 2^33.
+// The canary is eight bytes, its first and last the mark, and between them 24
+// bits twice that tell the slack, all bytes from the requested end on; all of
+// it under a key made of secrets and of the address. A write of any byte but
+// the mark itself at `ptr + size` hits a mark, or the canary's first byte,
+// which is one. A mark is even and above 0x80, one of 63: neither zero, nor
+// text, nor -1, nor the 0x80 that ends what is hashed can be taken for it.
+// Bytes in the middle cannot be changed singly so that another valid canary
+// comes out, as the two copies differ then (hardened_test.cc tries each). To
+// forge a canary one has to know the secrets or be lucky: one in 2^32, in a
+// small block one in 2^39.
+//
+// Of a long slack of a larger block, the room that it has to grow, only the
+// first HEAP_MARKED_MAX_BYTES are marks. The rest is as it was, free memory.
 //
 // The eight bytes before any small block are at all times the canary of the
-// block before it, or zero (free blocks are): each change of them is one store.
+// block before it, or zero (free blocks are): a canary is one store, and zeros
+// are written eight bytes at a time at least.
 
 #ifndef MY_ALLOC_HEAP_CANARY_H_
 #define MY_ALLOC_HEAP_CANARY_H_
@@ -31,6 +35,7 @@
 #include <string.h>
 
 #include "heap/harden.h"
+#include "heap/size_class.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -38,36 +43,60 @@ extern "C" {
 
 #define HEAP_CANARY_BYTES 8
 // No slack is longer.
-#define HEAP_SLACK_MAX_BYTES (UINT64_C(1) << 17)
-#define HEAP_CANARY_CODE_MASK ((UINT64_C(1) << 48) - 1)
-// Odd, and its inverse modulo 2^48.
-#define HEAP_CANARY_FACTOR UINT64_C(0x9e3779b97f4b)
-#define HEAP_CANARY_INVERSE UINT64_C(0x393dee219263)
+#define HEAP_SLACK_MAX_BYTES (UINT64_C(1) << 22)
+// More than the slack of a larger block without room to grow.
+#define HEAP_MARKED_MAX_BYTES 4096
+// Makes two copies of 24 bits, for bytes 1 to 6.
+#define HEAP_CANARY_COPIES UINT64_C(0x0000000100000100)
+#define HEAP_CANARY_MIDDLE UINT64_C(0x00ffffffffffff00)
 
-static inline uint64_t heap_canary_key(uintptr_t end) {
-  uint64_t key = (end ^ heap_harden.canary_secret) * heap_harden.canary_factor;
-  return key ^ key >> 32;
+enum {
+  HEAP_MARK_SHIFT = 58,
+  HEAP_MARK_COUNT = 64,
+};
+
+// Each mark, in all bytes of a word; the first one twice. Immutable.
+extern const uint64_t heap_canary_marks[HEAP_MARK_COUNT]
+    __attribute__((visibility("hidden")));
+
+static inline uint64_t heap_canary_mix(uintptr_t end) {
+  return (end ^ heap_harden.canary_secret) * heap_harden.canary_factor;
 }
 
-static inline uint64_t heap_canary_mark(uint64_t key) {
-  return 0x82 + 2 * ((key >> 56) * 63 >> 8);
+// Returns the mark of a canary, in all bytes.
+static inline uint64_t heap_canary_marks_of(uint64_t mix) {
+  return heap_canary_marks[mix >> HEAP_MARK_SHIFT];
+}
+
+// Returns the canary of no slack. Its first and last bytes are the mark.
+static inline uint64_t heap_canary_key_of(uint64_t mix) {
+  return heap_canary_marks_of(mix) ^ (mix & HEAP_CANARY_MIDDLE);
+}
+
+static inline uint64_t heap_canary_key(uintptr_t end) {
+  return heap_canary_key_of(heap_canary_mix(end));
 }
 
 static inline uint64_t heap_canary_make(uintptr_t end, size_t slack_bytes) {
-  uint64_t key = heap_canary_key(end);
-  uint64_t mark = heap_canary_mark(key);
-  uint64_t code =
-      (key ^ slack_bytes * HEAP_CANARY_FACTOR) & HEAP_CANARY_CODE_MASK;
-  return mark | code << 8 | mark << 56;
+  return heap_canary_key(end) ^ slack_bytes * HEAP_CANARY_COPIES;
+}
+
+// Tells whether the word before the end whose key this is is a canary, and
+// which slack it tells.
+static inline bool heap_canary_read(uint64_t word, uint64_t key,
+                                    uint64_t *out_slack_bytes) {
+  uint64_t copies = word ^ key;
+  *out_slack_bytes = copies >> 8 & 0xffffff;
+  return *out_slack_bytes * HEAP_CANARY_COPIES == copies;
 }
 
 // Returns the slack that a canary tells, something huge if it is none.
 static inline uint64_t heap_canary_slack(uintptr_t end, uint64_t canary) {
-  uint64_t key = heap_canary_key(end);
-  uint64_t mark = heap_canary_mark(key);
-  uint64_t code = (canary >> 8 ^ key) & HEAP_CANARY_CODE_MASK;
-  uint64_t slack = code * HEAP_CANARY_INVERSE & HEAP_CANARY_CODE_MASK;
-  return (canary & 0xff) == mark && canary >> 56 == mark ? slack : UINT64_MAX;
+  uint64_t slack_bytes;
+  return heap_canary_read(canary, heap_canary_key(end), &slack_bytes) &&
+                 slack_bytes <= HEAP_SLACK_MAX_BYTES
+             ? slack_bytes
+             : UINT64_MAX;
 }
 
 static inline uint64_t heap_canary_load(uintptr_t address) {
@@ -78,6 +107,27 @@ static inline void heap_canary_store(uintptr_t address, uint64_t word) {
   __atomic_store_n((uint64_t *)address, word, __ATOMIC_RELAXED);
 }
 
+typedef uint64_t heap_chunk_t
+    __attribute__((vector_size(16), aligned(1), may_alias));
+
+// 16 bytes that are clear, 16 that are set. Immutable.
+extern const uint8_t heap_canary_window[32]
+    __attribute__((visibility("hidden")));
+
+// Returns the last `count` < 16 bytes of a chunk set.
+static inline heap_chunk_t heap_canary_last_bytes(size_t count) {
+  return *(const heap_chunk_t *)(heap_canary_window + count);
+}
+
+// How many marks stand before a canary that tells this slack.
+static inline size_t heap_canary_marked_bytes(size_t slack_bytes,
+                                              size_t block_bytes) {
+  size_t left = slack_bytes - HEAP_CANARY_BYTES;
+  return left < HEAP_MARKED_MAX_BYTES || block_bytes <= HEAP_SMALL_MAX_BYTES
+             ? left
+             : HEAP_MARKED_MAX_BYTES;
+}
+
 // Writes the slack of a block of `block_bytes`, a multiple of 16, of which
 // `size_bytes` were asked for.
 static inline void heap_canary_set(void *ptr, size_t size_bytes,
@@ -85,53 +135,70 @@ static inline void heap_canary_set(void *ptr, size_t size_bytes,
   uintptr_t end = (uintptr_t)ptr + block_bytes;
   size_t slack_bytes = block_bytes - size_bytes;
   uint64_t canary = heap_canary_make(end, slack_bytes);
-  uint64_t marks = (canary & 0xff) * UINT64_C(0x0101010101010101);
-  uintptr_t at = end - HEAP_CANARY_BYTES;
-  size_t left = slack_bytes - HEAP_CANARY_BYTES;
-  for (; left >= 8; left -= 8) {
-    at -= 8;
-    heap_canary_store(at, marks);
-  }
-  if (left > 0) {
-    at -= 8;
-    uint64_t slack_mask = ~UINT64_C(0) << (64 - 8 * left);
-    heap_canary_store(
-        at, (heap_canary_load(at) & ~slack_mask) | (marks & slack_mask));
-  }
+  memset((char *)ptr + size_bytes, (int)(canary & 0xff),
+         heap_canary_marked_bytes(slack_bytes, block_bytes));
   heap_canary_store(end - HEAP_CANARY_BYTES, canary);
 }
 
+// The same of a block that is to be handed out: nobody needs what is in it.
+static inline __attribute__((always_inline)) void heap_canary_set_new(
+    void *ptr, size_t size_bytes, size_t block_bytes) {
+  uintptr_t end = (uintptr_t)ptr + block_bytes;
+  size_t slack_bytes = block_bytes - size_bytes;
+  size_t left = slack_bytes - HEAP_CANARY_BYTES;
+  uint64_t mix = heap_canary_mix(end);
+  uint64_t key = heap_canary_key_of(mix);
+  if (__builtin_expect(left < 16 && block_bytes >= 32, 1)) {
+    uint64_t marks = heap_canary_marks_of(mix);
+    *(heap_chunk_t *)(end - 24) =
+        (heap_chunk_t){marks, marks} & heap_canary_last_bytes(left);
+  } else {
+    memset((char *)ptr + size_bytes, (int)(key & 0xff),
+           heap_canary_marked_bytes(slack_bytes, block_bytes));
+  }
+  heap_canary_store(end - HEAP_CANARY_BYTES,
+                    key ^ slack_bytes * HEAP_CANARY_COPIES);
+}
+
+// Tells whether the `count` bytes at `ptr` are all marks.
+bool heap_canary_are_marks(const void *ptr, size_t count, uint8_t mark);
+
 // Tells whether the slack is as it was written, and then also which size was
 // asked for.
-static inline bool heap_canary_check(const void *ptr, size_t block_bytes,
-                                     size_t *out_size_bytes) {
+static inline __attribute__((always_inline)) bool heap_canary_check(
+    const void *ptr, size_t block_bytes, size_t *out_size_bytes) {
   uintptr_t end = (uintptr_t)ptr + block_bytes;
-  uint64_t canary = heap_canary_load(end - HEAP_CANARY_BYTES);
-  uint64_t slack_bytes = heap_canary_slack(end, canary);
-  if (slack_bytes - HEAP_CANARY_BYTES > block_bytes - HEAP_CANARY_BYTES ||
-      slack_bytes > HEAP_SLACK_MAX_BYTES) {
+  uint64_t mix = heap_canary_mix(end);
+  uint64_t key = heap_canary_key_of(mix);
+  uint64_t slack_bytes;
+  if (!heap_canary_read(heap_canary_load(end - HEAP_CANARY_BYTES), key,
+                        &slack_bytes) ||
+      slack_bytes - HEAP_CANARY_BYTES > block_bytes - HEAP_CANARY_BYTES) {
     return false;
   }
-  uint64_t marks = (canary & 0xff) * UINT64_C(0x0101010101010101);
-  uintptr_t at = end - HEAP_CANARY_BYTES;
-  size_t left = slack_bytes - HEAP_CANARY_BYTES;
-  uint64_t wrong = 0;
-  for (; left >= 8; left -= 8) {
-    at -= 8;
-    wrong |= heap_canary_load(at) ^ marks;
-  }
-  if (left > 0) {
-    wrong |= (heap_canary_load(at - 8) ^ marks) >> (64 - 8 * left);
-  }
   *out_size_bytes = block_bytes - slack_bytes;
-  return wrong == 0;
+  size_t left = slack_bytes - HEAP_CANARY_BYTES;
+  if (__builtin_expect(left < 16 && block_bytes >= 32, 1)) {
+    uint64_t marks = heap_canary_marks_of(mix);
+    heap_chunk_t wrong =
+        (*(const heap_chunk_t *)(end - 24) ^ (heap_chunk_t){marks, marks}) &
+        heap_canary_last_bytes(left);
+    return (wrong[0] | wrong[1]) == 0;
+  }
+  return heap_canary_are_marks(
+      (const char *)ptr + *out_size_bytes,
+      heap_canary_marked_bytes(slack_bytes, block_bytes),
+      (uint8_t)(key & 0xff));
 }
 
 // Tells whether the word before a small block is as the heap left it.
-static inline bool heap_canary_is_whole_before(const void *ptr) {
+static inline __attribute__((always_inline)) bool heap_canary_is_whole_before(
+    const void *ptr) {
   uint64_t word = heap_canary_load((uintptr_t)ptr - HEAP_CANARY_BYTES);
-  return word == 0 ||
-         heap_canary_slack((uintptr_t)ptr, word) <= HEAP_SLACK_MAX_BYTES;
+  uint64_t copies = word ^ heap_canary_key((uintptr_t)ptr);
+  // Both, without a branch: either is as likely.
+  return (word == 0) |
+         ((copies >> 8 & 0xffffff) * HEAP_CANARY_COPIES == copies);
 }
 
 #ifdef __cplusplus

@@ -26,6 +26,9 @@ extern "C" {
 // free(). Looking that up here would cost a stack frame.
 void *heap_alloc_slow(size_t size_bytes);
 void *heap_calloc_slow(size_t size_bytes);
+// An alignment that is one, and not below HEAP_MIN_ALIGN_BYTES.
+void *heap_aligned_alloc_slow(size_t align_bytes, size_t size_bytes,
+                              const void *caller);
 void heap_free_slow(void *ptr);
 // See heap_free_sized; `may_have_shrunk` by heap_realloc.
 void heap_free_sized_slow(void *ptr, size_t align_bytes, size_t size_bytes,

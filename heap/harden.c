@@ -144,6 +144,15 @@ void heap_harden_help(void) {
   heap_text_write(&text);
 }
 
+static uint32_t derived(uint32_t defences) {
+  const uint32_t looks = HEAP_HARDEN_ZERO | HEAP_HARDEN_REUSE;
+  const uint32_t neighbour = HEAP_HARDEN_CANARY | HEAP_HARDEN_ZERO;
+  const uint32_t waits = HEAP_HARDEN_CANARY | HEAP_HARDEN_QUARANTINE;
+  return ((defences & looks) == looks ? HEAP_HARDEN_LOOKS : 0) |
+         ((defences & neighbour) == neighbour ? HEAP_HARDEN_NEIGHBOUR : 0) |
+         ((defences & waits) == waits ? HEAP_HARDEN_WAITS : 0);
+}
+
 void heap_harden_start(void) {
   const char *unknown;
   heap_harden_choice_t choice =
@@ -156,5 +165,5 @@ void heap_harden_start(void) {
   heap_harden.canary_factor = heap_random_next(&random) | 1;
   heap_harden.canary_bytes =
       (choice.defences & HEAP_HARDEN_CANARY) != 0 ? 8 : 0;
-  heap_harden.defences = choice.defences;
+  heap_harden.defences = choice.defences | derived(choice.defences);
 }

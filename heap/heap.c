@@ -504,14 +504,9 @@ void *heap_realloc(void *ptr, size_t size_bytes) {
   return realloc_by_copy(ptr, &block, size_bytes, &call);
 }
 
-void *heap_aligned_alloc(size_t align_bytes, size_t size_bytes) {
-  if (align_bytes == 0 || (align_bytes & (align_bytes - 1)) != 0) {
-    errno = EINVAL;
-    return NULL;
-  }
-  if (align_bytes < HEAP_MIN_ALIGN_BYTES) {
-    align_bytes = HEAP_MIN_ALIGN_BYTES;
-  }
+void *heap_aligned_alloc_slow(size_t align_bytes, size_t size_bytes,
+                              const void *caller) {
+  (void)caller;
   bool zeroed;
   return tell_alloc(alloc_silently(align_bytes, size_bytes, &zeroed),
                     size_bytes);
@@ -524,19 +519,4 @@ size_t heap_usable_size(void *ptr) {
     return 0;
   }
   return block.usable_bytes;
-}
-
-size_t heap_add_memory(void *memory, size_t size_bytes, bool is_zeroed) {
-  size_t used_bytes;
-  heap_central_lock();
-  int error = heap_arena_add(memory, size_bytes, is_zeroed, &used_bytes);
-  heap_central_unlock();
-  if (error != 0) {
-    errno = error;
-  }
-  return used_bytes;
-}
-
-size_t heap_trim(size_t keep_bytes) {
-  return heap_trim_all(keep_bytes, true);
 }

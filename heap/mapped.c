@@ -19,15 +19,12 @@
 #include "heap/fatal.h"
 #include "heap/hooks.h"
 #include "heap/kernel.h"
+#include "heap/mapped_list.h"
 
 enum {
   // Every mapping starts at a multiple of this at least.
   KERNEL_PAGE_MIN_BYTES = 4096,
 };
-
-// Guarded by the central lock.
-static size_t total_bytes;
-static heap_page_list_t blocks;
 
 static size_t round_up_to_page(size_t size_bytes) {
   return (size_bytes + HEAP_PAGE_BYTES - 1) & ~(size_t)(HEAP_PAGE_BYTES - 1);
@@ -44,16 +41,8 @@ static bool describe(uintptr_t start, uintptr_t mapping_start,
   page->start = start;
   page->mapping_start = mapping_start;
   page->mapping_bytes = mapping_bytes;
-  page->kind = HEAP_PAGE_MAPPED;
-  heap_page_list_push_back(&blocks, page);
-  total_bytes += mapping_bytes;
+  heap_mapped_list_add(page);
   return true;
-}
-
-static void forget(heap_page_t *page) {
-  page->kind = HEAP_PAGE_NONE;
-  heap_page_list_remove(&blocks, page);
-  total_bytes -= page->mapping_bytes;
 }
 
 void *heap_mapped_alloc(size_t align_bytes, size_t size_bytes) {
@@ -91,7 +80,7 @@ bool heap_mapped_free(void *ptr) {
   }
   void *mapping = (void *)page->mapping_start;
   size_t mapping_bytes = page->mapping_bytes;
-  forget(page);
+  heap_mapped_list_remove(page);
   heap_hook_unmap(mapping, mapping_bytes);
   heap_central_count_kernel_call();
   heap_central_unlock();
@@ -133,8 +122,7 @@ bool heap_mapped_resize(void *ptr, size_t size_bytes) {
     }
   }
   if (done) {
-    total_bytes += new_bytes - old_bytes;
-    page->mapping_bytes = new_bytes;
+    heap_mapped_list_set_bytes(page, new_bytes);
   }
   heap_central_unlock();
   return done;
@@ -150,10 +138,10 @@ static bool move_to(void *ptr, uintptr_t target, size_t new_bytes) {
   }
   heap_central_count_kernel_call();
   if (!heap_kernel->move(mapping, old_bytes, (void *)target, new_bytes)) {
-    forget(heap_page_of(target));
+    heap_mapped_list_remove(heap_page_of(target));
     return false;
   }
-  forget(page);
+  heap_mapped_list_remove(page);
   heap_hook_unmap(mapping, old_bytes);
   heap_hook_map((void *)target, new_bytes);
   return true;
@@ -182,42 +170,4 @@ void *heap_mapped_move(void *ptr, size_t size_bytes) {
   }
   heap_hook_alloc(target, size_bytes, new_bytes);
   return target;
-}
-
-size_t heap_mapped_total_bytes(void) {
-  return total_bytes;
-}
-
-static bool is_right(const heap_page_t *page, const heap_page_t *prev) {
-  return page->prev == prev && page->kind == HEAP_PAGE_MAPPED &&
-         heap_page_of(page->start) == page && page->reciprocal == 0 &&
-         page->start >= page->mapping_start &&
-         page->start - page->mapping_start < page->mapping_bytes;
-}
-
-const char *heap_mapped_check(void) {
-  size_t sum_bytes = 0;
-  const heap_page_t *prev = NULL;
-  for (const heap_page_t *page = blocks.first; page != NULL;
-       page = page->next) {
-    if (!is_right(page, prev)) {
-      return "mapped: a block whose descriptor is wrong";
-    }
-    sum_bytes += page->mapping_bytes;
-    prev = page;
-  }
-  if (blocks.last != prev) {
-    return "mapped: a list of blocks that is broken";
-  }
-  return sum_bytes == total_bytes ? NULL : "mapped: wrong sum of mappings";
-}
-
-bool heap_mapped_walk(heap_visit_t visit, void *context) {
-  for (const heap_page_t *page = blocks.first; page != NULL;
-       page = page->next) {
-    if (!visit(context, (void *)page->start, heap_mapped_usable_size(page))) {
-      return false;
-    }
-  }
-  return true;
 }

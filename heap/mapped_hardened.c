@@ -21,6 +21,7 @@
 #include "heap/hooks.h"
 #include "heap/kernel.h"
 #include "heap/mapped.h"
+#include "heap/mapped_list.h"
 
 enum {
   RING_SLOTS = 16,
@@ -36,8 +37,6 @@ typedef struct range {
 } range_t;
 
 // Guarded by the central lock.
-static size_t total_bytes;
-static heap_page_list_t blocks;
 static range_t ring[RING_SLOTS];
 static size_t ring_next;
 static size_t ring_bytes;
@@ -66,16 +65,8 @@ static bool describe(uintptr_t start, size_t space_bytes) {
   page->start = start;
   page->mapping_start = start - HEAP_GUARD_BYTES;
   page->mapping_bytes = space_bytes + 2 * HEAP_GUARD_BYTES;
-  page->kind = HEAP_PAGE_MAPPED;
-  heap_page_list_push_back(&blocks, page);
-  total_bytes += page->mapping_bytes;
+  heap_mapped_list_add(page);
   return true;
-}
-
-static void forget(heap_page_t *page) {
-  page->kind = HEAP_PAGE_NONE;
-  heap_page_list_remove(&blocks, page);
-  total_bytes -= page->mapping_bytes;
 }
 
 // A refusal leaves addresses that nobody uses, but not their memory.
@@ -182,7 +173,7 @@ bool heap_mapped_free(void *ptr) {
   void *mapping = (void *)page->mapping_start;
   size_t mapping_bytes = page->mapping_bytes;
   heap_hook_unmap(ptr, heap_mapped_usable_size(page));
-  forget(page);
+  heap_mapped_list_remove(page);
   heap_central_count_kernel_call();
   heap_central_unlock();
   // Ours still, so nobody else has the addresses.
@@ -230,8 +221,7 @@ bool heap_mapped_resize(void *ptr, size_t size_bytes) {
       if (heap_harden_has(HEAP_HARDEN_GUARD)) {
         heap_kernel->forbid((void *)guard, HEAP_GUARD_BYTES);
       }
-      total_bytes -= gone_bytes;
-      page->mapping_bytes -= gone_bytes;
+      heap_mapped_list_set_bytes(page, page->mapping_bytes - gone_bytes);
       heap_hook_unmap((void *)guard, gone_bytes);
     }
   }
@@ -248,10 +238,10 @@ static bool move_to(void *ptr, uintptr_t target, size_t space_bytes) {
   }
   heap_central_count_kernel_call();
   if (!heap_kernel->move(ptr, old_bytes, (void *)target, space_bytes)) {
-    forget(heap_page_of(target));
+    heap_mapped_list_remove(heap_page_of(target));
     return false;
   }
-  forget(page);
+  heap_mapped_list_remove(page);
   heap_hook_unmap(ptr, old_bytes);
   heap_hook_map((void *)target, space_bytes);
   return true;
@@ -284,42 +274,4 @@ void *heap_mapped_move(void *ptr, size_t size_bytes) {
   heap_hook_alloc(moved ? (void *)target : ptr, moved ? size_bytes : old_bytes,
                   moved ? size_bytes : old_bytes);
   return moved ? (void *)target : NULL;
-}
-
-size_t heap_mapped_total_bytes(void) {
-  return total_bytes;
-}
-
-static bool is_right(const heap_page_t *page, const heap_page_t *prev) {
-  return page->prev == prev && page->kind == HEAP_PAGE_MAPPED &&
-         heap_page_of(page->start) == page && page->reciprocal == 0 &&
-         page->start == page->mapping_start + HEAP_GUARD_BYTES &&
-         page->mapping_bytes > 2 * HEAP_GUARD_BYTES;
-}
-
-const char *heap_mapped_check(void) {
-  size_t sum_bytes = 0;
-  const heap_page_t *prev = NULL;
-  for (const heap_page_t *page = blocks.first; page != NULL;
-       page = page->next) {
-    if (!is_right(page, prev)) {
-      return "mapped: a block whose descriptor is wrong";
-    }
-    sum_bytes += page->mapping_bytes;
-    prev = page;
-  }
-  if (blocks.last != prev) {
-    return "mapped: a list of blocks that is broken";
-  }
-  return sum_bytes == total_bytes ? NULL : "mapped: wrong sum of mappings";
-}
-
-bool heap_mapped_walk(heap_visit_t visit, void *context) {
-  for (const heap_page_t *page = blocks.first; page != NULL;
-       page = page->next) {
-    if (!visit(context, (void *)page->start, heap_mapped_usable_size(page))) {
-      return false;
-    }
-  }
-  return true;
 }

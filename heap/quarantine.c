@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // The slots make the time that a block waits unforeseeable, the queue makes it
-// long for certain. Blocks above SHUFFLED_MAX_BYTES do not go through the
+// long for certain. Blocks above HEAP_SHUFFLED_MAX_BYTES do not go through the
 // slots, or those would have all of HEAP_QUARANTINE_BYTES and the queue
 // nothing. So a block waits for this many frees of its size at least:
 //
@@ -17,7 +17,7 @@
 // than that go through at once, as each would keep its memory. Which of those
 // that wait is freed is chance, of the older half.
 
-#include "heap/quarantine.h"
+#include "heap/quarantine_push.h"
 
 #include "heap/arena.h"
 #include "heap/central.h"
@@ -29,7 +29,6 @@
 #include "heap/thread_heap.h"
 
 enum {
-  SHUFFLED_MAX_BYTES = HEAP_QUARANTINE_BYTES / 2 / HEAP_SHUFFLE_SLOTS,
   RUNS_MAX = 32,
   RUN_BYTES_MAX = 512 << 10,
 };
@@ -46,75 +45,30 @@ static size_t run_count;
 static size_t run_bytes;
 static heap_random_t run_random;
 
-void heap_quarantine_release(heap_thread_t *thread, void *ptr) {
-  heap_page_t *page = heap_page_of((uintptr_t)ptr);
-  uint64_t offset = (uintptr_t)ptr - page->start;
-  uint8_t *state = page->states + (offset * page->reciprocal >> 32);
-  if (thread != NULL &&
-      __atomic_load_n(&page->owner, __ATOMIC_RELAXED) == thread) {
-    heap_thread_free_own(thread, page, ptr, state);
-  } else {
-    heap_thread_release_foreign(page, state);
-  }
-}
-
-static size_t block_bytes_of(const void *ptr) {
-  return heap_class_info[heap_page_of((uintptr_t)ptr)->size_class].size_bytes;
-}
-
-static void evict(heap_thread_t *thread, void *ptr) {
-  thread->quarantine.bytes -= block_bytes_of(ptr);
-  heap_quarantine_release(thread, ptr);
-}
-
-static void evict_oldest(heap_thread_t *thread) {
-  heap_quarantine_t *waiting = &thread->quarantine;
-  void *ptr = waiting->queue[waiting->queue_first];
-  waiting->queue_first = (waiting->queue_first + 1) % HEAP_QUEUE_SLOTS;
-  --waiting->queue_count;
-  evict(thread, ptr);
-}
-
 // Frees blocks of the queue until no more than `most_bytes` wait in all, or
 // `least_count` in it.
 static void shrink(heap_thread_t *thread, size_t most_bytes,
                    size_t least_count) {
   heap_quarantine_t *waiting = &thread->quarantine;
   while (waiting->queue_count > least_count && waiting->bytes > most_bytes) {
-    evict_oldest(thread);
+    heap_waiting_t oldest = waiting->queue[waiting->queue_first];
+    waiting->queue_first = (waiting->queue_first + 1) % HEAP_QUEUE_SLOTS;
+    --waiting->queue_count;
+    heap_quarantine_evict(thread, oldest);
   }
 }
 
-void heap_quarantine_push(heap_thread_t *thread, void *ptr,
-                          size_t block_bytes) {
-  heap_quarantine_t *waiting = &thread->quarantine;
-  waiting->bytes += block_bytes;
-  if (block_bytes <= SHUFFLED_MAX_BYTES &&
-      heap_harden_has(HEAP_HARDEN_RANDOM)) {
-    uint32_t slot = heap_random_6_bits(&waiting->random);
-    void *old = waiting->shuffled[slot];
-    waiting->shuffled[slot] = ptr;
-    ptr = old;
-  }
-  if (ptr != NULL) {
-    if (waiting->queue_count == HEAP_QUEUE_SLOTS) {
-      evict_oldest(thread);
-    }
-    uint32_t end = waiting->queue_first + waiting->queue_count++;
-    waiting->queue[end % HEAP_QUEUE_SLOTS] = ptr;
-  }
-  if (__builtin_expect(waiting->bytes > HEAP_QUARANTINE_BYTES, 0)) {
-    shrink(thread, HEAP_QUARANTINE_BYTES, HEAP_QUARANTINE_LEAST_COUNT);
-  }
+void heap_quarantine_shrink(heap_thread_t *thread) {
+  shrink(thread, HEAP_QUARANTINE_BYTES, HEAP_QUARANTINE_LEAST_COUNT);
 }
 
 void heap_quarantine_flush(heap_thread_t *thread) {
   shrink(thread, 0, 0);
   for (size_t i = 0; i < HEAP_SHUFFLE_SLOTS; ++i) {
-    void *ptr = thread->quarantine.shuffled[i];
-    if (ptr != NULL) {
-      thread->quarantine.shuffled[i] = NULL;
-      evict(thread, ptr);
+    heap_waiting_t block = thread->quarantine.shuffled[i];
+    if (block.page != NULL) {
+      thread->quarantine.shuffled[i] = (heap_waiting_t){0};
+      heap_quarantine_evict(thread, block);
     }
   }
 }
@@ -122,7 +76,7 @@ void heap_quarantine_flush(heap_thread_t *thread) {
 size_t heap_quarantine_count(const heap_thread_t *thread) {
   size_t count = thread->quarantine.queue_count;
   for (size_t i = 0; i < HEAP_SHUFFLE_SLOTS; ++i) {
-    count += thread->quarantine.shuffled[i] != NULL;
+    count += thread->quarantine.shuffled[i].page != NULL;
   }
   return count;
 }
@@ -165,7 +119,7 @@ static void release_run(size_t index) {
 static size_t choose_run(void) {
   size_t first = 0;
   if (heap_harden_has(HEAP_HARDEN_RANDOM) && run_count > 1) {
-    first = heap_random_6_bits(&run_random) % ((run_count + 1) / 2);
+    first = heap_random_byte(&run_random) % ((run_count + 1) / 2);
   }
   for (size_t i = 0; i < run_count; ++i) {
     size_t index = (first + i) % run_count;

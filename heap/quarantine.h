@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "heap/page_table.h"
 #include "heap/random.h"
 
 #ifdef __cplusplus
@@ -25,31 +26,33 @@ enum {
   // Of the blocks of one thread that wait, unless so few wait in the queue.
   HEAP_QUARANTINE_BYTES = 128 << 10,
   HEAP_QUARANTINE_LEAST_COUNT = 16,
+  // Longer blocks do not go through the slots.
+  HEAP_SHUFFLED_MAX_BYTES = HEAP_QUARANTINE_BYTES / 2 / HEAP_SHUFFLE_SLOTS,
 };
+
+// A small block that waits.
+typedef struct heap_waiting {
+  heap_page_t *page;  // In which it starts; NULL: none.
+  uint8_t *state;     // HEAP_BLOCK_CACHED.
+} heap_waiting_t;
 
 // Of one thread. Zeroed is empty.
 typedef struct heap_quarantine {
   size_t bytes;
   uint32_t queue_first;
   uint32_t queue_count;
-  void *shuffled[HEAP_SHUFFLE_SLOTS];  // NULL: empty.
-  void *queue[HEAP_QUEUE_SLOTS];       // A ring.
+  heap_waiting_t shuffled[HEAP_SHUFFLE_SLOTS];
+  heap_waiting_t queue[HEAP_QUEUE_SLOTS];  // A ring.
   heap_random_t random;
 } heap_quarantine_t;
 
 struct heap_thread;
 
-// Takes a small block of `block_bytes` whose state is CACHED, by any thread;
-// frees others.
-void heap_quarantine_push(struct heap_thread *thread, void *ptr,
-                          size_t block_bytes);
-
 // Frees all of them.
 void heap_quarantine_flush(struct heap_thread *thread);
 
-// Frees a small block in state CACHED; `thread` is the calling thread's, NULL
-// if it has none.
-void heap_quarantine_release(struct heap_thread *thread, void *ptr);
+// Frees blocks until no more wait than may.
+void heap_quarantine_shrink(struct heap_thread *thread);
 
 // Returns how many blocks wait. Central lock held, for tests.
 size_t heap_quarantine_count(const struct heap_thread *thread);

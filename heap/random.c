@@ -8,6 +8,7 @@
 
 #include "heap/random.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -21,6 +22,9 @@
 enum {
   ROUNDS = 8,
 };
+
+static_assert(sizeof(uint32_t[16]) * HEAP_RANDOM_LANES == HEAP_RANDOM_BYTES,
+              "a block of the cipher has 16 words");
 
 static bool is_fixed;
 static uint64_t fixed_seed;
@@ -41,11 +45,17 @@ void heap_random_watch_forks(void) {
   pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
-static uint32_t rotate(uint32_t value, int count) {
+// One word of each of the blocks that are made at once.
+typedef uint32_t lanes_t __attribute__((vector_size(4 * HEAP_RANDOM_LANES)));
+
+static lanes_t rotate(lanes_t value, int count) {
   return value << count | value >> (32 - count);
 }
 
-static void quarter_round(uint32_t *a, uint32_t *b, uint32_t *c, uint32_t *d) {
+static inline __attribute__((always_inline)) void quarter_round(lanes_t *a,
+                                                                lanes_t *b,
+                                                                lanes_t *c,
+                                                                lanes_t *d) {
   *a += *b;
   *d = rotate(*d ^ *a, 16);
   *c += *d;
@@ -56,14 +66,29 @@ static void quarter_round(uint32_t *a, uint32_t *b, uint32_t *c, uint32_t *d) {
   *b = rotate(*b ^ *c, 7);
 }
 
-// One block of the cipher's stream.
-static void make_block(const uint32_t key[8], uint64_t counter,
-                       uint32_t out[16]) {
-  uint32_t start[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
-  memcpy(start + 4, key, 8 * sizeof(*key));
-  start[12] = (uint32_t)counter;
-  start[13] = (uint32_t)(counter >> 32);
-  memcpy(out, start, sizeof(start));
+static lanes_t repeat(uint32_t word) {
+  return (lanes_t){word, word, word, word};
+}
+
+// Blocks `counter` and following of the cipher's stream, all their first words,
+// then all their second ones, and so on.
+static void make_blocks(const uint32_t key[8], uint64_t counter,
+                        uint8_t bytes[HEAP_RANDOM_BYTES]) {
+  static const uint32_t constants[4] = {0x61707865, 0x3320646e, 0x79622d32,
+                                        0x6b206574};
+  lanes_t start[16];
+  lanes_t out[16];
+  for (int i = 0; i < 4; ++i) {
+    start[i] = repeat(constants[i]);
+    start[4 + i] = repeat(key[i]);
+    start[8 + i] = repeat(key[4 + i]);
+  }
+  // A multiple of the number of lanes: no carry out of the lower half.
+  start[12] = repeat((uint32_t)counter) + (lanes_t){0, 1, 2, 3};
+  start[13] = repeat((uint32_t)(counter >> 32));
+  start[14] = repeat(0);
+  start[15] = repeat(0);
+  memcpy(out, start, sizeof(out));
   for (int i = 0; i < ROUNDS; i += 2) {
     quarter_round(&out[0], &out[4], &out[8], &out[12]);
     quarter_round(&out[1], &out[5], &out[9], &out[13]);
@@ -77,6 +102,7 @@ static void make_block(const uint32_t key[8], uint64_t counter,
   for (int i = 0; i < 16; ++i) {
     out[i] += start[i];
   }
+  memcpy(bytes, out, HEAP_RANDOM_BYTES);
 }
 
 static void key_without_kernel(uint32_t key[8]) {
@@ -108,18 +134,19 @@ static void make_key(heap_random_t *random) {
   errno = saved_errno;
 }
 
-uint64_t heap_random_next(heap_random_t *random) {
+void heap_random_refill(heap_random_t *random) {
   if (random->epoch != __atomic_load_n(&heap_random_epoch, __ATOMIC_RELAXED)) {
     make_key(random);
-    random->num_words = 0;
   }
-  if (random->num_words == 0) {
-    uint32_t block[16];
-    make_block(random->key, random->counter++, block);
-    memcpy(random->words, block, sizeof(block));
-    random->num_words = HEAP_RANDOM_WORDS;
+  make_blocks(random->key, random->counter, random->bytes);
+  random->counter += HEAP_RANDOM_LANES;
+  random->left = HEAP_RANDOM_BYTES;
+}
+
+uint64_t heap_random_next(heap_random_t *random) {
+  uint64_t word = 0;
+  for (int i = 0; i < 8; ++i) {
+    word = word << 8 | heap_random_byte(random);
   }
-  uint64_t word = random->words[--random->num_words];
-  random->words[random->num_words] = 0;
   return word;
 }

@@ -16,18 +16,17 @@ extern "C" {
 #endif
 
 enum {
-  HEAP_RANDOM_WORDS = 8,  // Of one block of the cipher, each of 64 bits.
+  HEAP_RANDOM_LANES = 4,  // Blocks of the cipher that are made at once.
+  HEAP_RANDOM_BYTES = 64 * HEAP_RANDOM_LANES,
 };
 
 // Used by one thread. Zeroed: keyed at its first use.
 typedef struct heap_random {
   uint32_t key[8];
   uint64_t counter;
-  uint64_t words[HEAP_RANDOM_WORDS];
-  uint64_t bits;
-  uint32_t num_words;  // Left of `words`.
-  uint32_t num_bits;   // Left of `bits`.
-  uint32_t epoch;      // The process in which it was keyed; 0 in none.
+  uint32_t epoch;  // The process in which it was keyed; 0 in none.
+  uint32_t left;   // Of `bytes`, the first ones; those handed out are zeroed.
+  uint8_t bytes[HEAP_RANDOM_BYTES];
 } heap_random_t;
 
 // Makes all generators that are keyed from now on the same in each run.
@@ -40,22 +39,24 @@ void heap_random_watch_forks(void);
 // where there is one thread.
 extern uint32_t heap_random_epoch __attribute__((visibility("hidden")));
 
+// Makes new bytes, after a fork with a new key.
+void heap_random_refill(heap_random_t *random);
+
 // Returns 64 bits.
 uint64_t heap_random_next(heap_random_t *random);
 
-// Returns a number below 64.
-static inline uint32_t heap_random_6_bits(heap_random_t *random) {
+// Returns a number below 256.
+static inline uint32_t heap_random_byte(heap_random_t *random) {
   // What a parent had left is not for its child, too.
-  if (__builtin_expect(random->num_bits < 6 ||
+  if (__builtin_expect(random->left == 0 ||
                            random->epoch != __atomic_load_n(&heap_random_epoch,
                                                             __ATOMIC_RELAXED),
                        0)) {
-    random->bits = heap_random_next(random);
-    random->num_bits = 64;
+    heap_random_refill(random);
   }
-  uint32_t result = random->bits & 63;
-  random->bits >>= 6;
-  random->num_bits -= 6;
+  uint32_t at = --random->left;
+  uint32_t result = random->bytes[at];
+  random->bytes[at] = 0;
   return result;
 }
 
@@ -64,7 +65,7 @@ static inline uint32_t heap_random_6_bits(heap_random_t *random) {
 static inline uint32_t heap_random_bit_of(heap_random_t *random,
                                           uint64_t mask) {
   uint32_t width = 64 - (uint32_t)__builtin_clzll(mask);
-  uint32_t place = heap_random_6_bits(random) * width >> 6;
+  uint32_t place = heap_random_byte(random) * width >> 8;
   return place + (uint32_t)__builtin_ctzll(mask >> place);
 }
 

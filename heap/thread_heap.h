@@ -130,6 +130,20 @@ static inline void heap_thread_note_freed(heap_thread_t *thread,
   }
 }
 
+#if HEAP_HARDENED
+// The owner's free of a block in state CACHED, which no bin takes.
+static inline void heap_thread_release_own(heap_thread_t *thread,
+                                           heap_page_t *page, uint8_t *state) {
+  // Relaxed: only we hand the block out again, or adopters behind the lock.
+  __atomic_store_n(state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
+  if (page->index != 0) {
+    heap_thread_freed_behind(thread, page, state);
+  } else {
+    heap_thread_note_freed(thread, page, state);
+  }
+}
+#endif
+
 // The owner's free of a live block, given the address of its state.
 static inline void heap_thread_free_own(heap_thread_t *thread,
                                         heap_page_t *page, void *ptr,

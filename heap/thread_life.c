@@ -21,6 +21,10 @@
 #include "heap/thread_heap.h"
 #include "heap/thread_internal.h"
 
+#if HEAP_HARDENED
+#include "heap/quarantine_push.h"
+#endif
+
 enum {
   PARKED_HEAPS_MAX = 4,
   PARKED_SPANS_MAX = 64,  // Of one heap.
@@ -156,9 +160,9 @@ static void give_up_quarantine(heap_thread_t *thread) {
     waiting->queue_first = (waiting->queue_first + 1) % HEAP_QUEUE_SLOTS;
   }
   for (size_t i = 0; i < HEAP_SHUFFLE_SLOTS; ++i) {
-    if (waiting->shuffled[i] != NULL) {
+    if (waiting->shuffled[i].page != NULL) {
       heap_quarantine_release(NULL, waiting->shuffled[i]);
-      waiting->shuffled[i] = NULL;
+      waiting->shuffled[i] = (heap_waiting_t){0};
     }
   }
   waiting->bytes = 0;
