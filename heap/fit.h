@@ -93,7 +93,8 @@ struct heap {
   pthread_mutex_t lock;
   // Of the strategies.
   uint32_t rover;       // Next fit: where the next search starts.
-  uint32_t root;        // Best fit: a link.
+  uint32_t root;        // Best fit: a link,
+  uint32_t tree_count;  // and how many pieces it leads to.
   uint32_t lists_log2;  // TLSF: lists a doubling.
   uint32_t word_bits;   // Words of the next that are not 0.
   // A segregated heap ends here.

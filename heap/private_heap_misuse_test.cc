@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "heap/fit.h"
 #include "heap/heap_testing.h"
 #include "heap/private_heap.h"
 #include "heap/private_heap_testing.h"
@@ -132,6 +133,34 @@ TEST_P(PrivateHeapMisuseTest, WritesAfterFreeAreFoundAndMended) {
     EXPECT_STREQ(heap_check_in(heap.get()), nullptr) << text;
   }
   EXPECT_GT(found, 100);
+}
+
+// However large the heap is: a search goes in circles no longer than there are
+// free pieces.
+TEST(BestFitMisuseTest, LinkToItselfIsFoundSoon) {
+  const Heap heap = Create(Options(HEAP_BEST_FIT));
+  heap_free_in(heap.get(), heap_alloc_in(heap.get(), size_t{1} << 30));
+  std::vector<void *> blocks;
+  for (int i = 0; i < 40; ++i) {
+    blocks.push_back(heap_alloc_in(heap.get(), 1000));
+  }
+  for (size_t i = 0; i < blocks.size(); i += 2) {
+    heap_free_in(heap.get(), blocks[i]);
+  }
+  const uint64_t before = Stats(heap).num_steps;
+  const std::string text = ReportOf([&] {
+    for (size_t i = 0; i < blocks.size(); i += 2) {
+      const uintptr_t offset =
+          reinterpret_cast<uintptr_t>(blocks[i]) - heap->base;
+      auto *links = static_cast<uint32_t *>(blocks[i]);
+      links[0] = static_cast<uint32_t>(offset / 16) + 1;
+      links[1] = links[0];
+    }
+    EXPECT_NE(heap_alloc_in(heap.get(), 900), nullptr);
+  });
+  EXPECT_TRUE(Has(text, "free block was written to")) << text;
+  EXPECT_LT(Stats(heap).num_steps - before, 10000u);
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
 }
 
 }  // namespace
