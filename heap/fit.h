@@ -91,6 +91,9 @@ struct heap {
   size_t reservation_bytes;
   size_t metadata_bytes;
   pthread_mutex_t lock;
+  // Guarded by private_heap_list.c's lock.
+  heap_t *next_heap;
+  heap_t *prev_heap;
   // Of the strategies.
   uint32_t rover;       // Next fit: where the next search starts.
   uint32_t root;        // Best fit: a link,

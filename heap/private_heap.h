@@ -33,9 +33,9 @@
 //
 // Threads: any thread may call any function but heap_destroy at any time,
 // unless the heap is `single_threaded`. Signals: no function may be called from
-// a signal handler. fork: the child has a copy; of memory in a shared file it
-// has not, so only one of the two may go on with such a heap. Another thread
-// that is inside the heap during fork leaves it locked in the child.
+// a signal handler. fork: the child has a copy, which is whole whatever other
+// threads do: fork waits for them. Of memory in a shared file it has none, so
+// only one of the two may go on with such a heap.
 
 #ifndef MY_ALLOC_HEAP_PRIVATE_HEAP_H_
 #define MY_ALLOC_HEAP_PRIVATE_HEAP_H_
@@ -69,8 +69,8 @@ typedef struct heap_options {
   // granules when it is more; only addresses are taken at once. 0: 4 GiB, or
   // less where addresses are limited. Not heeded with `buffer`.
   size_t limit_bytes;
-  // Memory of the caller's for everything, the heap's own tables included, as
-  // long as the heap lives. NULL: the kernel's.
+  // Memory of the caller's for everything, the heap's own tables included,
+  // until heap_destroy. NULL: the kernel's.
   void *buffer;
   size_t buffer_bytes;
   // Blocks lie in this file, from its start on, which is opened for reading and
@@ -138,7 +138,7 @@ HEAP_API size_t heap_usable_size_in(heap_t *heap, const void *ptr);
 HEAP_API size_t heap_trim_in(heap_t *heap);
 
 // Visits every live block, lowest address first; false when `visit` was. It
-// must not call this heap.
+// must not fork, and not call this heap nor one that was created before it.
 HEAP_API bool heap_walk_in(heap_t *heap, heap_visit_t visit, void *context);
 
 // Returns NULL, or a text naming the first broken invariant; what a write after

@@ -24,6 +24,7 @@
 
 #include "heap/kernel.h"
 #include "heap/piece.h"
+#include "heap/private_heap_list.h"
 #include "heap/segregated.h"
 
 enum {
@@ -315,30 +316,41 @@ static heap_t *create_in_kernels(const heap_options_t *options) {
   return heap;
 }
 
+// Makes a heap in a file; NULL with `errno`.
+static heap_t *create_in_file(heap_options_t *options) {
+  options->file = fcntl(options->file, F_DUPFD_CLOEXEC, 0);
+  if (options->file < 0) {
+    return NULL;
+  }
+  heap_t *heap = create_in_kernels(options);
+  if (heap == NULL) {
+    int error = errno;
+    close(options->file);
+    errno = error;
+  }
+  return heap;
+}
+
+static heap_t *create(heap_options_t *options) {
+  if (options->buffer != NULL) {
+    if (options->span_bytes == 0) {
+      options->span_bytes = heap_segregated_span_bytes(options->buffer_bytes);
+    }
+    return create_in_buffer(options);
+  }
+  return options->use_file ? create_in_file(options)
+                           : create_in_kernels(options);
+}
+
 heap_t *heap_create(const heap_options_t *given) {
   heap_options_t options = *given;
   if (!set_defaults(&options)) {
     errno = EINVAL;
     return NULL;
   }
-  if (options.buffer != NULL) {
-    if (options.span_bytes == 0) {
-      options.span_bytes = heap_segregated_span_bytes(options.buffer_bytes);
-    }
-    return create_in_buffer(&options);
-  }
-  if (!options.use_file) {
-    return create_in_kernels(&options);
-  }
-  options.file = fcntl(options.file, F_DUPFD_CLOEXEC, 0);
-  if (options.file < 0) {
-    return NULL;
-  }
-  heap_t *heap = create_in_kernels(&options);
-  if (heap == NULL) {
-    int error = errno;
-    close(options.file);
-    errno = error;
+  heap_t *heap = create(&options);
+  if (heap != NULL) {
+    heap_private_list_add(heap);
   }
   return heap;
 }
@@ -348,6 +360,7 @@ void heap_destroy(heap_t *heap) {
     return;
   }
   int saved_errno = errno;
+  heap_private_list_remove(heap);
   pthread_mutex_destroy(&heap->lock);
   if (heap->options.use_file) {
     close(heap->options.file);

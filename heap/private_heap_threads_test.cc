@@ -1,10 +1,11 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Private heaps that several threads use: every function at once, and what
-// must be done before the lock is given up.
+// Private heaps that several threads use: every function at once, what must be
+// done before the lock is given up, and fork in the middle of it.
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
@@ -30,6 +31,7 @@ using heap_testing::IsZero;
 using heap_testing::kStrategies;
 using heap_testing::Options;
 using heap_testing::Random;
+using heap_testing::RunInChild;
 using heap_testing::Stats;
 
 class PrivateHeapThreadsTest : public testing::TestWithParam<heap_strategy_t> {
@@ -214,6 +216,79 @@ TEST_P(PrivateHeapThreadsTest, ResetAmongOthers) {
   heap_reset(heap.get());
   EXPECT_EQ(Stats(heap).num_live, 0u);
   EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+}
+
+// Fork.
+
+bool AllocInOther(void *context, void *, size_t) {
+  auto *other = static_cast<heap_t *>(context);
+  heap_free_in(other, heap_alloc_in(other, 100));
+  return true;
+}
+
+void UseAll(heap_t *heap) {
+  void *ptr = heap_calloc_in(heap, 1, 1000);
+  ASSERT_NE(ptr, nullptr);
+  EXPECT_TRUE(IsZero(ptr, 1000));
+  ptr = heap_realloc_in(heap, ptr, 5000);
+  ASSERT_NE(ptr, nullptr);
+  heap_free_in(heap, ptr);
+  EXPECT_STREQ(heap_check_in(heap), nullptr);
+}
+
+// One thread is inside both heaps nearly all the time.
+TEST_P(PrivateHeapThreadsTest, ChildFindsTheLocksFree) {
+  const Heap heap = Create(Options(GetParam()));
+  const Heap other = Create(Options(GetParam()));
+  for (size_t i = 0; i < 5000; ++i) {
+    ASSERT_NE(heap_alloc_in(heap.get(), 16 + i % 100), nullptr);
+  }
+  std::atomic<bool> is_done{false};
+  std::thread thread([&] {
+    while (!is_done.load()) {
+      heap_walk_in(heap.get(), AllocInOther, other.get());
+    }
+  });
+  for (int i = 0; i < 20 && !HasFailure(); ++i) {
+    RunInChild([&] {
+      alarm(60);  // Rather than for ever.
+      UseAll(heap.get());
+      UseAll(other.get());
+      heap_reset(other.get());
+    });
+    UseAll(other.get());
+  }
+  is_done.store(true);
+  thread.join();
+  EXPECT_EQ(Stats(heap).num_live, 5000u);
+  EXPECT_EQ(Stats(other).num_live, 0u);
+}
+
+// Heaps come and go while others fork, from any place of the list.
+TEST_P(PrivateHeapThreadsTest, HeapsMayBeMadeWhileOthersFork) {
+  std::atomic<bool> is_done{false};
+  std::thread thread([&] {
+    std::array<Heap, 5> heaps;
+    Random random(1);
+    while (!is_done.load()) {
+      Heap &heap = heaps[random.Below(heaps.size())];
+      heap = heap == nullptr ? Create(Options(GetParam())) : nullptr;
+    }
+  });
+  Heap heap = Create(Options(GetParam()));
+  for (int i = 0; i < 20 && !HasFailure(); ++i) {
+    RunInChild([&] {
+      alarm(60);  // Rather than for ever.
+      UseAll(heap.get());
+      const Heap own = Create(Options(GetParam()));
+      UseAll(own.get());
+      heap.reset();
+    });
+    heap = Create(Options(GetParam()));
+    UseAll(heap.get());
+  }
+  is_done.store(true);
+  thread.join();
 }
 
 }  // namespace
