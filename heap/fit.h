@@ -74,6 +74,8 @@ struct heap {
   bool is_buddy;
   bool is_tlsf;
   bool has_lists;  // TLSF and buddy.
+  // A heap in a buffer, which is still there: it is not single-threaded then.
+  bool is_destroyed;
   // Not of a segregated heap. Pieces tile [0, count): `starts` has the first
   // granule of each, and `count`; `frees` has the first and the last of each
   // free one. Only those who search `frees` have it with summaries.

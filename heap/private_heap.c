@@ -24,6 +24,9 @@
 
 static inline uint64_t enter(heap_t *heap) {
   if (!heap->options.single_threaded) {
+    if (__builtin_expect(heap->is_destroyed, 0)) {
+      HEAP_DIE("private heap: used after heap_destroy");
+    }
     pthread_mutex_lock(&heap->lock);
   }
   return heap->steps;

@@ -105,7 +105,9 @@ typedef struct heap heap_t;
 // HEAP_SEGREGATED; ENOMEM, or what the file's mapping failed with.
 HEAP_API heap_t *heap_create(const heap_options_t *options) HEAP_MUST_USE;
 
-// Frees all blocks and the heap. NULL is a no-op. No other call is in progress.
+// Frees all blocks and the heap. NULL is a no-op. No other call is in progress,
+// none comes after it: one with a heap in a buffer aborts as long as nobody has
+// written to the buffer, others have no memory to look at.
 HEAP_API void heap_destroy(heap_t *heap);
 
 // Frees all blocks. The heap's memory stays its own.

@@ -22,6 +22,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "heap/fatal.h"
 #include "heap/kernel.h"
 #include "heap/piece.h"
 #include "heap/private_heap_list.h"
@@ -359,6 +360,9 @@ void heap_destroy(heap_t *heap) {
   if (heap == NULL) {
     return;
   }
+  if (heap->is_destroyed) {
+    HEAP_DIE("private heap: destroyed twice");
+  }
   int saved_errno = errno;
   heap_private_list_remove(heap);
   pthread_mutex_destroy(&heap->lock);
@@ -368,6 +372,10 @@ void heap_destroy(heap_t *heap) {
   if (heap->reservation != NULL) {
     heap_kernel->unmap(heap->reservation, heap->reservation_bytes);
     heap_kernel->unmap(heap, heap->metadata_bytes);
+  } else {
+    // No fault stops who goes on with it, so each call looks here.
+    heap->options.single_threaded = false;
+    heap->is_destroyed = true;
   }
   errno = saved_errno;
 }

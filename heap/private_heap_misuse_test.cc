@@ -90,6 +90,35 @@ TEST_P(PrivateHeapMisuseTest, WrongPointersAreReported) {
   EXPECT_DEATH(heap_free_in(heap.get(), ptr), "double free");
 }
 
+// The buffer is still there, so nothing else stops who goes on.
+TEST_P(PrivateHeapMisuseTest, DestroyedHeapInABufferIsNotUsed) {
+  for (const bool single_threaded : {false, true}) {
+    std::vector<unsigned char> memory(100000);
+    heap_options_t options = Options(GetParam());
+    options.buffer = memory.data();
+    options.buffer_bytes = memory.size();
+    options.single_threaded = single_threaded;
+    heap_t *heap = heap_create(&options);
+    void *ptr = heap_alloc_in(heap, 100);
+    heap_free_in(heap, heap_alloc_in(heap, 100));
+    heap_destroy(heap);
+    const char *const kUsed = "heap: private heap: used after heap_destroy\n";
+    EXPECT_DEATH(heap_free_in(heap, ptr), kUsed);
+    EXPECT_DEATH(EXPECT_EQ(heap_alloc_in(heap, 100), nullptr), kUsed);
+    EXPECT_DEATH(EXPECT_EQ(heap_calloc_in(heap, 1, 100), nullptr), kUsed);
+    EXPECT_DEATH(EXPECT_EQ(heap_realloc_in(heap, ptr, 1), nullptr), kUsed);
+    EXPECT_DEATH(heap_usable_size_in(heap, ptr), kUsed);
+    EXPECT_DEATH(heap_check_in(heap), kUsed);
+    EXPECT_DEATH(heap_reset(heap), kUsed);
+    EXPECT_DEATH(heap_destroy(heap), "heap: private heap: destroyed twice\n");
+    // Its buffer may have another one.
+    heap = heap_create(&options);
+    EXPECT_NE(heap_alloc_in(heap, 100), nullptr);
+    EXPECT_STREQ(heap_check_in(heap), nullptr);
+    heap_destroy(heap);
+  }
+}
+
 // A free block's links are somebody's bytes.
 TEST_P(PrivateHeapMisuseTest, WritesAfterFreeAreFoundAndMended) {
   if (!KeepsLinksInFreeBlocks(GetParam())) {
