@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "heap/bit_tree.h"
 #include "heap/private_heap.h"
@@ -62,6 +63,12 @@ extern const heap_fit_t heap_fit_buddy;
 
 struct heap_segregated;
 
+// Tells a file from others.
+typedef struct heap_file_id {
+  uint64_t device;
+  uint64_t inode;
+} heap_file_id_t;
+
 struct heap {
   const heap_fit_t *fit;               // Not of a segregated heap, which has
   struct heap_segregated *segregated;  // this instead.
@@ -96,6 +103,8 @@ struct heap {
   // Guarded by private_heap_list.c's lock.
   heap_t *next_heap;
   heap_t *prev_heap;
+  heap_file_id_t file_id;
+  pid_t file_owner;  // Has the lock of the file; 0: nobody.
   // Of the strategies.
   uint32_t rover;       // Next fit: where the next search starts.
   uint32_t root;        // Best fit: a link,

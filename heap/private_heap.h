@@ -73,11 +73,13 @@ typedef struct heap_options {
   // until heap_destroy. NULL: the kernel's.
   void *buffer;
   size_t buffer_bytes;
-  // Blocks lie in this file, from its start on, which is opened for reading and
-  // writing and grows as needed; it may be closed after heap_create. What is in
-  // it after heap_destroy is of no use. That the file cannot grow is ENOMEM; a
-  // limit of file size raises SIGXFSZ, unless that is ignored. Not with
-  // `buffer`.
+  // Blocks lie in this regular file, from its start on, which is opened for
+  // reading and writing and grows as needed; it may be closed after
+  // heap_create. It is this heap's alone until heap_destroy, which heaps of
+  // other processes see by a lock (F_OFD_SETLK), where the file system has
+  // locks; what is in it after that is of no use. That the file cannot grow,
+  // for want of space or by RLIMIT_FSIZE, is ENOMEM. Nobody may make it shorter
+  // meanwhile: that is SIGBUS. Not with `buffer`.
   bool use_file;
   int file;
   // The unit of sizes and the smallest block, a power of two from 8 to 65536
@@ -102,7 +104,8 @@ typedef struct heap heap_t;
 
 // Returns a new heap; NULL with `errno` EINVAL for options out of their range
 // or a buffer that is too small for one granule, or for a page of
-// HEAP_SEGREGATED; ENOMEM, or what the file's mapping failed with.
+// HEAP_SEGREGATED; EBUSY: another heap is in the file; ENODEV: it is no regular
+// one; ENOMEM, or what its mapping failed with.
 HEAP_API heap_t *heap_create(const heap_options_t *options) HEAP_MUST_USE;
 
 // Frees all blocks and the heap. NULL is a no-op. No other call is in progress,

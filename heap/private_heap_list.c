@@ -19,8 +19,18 @@ static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 static heap_t *first_heap;
 static heap_t *last_heap;
 
-void heap_private_list_add(heap_t *heap) {
-  pthread_mutex_lock(&list_lock);
+// list_lock held.
+static bool is_file_used(heap_file_id_t id) {
+  const heap_t *heap = first_heap;
+  while (heap != NULL &&
+         !(heap->options.use_file && heap->file_id.device == id.device &&
+           heap->file_id.inode == id.inode)) {
+    heap = heap->next_heap;
+  }
+  return heap != NULL;
+}
+
+static void append(heap_t *heap) {
   heap->next_heap = NULL;
   heap->prev_heap = last_heap;
   if (last_heap != NULL) {
@@ -29,7 +39,16 @@ void heap_private_list_add(heap_t *heap) {
     first_heap = heap;
   }
   last_heap = heap;
+}
+
+bool heap_private_list_add(heap_t *heap) {
+  pthread_mutex_lock(&list_lock);
+  bool is_alone = !heap->options.use_file || !is_file_used(heap->file_id);
+  if (is_alone) {
+    append(heap);
+  }
   pthread_mutex_unlock(&list_lock);
+  return is_alone;
 }
 
 void heap_private_list_remove(heap_t *heap) {

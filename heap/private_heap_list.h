@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // All private heaps of the process, in the order in which they were created:
-// so that fork finds their locks.
+// so that fork finds their locks, and no two are in one file.
 
 #ifndef MY_ALLOC_HEAP_PRIVATE_HEAP_LIST_H_
 #define MY_ALLOC_HEAP_PRIVATE_HEAP_LIST_H_
@@ -15,8 +15,8 @@
 extern "C" {
 #endif
 
-// Appends a heap that nobody else knows yet.
-void heap_private_list_add(heap_t *heap);
+// Appends a heap that nobody else knows yet; false: another one is in its file.
+bool heap_private_list_add(heap_t *heap);
 
 // Takes a heap out that nobody uses any more.
 void heap_private_list_remove(heap_t *heap);
