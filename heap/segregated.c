@@ -376,8 +376,9 @@ static void settle(heap_t *heap) {
     ++heap->steps;
     if (spans->current != NULL || spans->partial.first != NULL ||
         spans->full.first != NULL) {
-      heap_class_spans_settle(&own->spans[i], &own->bins[i], span_destroy,
-                              heap);
+      heap->steps +=
+          GROUP_STEPS * (uint64_t)heap_class_spans_settle(
+                            &own->spans[i], &own->bins[i], span_destroy, heap);
     }
   }
 }

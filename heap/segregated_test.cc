@@ -319,6 +319,40 @@ TEST(SegregatedTest, StepsAreCounted) {
   EXPECT_EQ(Stats(heap).max_steps, first);
 }
 
+// In need all states are read, and that is what the steps say.
+TEST(SegregatedTest, StepsOfACallInNeedAreCounted) {
+  const Heap heap = Create(Options(size_t{1} << 20));
+  std::vector<void *> blocks;
+  while (void *ptr = heap_alloc_in(heap.get(), 16)) {
+    blocks.push_back(ptr);
+  }
+  for (size_t i = 0; i < blocks.size(); i += 2) {
+    heap_free_in(heap.get(), blocks[i]);
+  }
+  const uint64_t first = Stats(heap).num_steps;
+  EXPECT_EQ(heap_alloc_in(heap.get(), 100000), nullptr);
+  const uint64_t steps = Stats(heap).num_steps - first;
+  EXPECT_GE(steps, blocks.size() / 8) << "a word has eight states";
+  EXPECT_LE(steps, blocks.size() / 4);
+  EXPECT_GE(Stats(heap).max_steps, steps);
+}
+
+// Free runs that are looked at and do not fit are steps, too.
+TEST(SegregatedTest, StepsOfASearchAreCounted) {
+  const Heap heap = Create(Options());
+  std::vector<void *> blocks;
+  for (int i = 0; i < 10; ++i) {
+    blocks.push_back(heap_alloc_in(heap.get(), size_t{64} << 10));
+    ASSERT_NE(heap_alloc_in(heap.get(), size_t{64} << 10), nullptr);
+  }
+  for (void *ptr : blocks) {
+    heap_free_in(heap.get(), ptr);
+  }
+  const uint64_t first = Stats(heap).num_steps;
+  ASSERT_NE(heap_alloc_in(heap.get(), size_t{66} << 10), nullptr);
+  EXPECT_GE(Stats(heap).num_steps - first, 10u);
+}
+
 // Tables.
 
 TEST(SegregatedTest, GrowthFailsWhereATableCannotGrow) {
