@@ -119,8 +119,9 @@ HEAP_API void heap_reset(heap_t *heap);
 // The same as the functions of heap.h, with blocks of `heap`, which are aligned
 // to its granule. A size of 0 gives a smallest block. NULL with ENOMEM when
 // nothing fits within the limit; the heap is as before then. HEAP_SEGREGATED
-// gives what a size class has no live block in to others first, but no place
-// in between; HEAP_TLSF may miss
+// gives pages in which a size class has no live block to others before, but no
+// place between a class's live blocks; where no page is free, a small block
+// takes the place of a large one, 4 KiB or a page. HEAP_TLSF may miss
 // a free piece that is long enough by less than 1/2^tlsf_lists_log2; so may
 // HEAP_TLSF and HEAP_BEST_FIT one in which only the alignment makes the block
 // fit. heap_realloc_in

@@ -473,6 +473,10 @@ void *heap_segregated_take(heap_t *heap, size_t align_bytes, size_t size_bytes,
       ptr = try_take(heap, align_bytes, size_bytes, out_zeroed);
     }
   }
+  if (ptr == NULL && size_bytes <= own->small_max_bytes) {
+    // A span must start at a page; a run may fit where none does.
+    ptr = take_run(heap, align_bytes, size_bytes, out_zeroed);
+  }
   return ptr;
 }
 

@@ -254,6 +254,47 @@ TEST(SegregatedTest, ShrinkingNeverFails) {
   EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
 }
 
+// Half of the heap is free, but no page is.
+TEST(SegregatedTest, SmallBlocksNeedNoWholePage) {
+  const Heap heap = Create(Options(size_t{1} << 20));
+  ASSERT_NE(heap_alloc_in(heap.get(), 5120), nullptr) << "a unit off the pages";
+  std::vector<void *> blocks;
+  while (void *ptr = heap_alloc_in(heap.get(), 4096)) {
+    blocks.push_back(ptr);
+  }
+  for (size_t i = 0; i < blocks.size(); i += 2) {
+    heap_free_in(heap.get(), blocks[i]);
+  }
+  ASSERT_GE(Stats(heap).free_bytes, size_t{500} << 10);
+  for (size_t count = 0; void *ptr = heap_alloc_in(heap.get(), 16); ++count) {
+    Fill(ptr, heap_usable_size_in(heap.get(), ptr), count);
+  }
+  EXPECT_LT(Stats(heap).free_bytes, 4096u);
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  // What became free is for blocks of any size, in place or not.
+  void *ptr = blocks[1];
+  heap_free_in(heap.get(), ptr);
+  ptr = heap_alloc_in(heap.get(), 2048);
+  ASSERT_NE(ptr, nullptr);
+  EXPECT_NE(heap_realloc_in(heap.get(), ptr, 4000), nullptr);
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+}
+
+// A heap of one page has no room for a span of two.
+TEST(SegregatedTest, OnePageServesAllSizes) {
+  heap_options_t options = Options(65536);
+  options.span_bytes = 65536;
+  for (size_t size = 16; size <= 65536; size += 784) {
+    const Heap heap = Create(options);
+    void *ptr = heap_alloc_in(heap.get(), size);
+    ASSERT_NE(ptr, nullptr) << size;
+    EXPECT_GE(heap_usable_size_in(heap.get(), ptr), size);
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+    heap_free_in(heap.get(), ptr);
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  }
+}
+
 TEST(SegregatedTest, BlockThatGrowsBecomesARunAndGrowsInPlace) {
   const Heap heap = Create(Options());
   void *ptr = heap_alloc_in(heap.get(), 8000);
