@@ -285,6 +285,9 @@ static uint32_t take_units(heap_t *heap, uint32_t units, uint64_t bias,
   if (unit == HEAP_RUN_NONE && grow(heap, units, bias, align)) {
     unit = heap_run_map_alloc(&own->map, units, bias, align, kind);
   }
+  if (unit == HEAP_RUN_NONE && units <= own->map.free_units) {
+    unit = heap_run_map_alloc_in_need(&own->map, units, bias, align, kind);
+  }
   heap->steps += own->map.looked_at - looked_at + RUN_STEPS;
   if (unit != HEAP_RUN_NONE) {
     *out_zeroed = note_use(own, heap_run_map_find(&own->map, unit));

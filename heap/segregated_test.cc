@@ -295,6 +295,26 @@ TEST(SegregatedTest, OnePageServesAllSizes) {
   }
 }
 
+// Behind twenty of the same list that are too short.
+TEST(SegregatedTest, RunThatFitsIsFoundInNeed) {
+  const Heap heap = Create(Options(size_t{4} << 20));
+  const size_t kFits = size_t{71} << 10;
+  const size_t kSeparates = size_t{9} << 10;
+  std::vector<void *> blocks = {heap_alloc_in(heap.get(), kFits)};
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_NE(heap_alloc_in(heap.get(), kSeparates), nullptr);
+    blocks.push_back(heap_alloc_in(heap.get(), size_t{64} << 10));
+  }
+  while (heap_alloc_in(heap.get(), kSeparates) != nullptr) {
+  }
+  for (void *ptr : blocks) {
+    heap_free_in(heap.get(), ptr);
+  }
+  EXPECT_EQ(heap_alloc_in(heap.get(), kFits), blocks[0]);
+  EXPECT_EQ(heap_alloc_in(heap.get(), kFits), nullptr);
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+}
+
 TEST(SegregatedTest, BlockThatGrowsBecomesARunAndGrowsInPlace) {
   const Heap heap = Create(Options());
   void *ptr = heap_alloc_in(heap.get(), 8000);
