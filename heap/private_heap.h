@@ -121,13 +121,18 @@ HEAP_API void heap_reset(heap_t *heap);
 // nothing fits within the limit; the heap is as before then. HEAP_SEGREGATED
 // gives pages in which a size class has no live block to others before, but no
 // place between a class's live blocks; where no page is free, a small block
-// takes the place of a large one, 4 KiB or a page. HEAP_TLSF may miss
-// a free piece that is long enough by less than 1/2^tlsf_lists_log2; so may
-// HEAP_TLSF and HEAP_BEST_FIT one in which only the alignment makes the block
-// fit. heap_realloc_in
-// never fails to make a block smaller. heap_aligned_alloc_in: EINVAL when the
-// alignment is no power of two; HEAP_BUDDY has none beyond 64 KiB, in a buffer
-// beyond that of the first block.
+// takes the place of a large one, 4 KiB or a page. HEAP_TLSF may miss a free
+// piece that is long enough by less than 1/2^tlsf_lists_log2; so may HEAP_TLSF
+// and HEAP_BEST_FIT one in which only the alignment makes the block fit. All
+// but HEAP_SEGREGATED ask for as much more than an aligned block as could be
+// before it, and for room for both when a block must become longer than what is
+// free behind it already; the limit must have that. heap_realloc_in never fails
+// to make a block smaller. heap_aligned_alloc_in: EINVAL when the alignment is
+// no power of two; HEAP_BUDDY has none beyond 64 KiB, in a buffer beyond that
+// of the first block. HEAP_SEGREGATED takes memory that it never handed out, or
+// gave back, for zero: a write there, by an overrun or after a free, comes to
+// light in what heap_calloc_in returns. Of the hooks of heap.h only that of
+// misuse is called.
 HEAP_API void *heap_alloc_in(heap_t *heap, size_t size_bytes) HEAP_MUST_USE;
 HEAP_API void *heap_calloc_in(heap_t *heap, size_t count,
                               size_t size_bytes) HEAP_MUST_USE;
@@ -139,8 +144,9 @@ HEAP_API void heap_free_in(heap_t *heap, void *ptr);
 HEAP_API size_t heap_usable_size_in(heap_t *heap, const void *ptr);
 
 // Gives the kernel's pages that lie in free blocks back, but for each block's
-// first; returns how many bytes. 0 with a buffer or a file. HEAP_SEGREGATED
-// first takes all pages back from size classes that have no live block in them.
+// first; returns how many bytes of addresses, the same again when nothing was
+// used in between. 0 with a buffer or a file. HEAP_SEGREGATED first takes all
+// pages back from size classes that have no live block in them.
 HEAP_API size_t heap_trim_in(heap_t *heap);
 
 // Visits every live block, lowest address first; false when `visit` was. It
@@ -165,7 +171,8 @@ typedef struct heap_private_stats {
   size_t free_bytes;  // mapped_bytes - live_bytes.
   size_t num_free;    // Pieces of these.
   size_t largest_free_bytes;
-  size_t peak_live_bytes;  // Highest live_bytes since heap_create.
+  size_t peak_live_bytes;  // Highest live_bytes since heap_create; while a
+                           // block moves both its places count.
   size_t metadata_bytes;   // Addresses of tables, beside mapped_bytes.
   // Blocks looked at, list and tree links followed, words of bitmaps or of
   // HEAP_SEGREGATED's states read or changed: what calls took in all, and the
