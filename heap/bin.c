@@ -248,15 +248,18 @@ static heap_page_t *pop(heap_class_spans_t *spans) {
   return page;
 }
 
-void heap_class_spans_settle(heap_class_spans_t *spans, heap_bin_t *bin,
-                             heap_span_give_back_t give_back, void *context) {
+size_t heap_class_spans_settle(heap_class_spans_t *spans, heap_bin_t *bin,
+                               heap_span_give_back_t give_back, void *context) {
   heap_class_spans_t old = *spans;
   heap_page_t *page;
+  size_t groups = 0;
   heap_bin_empty(bin);
   *spans = (heap_class_spans_t){0};
   while ((page = pop(&old)) != NULL) {
+    groups += heap_span_group_count(page);
     if (!put_back(spans, page)) {
       give_back(context, page);
     }
   }
+  return groups;
 }

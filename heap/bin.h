@@ -88,8 +88,9 @@ bool heap_class_spans_freed(heap_class_spans_t *spans, const heap_bin_t *bin,
 typedef void (*heap_span_give_back_t)(void *context, heap_page_t *page);
 
 // Empties the bin, counts what is free in each span, gives those back in which
-// nothing is live, and puts the others where they belong.
-void heap_class_spans_settle(heap_class_spans_t *spans, heap_bin_t *bin,
+// nothing is live, and puts the others where they belong. Returns how many
+// groups of states it read.
+size_t heap_class_spans_settle(heap_class_spans_t *spans, heap_bin_t *bin,
                              heap_span_give_back_t give_back, void *context);
 
 // What was met on the way through the spans of owners.

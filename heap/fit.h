@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "heap/bit_tree.h"
 #include "heap/private_heap.h"
@@ -72,6 +73,12 @@ typedef enum heap_fit_plain {
   HEAP_FIT_PLAIN_SEGREGATED,
 } heap_fit_plain_t;
 
+// Tells a file from others.
+typedef struct heap_file_id {
+  uint64_t device;
+  uint64_t inode;
+} heap_file_id_t;
+
 struct heap {
   const heap_fit_t *fit;               // Not of a segregated heap, which has
   struct heap_segregated *segregated;  // this instead.
@@ -85,6 +92,8 @@ struct heap {
   bool is_tlsf;
   bool has_lists;  // TLSF and buddy.
   heap_fit_plain_t plain;
+  // A heap in a buffer, which is still there: it is not single-threaded then.
+  bool is_destroyed;
   // Not of a segregated heap. Pieces tile [0, count): `starts` has the first
   // granule of each, and `count`; `frees` has the first and the last of each
   // free one. Only those who search `frees` have it with summaries.
@@ -102,9 +111,15 @@ struct heap {
   size_t reservation_bytes;
   size_t metadata_bytes;
   pthread_mutex_t lock;
+  // Guarded by private_heap_list.c's lock.
+  heap_t *next_heap;
+  heap_t *prev_heap;
+  heap_file_id_t file_id;
+  pid_t file_owner;  // Has the lock of the file; 0: nobody.
   // Of the strategies.
   uint32_t rover;       // Next fit: where the next search starts.
-  uint32_t root;        // Best fit: a link.
+  uint32_t root;        // Best fit: a link,
+  uint32_t tree_count;  // and how many pieces it leads to.
   uint32_t lists_log2;  // TLSF: lists a doubling.
   uint32_t word_bits;   // Words of the next that are not 0.
   // A segregated heap ends here.

@@ -17,6 +17,7 @@ typedef struct key {
 
 static void reset(heap_t *heap) {
   heap->root = 0;
+  heap->tree_count = 0;
 }
 
 static uint32_t priority(uint32_t start) {
@@ -29,14 +30,15 @@ static bool is_below(key_t_ a, key_t_ b) {
 }
 
 // A descent: no path is longer than there are pieces, unless it goes in
-// circles.
+// circles. Where two become one, each step reads a piece of both.
 typedef struct descent {
-  uint32_t steps_left;
+  uint64_t steps_left;
   uint32_t at;  // The piece whose links were read last, or NONE.
 } descent_t;
 
 static descent_t begin(const heap_t *heap) {
-  return (descent_t){.steps_left = heap->count, .at = HEAP_FIT_NONE};
+  return (descent_t){.steps_left = 2 * (uint64_t)heap->tree_count,
+                     .at = HEAP_FIT_NONE};
 }
 
 // Reads the node at `link`; false: broken.
@@ -91,6 +93,7 @@ static bool insert(heap_t *heap, uint32_t start, uint32_t length) {
   }
   *low = 0;
   *high = 0;
+  ++heap->tree_count;
   return true;
 }
 
@@ -127,6 +130,7 @@ static bool remove_piece(heap_t *heap, uint32_t start, uint32_t length) {
     }
   }
   *link = low != 0 ? low : high;
+  --heap->tree_count;
   return true;
 }
 

@@ -205,12 +205,17 @@ static void give(heap_t *heap, block_t block) {
   }
 }
 
-// heap_alloc_in() for a function of another name.
+// heap_alloc_in() for a function of another name. `is_cleared`: all zero.
 static __attribute__((noinline)) void *alloc_for(
-    heap_t *heap, size_t align_bytes, size_t size_bytes, bool *out_zeroed,
+    heap_t *heap, size_t align_bytes, size_t size_bytes, bool is_cleared,
     const char *function, void *caller) {
   uint64_t steps = heap_private_enter(heap);
-  void *ptr = take(heap, align_bytes, size_bytes, false, out_zeroed);
+  bool zeroed;
+  void *ptr = take(heap, align_bytes, size_bytes, false, &zeroed);
+  if (is_cleared && !zeroed && ptr != NULL) {
+    // Not later: another thread may reset the heap, and have the memory then.
+    memset(ptr, 0, size_bytes);
+  }
   heap_private_leave(heap, steps, function, caller);
   if (ptr == NULL) {
     errno = ENOMEM;
@@ -305,10 +310,8 @@ void *heap_calloc_in(heap_t *heap, size_t count, size_t size_bytes) {
     errno = ENOMEM;
     return NULL;
   }
-  bool zeroed;
-  void *ptr = alloc_for(heap, 1, total_bytes, &zeroed, "calloc",
-                        __builtin_return_address(0));
-  return ptr == NULL || zeroed ? ptr : memset(ptr, 0, total_bytes);
+  return alloc_for(heap, 1, total_bytes, true, "calloc",
+                   __builtin_return_address(0));
 }
 
 void *heap_aligned_alloc_in(heap_t *heap, size_t align_bytes,
@@ -317,8 +320,7 @@ void *heap_aligned_alloc_in(heap_t *heap, size_t align_bytes,
     errno = EINVAL;
     return NULL;
   }
-  bool zeroed;
-  return alloc_for(heap, align_bytes, size_bytes, &zeroed, "aligned_alloc",
+  return alloc_for(heap, align_bytes, size_bytes, false, "aligned_alloc",
                    __builtin_return_address(0));
 }
 
@@ -473,8 +475,7 @@ static bool realloc_segregated(heap_t *heap, void *ptr, size_t size_bytes,
 
 void *heap_realloc_in(heap_t *heap, void *ptr, size_t size_bytes) {
   if (ptr == NULL) {
-    bool zeroed;
-    return alloc_for(heap, 1, size_bytes, &zeroed, "realloc",
+    return alloc_for(heap, 1, size_bytes, false, "realloc",
                      __builtin_return_address(0));
   }
   uint64_t steps = heap_private_enter(heap);

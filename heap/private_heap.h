@@ -33,9 +33,9 @@
 //
 // Threads: any thread may call any function but heap_destroy at any time,
 // unless the heap is `single_threaded`. Signals: no function may be called from
-// a signal handler. fork: the child has a copy; of memory in a shared file it
-// has not, so only one of the two may go on with such a heap. Another thread
-// that is inside the heap during fork leaves it locked in the child.
+// a signal handler. fork: the child has a copy, which is whole whatever other
+// threads do: fork waits for them. Of memory in a shared file it has none, so
+// only one of the two may go on with such a heap.
 
 #ifndef MY_ALLOC_HEAP_PRIVATE_HEAP_H_
 #define MY_ALLOC_HEAP_PRIVATE_HEAP_H_
@@ -69,15 +69,17 @@ typedef struct heap_options {
   // granules when it is more; only addresses are taken at once. 0: 4 GiB, or
   // less where addresses are limited. Not heeded with `buffer`.
   size_t limit_bytes;
-  // Memory of the caller's for everything, the heap's own tables included, as
-  // long as the heap lives. NULL: the kernel's.
+  // Memory of the caller's for everything, the heap's own tables included,
+  // until heap_destroy. NULL: the kernel's.
   void *buffer;
   size_t buffer_bytes;
-  // Blocks lie in this file, from its start on, which is opened for reading and
-  // writing and grows as needed; it may be closed after heap_create. What is in
-  // it after heap_destroy is of no use. That the file cannot grow is ENOMEM; a
-  // limit of file size raises SIGXFSZ, unless that is ignored. Not with
-  // `buffer`.
+  // Blocks lie in this regular file, from its start on, which is opened for
+  // reading and writing and grows as needed; it may be closed after
+  // heap_create. It is this heap's alone until heap_destroy, which heaps of
+  // other processes see by a lock (F_OFD_SETLK), where the file system has
+  // locks; what is in it after that is of no use. That the file cannot grow,
+  // for want of space or by RLIMIT_FSIZE, is ENOMEM. Nobody may make it shorter
+  // meanwhile: that is SIGBUS. Not with `buffer`.
   bool use_file;
   int file;
   // The unit of sizes and the smallest block, a power of two from 8 to 65536
@@ -102,10 +104,13 @@ typedef struct heap heap_t;
 
 // Returns a new heap; NULL with `errno` EINVAL for options out of their range
 // or a buffer that is too small for one granule, or for a page of
-// HEAP_SEGREGATED; ENOMEM, or what the file's mapping failed with.
+// HEAP_SEGREGATED; EBUSY: another heap is in the file; ENODEV: it is no regular
+// one; ENOMEM, or what its mapping failed with.
 HEAP_API heap_t *heap_create(const heap_options_t *options) HEAP_MUST_USE;
 
-// Frees all blocks and the heap. NULL is a no-op. No other call is in progress.
+// Frees all blocks and the heap. NULL is a no-op. No other call is in progress,
+// none comes after it: one with a heap in a buffer aborts as long as nobody has
+// written to the buffer, others have no memory to look at.
 HEAP_API void heap_destroy(heap_t *heap);
 
 // Frees all blocks. The heap's memory stays its own.
@@ -114,14 +119,20 @@ HEAP_API void heap_reset(heap_t *heap);
 // The same as the functions of heap.h, with blocks of `heap`, which are aligned
 // to its granule. A size of 0 gives a smallest block. NULL with ENOMEM when
 // nothing fits within the limit; the heap is as before then. HEAP_SEGREGATED
-// gives what a size class has no live block in to others first, but no place
-// in between; HEAP_TLSF may miss
-// a free piece that is long enough by less than 1/2^tlsf_lists_log2; so may
-// HEAP_TLSF and HEAP_BEST_FIT one in which only the alignment makes the block
-// fit. heap_realloc_in
-// never fails to make a block smaller. heap_aligned_alloc_in: EINVAL when the
-// alignment is no power of two; HEAP_BUDDY has none beyond 64 KiB, in a buffer
-// beyond that of the first block.
+// gives pages in which a size class has no live block to others before, but no
+// place between a class's live blocks; where no page is free, a small block
+// takes the place of a large one, 4 KiB or a page. HEAP_TLSF may miss a free
+// piece that is long enough by less than 1/2^tlsf_lists_log2; so may HEAP_TLSF
+// and HEAP_BEST_FIT one in which only the alignment makes the block fit. All
+// but HEAP_SEGREGATED ask for as much more than an aligned block as could be
+// before it, and for room for both when a block must become longer than what is
+// free behind it already; the limit must have that. heap_realloc_in never fails
+// to make a block smaller. heap_aligned_alloc_in: EINVAL when the alignment is
+// no power of two; HEAP_BUDDY has none beyond 64 KiB, in a buffer beyond that
+// of the first block. HEAP_SEGREGATED takes memory that it never handed out, or
+// gave back, for zero: a write there, by an overrun or after a free, comes to
+// light in what heap_calloc_in returns. Of the hooks of heap.h only that of
+// misuse is called.
 HEAP_API void *heap_alloc_in(heap_t *heap, size_t size_bytes) HEAP_MUST_USE;
 HEAP_API void *heap_calloc_in(heap_t *heap, size_t count,
                               size_t size_bytes) HEAP_MUST_USE;
@@ -133,12 +144,13 @@ HEAP_API void heap_free_in(heap_t *heap, void *ptr);
 HEAP_API size_t heap_usable_size_in(heap_t *heap, const void *ptr);
 
 // Gives the kernel's pages that lie in free blocks back, but for each block's
-// first; returns how many bytes. 0 with a buffer or a file. HEAP_SEGREGATED
-// first takes all pages back from size classes that have no live block in them.
+// first; returns how many bytes of addresses, the same again when nothing was
+// used in between. 0 with a buffer or a file. HEAP_SEGREGATED first takes all
+// pages back from size classes that have no live block in them.
 HEAP_API size_t heap_trim_in(heap_t *heap);
 
 // Visits every live block, lowest address first; false when `visit` was. It
-// must not call this heap.
+// must not fork, and not call this heap nor one that was created before it.
 HEAP_API bool heap_walk_in(heap_t *heap, heap_visit_t visit, void *context);
 
 // Returns NULL, or a text naming the first broken invariant; what a write after
@@ -159,7 +171,8 @@ typedef struct heap_private_stats {
   size_t free_bytes;  // mapped_bytes - live_bytes.
   size_t num_free;    // Pieces of these.
   size_t largest_free_bytes;
-  size_t peak_live_bytes;  // Highest live_bytes since heap_create.
+  size_t peak_live_bytes;  // Highest live_bytes since heap_create; while a
+                           // block moves both its places count.
   size_t metadata_bytes;   // Addresses of tables, beside mapped_bytes.
   // Blocks looked at, list and tree links followed, words of bitmaps or of
   // HEAP_SEGREGATED's states read or changed: what calls took in all, and the

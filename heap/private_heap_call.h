@@ -8,6 +8,7 @@
 
 #include <stdint.h>
 
+#include "heap/fatal.h"
 #include "heap/fit.h"
 
 #ifdef __cplusplus
@@ -22,6 +23,9 @@ __attribute__((cold)) void heap_private_leave_broken(heap_t *heap,
 // Takes the lock. Returns how many steps were taken in all.
 static inline uint64_t heap_private_enter(heap_t *heap) {
   if (!heap->options.single_threaded) {
+    if (__builtin_expect(heap->is_destroyed, 0)) {
+      HEAP_DIE("private heap: used after heap_destroy");
+    }
     pthread_mutex_lock(&heap->lock);
   }
   return heap->steps;

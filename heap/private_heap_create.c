@@ -17,13 +17,15 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "heap/fatal.h"
 #include "heap/kernel.h"
 #include "heap/piece.h"
+#include "heap/private_file.h"
+#include "heap/private_heap_list.h"
 #include "heap/segregated.h"
 
 enum {
@@ -330,30 +332,79 @@ static heap_t *create_in_kernels(const heap_options_t *options) {
   return heap;
 }
 
+// Makes a heap in a file; NULL with `errno`.
+static heap_t *create_in_file(heap_options_t *options) {
+  heap_file_id_t id;
+  options->file = heap_private_file_open(options->file, &id);
+  if (options->file < 0) {
+    return NULL;
+  }
+  heap_t *heap = create_in_kernels(options);
+  if (heap == NULL) {
+    int error = errno;
+    close(options->file);
+    errno = error;
+    return NULL;
+  }
+  heap->file_id = id;
+  return heap;
+}
+
+static heap_t *create(heap_options_t *options) {
+  if (options->buffer != NULL) {
+    if (options->span_bytes == 0) {
+      options->span_bytes = heap_segregated_span_bytes(options->buffer_bytes);
+    }
+    return create_in_buffer(options);
+  }
+  return options->use_file ? create_in_file(options)
+                           : create_in_kernels(options);
+}
+
+// Gives back what the heap has, which is in no list.
+static void release(heap_t *heap) {
+  pthread_mutex_destroy(&heap->lock);
+  if (heap->options.use_file) {
+    close(heap->options.file);
+  }
+  if (heap->reservation != NULL) {
+    heap_kernel->unmap(heap->reservation, heap->reservation_bytes);
+    heap_kernel->unmap(heap, heap->metadata_bytes);
+  } else {
+    // No fault stops who goes on with it, so each call looks here.
+    heap->options.single_threaded = false;
+    heap->plain = HEAP_FIT_PLAIN_NONE;
+    heap->is_destroyed = true;
+  }
+}
+
+// Makes the heap known; returns 0 or an errno.
+static int publish(heap_t *heap) {
+  if (!heap_private_list_add(heap)) {
+    return EBUSY;
+  }
+  int error =
+      heap->options.use_file ? heap_private_file_lock(heap->options.file) : 0;
+  if (error != 0) {
+    heap_private_list_remove(heap);
+  } else if (heap->options.use_file) {
+    heap->file_owner = getpid();
+  }
+  return error;
+}
+
 heap_t *heap_create(const heap_options_t *given) {
   heap_options_t options = *given;
   if (!set_defaults(&options)) {
     errno = EINVAL;
     return NULL;
   }
-  if (options.buffer != NULL) {
-    if (options.span_bytes == 0) {
-      options.span_bytes = heap_segregated_span_bytes(options.buffer_bytes);
-    }
-    return create_in_buffer(&options);
-  }
-  if (!options.use_file) {
-    return create_in_kernels(&options);
-  }
-  options.file = fcntl(options.file, F_DUPFD_CLOEXEC, 0);
-  if (options.file < 0) {
-    return NULL;
-  }
-  heap_t *heap = create_in_kernels(&options);
-  if (heap == NULL) {
-    int error = errno;
-    close(options.file);
+  heap_t *heap = create(&options);
+  int error = heap == NULL ? 0 : publish(heap);
+  if (error != 0) {
+    release(heap);
     errno = error;
+    return NULL;
   }
   return heap;
 }
@@ -362,14 +413,16 @@ void heap_destroy(heap_t *heap) {
   if (heap == NULL) {
     return;
   }
+  if (heap->is_destroyed) {
+    HEAP_DIE("private heap: destroyed twice");
+  }
   int saved_errno = errno;
-  pthread_mutex_destroy(&heap->lock);
-  if (heap->options.use_file) {
-    close(heap->options.file);
+  if (heap->file_owner != 0 && heap->file_owner == getpid()) {
+    // The caller's descriptor would keep the lock; a forked child leaves its
+    // parent's alone.
+    heap_private_file_unlock(heap->options.file);
   }
-  if (heap->reservation != NULL) {
-    heap_kernel->unmap(heap->reservation, heap->reservation_bytes);
-    heap_kernel->unmap(heap, heap->metadata_bytes);
-  }
+  heap_private_list_remove(heap);
+  release(heap);
   errno = saved_errno;
 }

@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -100,7 +99,6 @@ void ExpectWhole(heap_t *heap, const std::vector<void *> &blocks) {
 
 TEST_P(PrivateHeapFileTest, GrowsUntilItIsTooLong) {
   RunInChild([] {
-    signal(SIGXFSZ, SIG_IGN);
     const rlimit limit = {1000000, 1000000};
     ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
     heap_options_t options = Options(GetParam());
@@ -113,6 +111,94 @@ TEST_P(PrivateHeapFileTest, GrowsUntilItIsTooLong) {
     EXPECT_LE(Stats(heap).mapped_bytes, 1000000u);
     ExpectWhole(heap.get(), blocks);
   });
+}
+
+// Growth is generous only where there is room for it: nothing is sent SIGXFSZ.
+TEST_P(PrivateHeapFileTest, GrowsByLessWhereTheLimitIsNear) {
+  RunInChild([] {
+    const Heap heap = Create(InFile(MemoryFile()));
+    ASSERT_NE(heap_alloc_in(heap.get(), size_t{8} << 20), nullptr);
+    const size_t used = Stats(heap).mapped_bytes;
+    // An eighth would be 1 MiB more.
+    const rlimit limit = {used + (256 << 10), used + (256 << 10)};
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    EXPECT_NE(heap_alloc_in(heap.get(), 65536), nullptr);
+    EXPECT_EQ(Stats(heap).mapped_bytes, used + 65536);
+    EXPECT_EQ(heap_alloc_in(heap.get(), 1 << 20), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  });
+}
+
+bool IsBusy(heap_options_t options, int file) {
+  options.file = file;
+  errno = 0;
+  Heap heap(heap_create(&options));
+  return heap == nullptr && errno == EBUSY;
+}
+
+int Reopen(int file) {
+  const std::string path = "/proc/self/fd/" + std::to_string(file);
+  return open(path.c_str(), O_RDWR | O_CLOEXEC);
+}
+
+TEST_P(PrivateHeapFileTest, FileIsOneHeapsAlone) {
+  const int file = MemoryFile();
+  const int again = Reopen(file);
+  ASSERT_GE(again, 0);
+  const heap_options_t options = InFile(file);
+  Heap heap = Create(options);
+  void *ptr = heap_alloc_in(heap.get(), 1000);
+  Fill(ptr, 1000, 1);
+  for (int round = 0; round < 2; ++round) {  // Refusal changes nothing.
+    EXPECT_TRUE(IsBusy(options, file));
+    EXPECT_TRUE(IsBusy(options, again));
+  }
+  RunInChild([&] {
+    EXPECT_TRUE(IsBusy(options, file)) << "it is the parent's";
+    heap.reset();
+    EXPECT_TRUE(IsBusy(options, again)) << "still";
+  });
+  // Another process, which knows of the lock alone.
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  EXPECT_EQ(fcntl(again, F_OFD_GETLK, &lock), 0);
+  EXPECT_EQ(lock.l_type, F_WRLCK) << "the child did not give it up";
+  EXPECT_TRUE(IsFilled(ptr, 1000, 1000, 1));
+  heap.reset();
+  EXPECT_FALSE(IsBusy(options, again)) << "though `file` is open";
+  EXPECT_FALSE(IsBusy(options, file));
+  lock = {};
+  lock.l_type = F_WRLCK;
+  ASSERT_EQ(fcntl(again, F_OFD_SETLK, &lock), 0);
+  EXPECT_TRUE(IsBusy(options, file)) << "somebody else's";
+  EXPECT_FALSE(IsBusy(options, again));
+  EXPECT_EQ(close(again), 0);
+  EXPECT_EQ(close(file), 0);
+}
+
+TEST_P(PrivateHeapFileTest, OnlyRegularFilesCanGrow) {
+  for (const char *path : {"/dev/zero", "/dev/null"}) {
+    const int file = open(path, O_RDWR | O_CLOEXEC);
+    const heap_options_t options = InFile(file);
+    errno = 0;
+    EXPECT_EQ(heap_create(&options), nullptr);
+    EXPECT_EQ(errno, ENODEV);
+    EXPECT_EQ(close(file), 0);
+  }
+}
+
+// Its own descriptor: closed by exec and by heap_destroy.
+TEST_P(PrivateHeapFileTest, DescriptorLivesAsLongAsTheHeap) {
+  const int file = MemoryFile();
+  Heap heap = Create(InFile(file));
+  const int own = heap->options.file;
+  EXPECT_NE(own, file);
+  EXPECT_EQ(fcntl(own, F_GETFD), FD_CLOEXEC);
+  heap.reset();
+  EXPECT_EQ(fcntl(own, F_GETFD), -1);
+  EXPECT_EQ(errno, EBADF);
+  EXPECT_EQ(close(file), 0);
 }
 
 TEST_P(PrivateHeapFileTest, GrowsUntilItIsSealed) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "heap/fit.h"
 #include "heap/heap_testing.h"
 #include "heap/private_heap.h"
 #include "heap/private_heap_testing.h"
@@ -97,6 +98,35 @@ TEST_P(PrivateHeapMisuseTest, WrongPointersAreReported) {
   ReportsWrongPointers(options);
 }
 
+// The buffer is still there, so nothing else stops who goes on.
+TEST_P(PrivateHeapMisuseTest, DestroyedHeapInABufferIsNotUsed) {
+  for (const bool single_threaded : {false, true}) {
+    std::vector<unsigned char> memory(100000);
+    heap_options_t options = Options(GetParam());
+    options.buffer = memory.data();
+    options.buffer_bytes = memory.size();
+    options.single_threaded = single_threaded;
+    heap_t *heap = heap_create(&options);
+    void *ptr = heap_alloc_in(heap, 100);
+    heap_free_in(heap, heap_alloc_in(heap, 100));
+    heap_destroy(heap);
+    const char *const kUsed = "heap: private heap: used after heap_destroy\n";
+    EXPECT_DEATH(heap_free_in(heap, ptr), kUsed);
+    EXPECT_DEATH(EXPECT_EQ(heap_alloc_in(heap, 100), nullptr), kUsed);
+    EXPECT_DEATH(EXPECT_EQ(heap_calloc_in(heap, 1, 100), nullptr), kUsed);
+    EXPECT_DEATH(EXPECT_EQ(heap_realloc_in(heap, ptr, 1), nullptr), kUsed);
+    EXPECT_DEATH(heap_usable_size_in(heap, ptr), kUsed);
+    EXPECT_DEATH(heap_check_in(heap), kUsed);
+    EXPECT_DEATH(heap_reset(heap), kUsed);
+    EXPECT_DEATH(heap_destroy(heap), "heap: private heap: destroyed twice\n");
+    // Its buffer may have another one.
+    heap = heap_create(&options);
+    EXPECT_NE(heap_alloc_in(heap, 100), nullptr);
+    EXPECT_STREQ(heap_check_in(heap), nullptr);
+    heap_destroy(heap);
+  }
+}
+
 // A free block's links are somebody's bytes.
 TEST_P(PrivateHeapMisuseTest, WritesAfterFreeAreFoundAndMended) {
   if (!KeepsLinksInFreeBlocks(GetParam())) {
@@ -143,6 +173,34 @@ TEST_P(PrivateHeapMisuseTest, WritesAfterFreeAreFoundAndMended) {
   }
   EXPECT_GT(found[0], 50);
   EXPECT_GT(found[1], 50);
+}
+
+// However large the heap is: a search goes in circles no longer than there are
+// free pieces.
+TEST(BestFitMisuseTest, LinkToItselfIsFoundSoon) {
+  const Heap heap = Create(Options(HEAP_BEST_FIT));
+  heap_free_in(heap.get(), heap_alloc_in(heap.get(), size_t{1} << 30));
+  std::vector<void *> blocks;
+  for (int i = 0; i < 40; ++i) {
+    blocks.push_back(heap_alloc_in(heap.get(), 1000));
+  }
+  for (size_t i = 0; i < blocks.size(); i += 2) {
+    heap_free_in(heap.get(), blocks[i]);
+  }
+  const uint64_t before = Stats(heap).num_steps;
+  const std::string text = ReportOf([&] {
+    for (size_t i = 0; i < blocks.size(); i += 2) {
+      const uintptr_t offset =
+          reinterpret_cast<uintptr_t>(blocks[i]) - heap->base;
+      auto *links = static_cast<uint32_t *>(blocks[i]);
+      links[0] = static_cast<uint32_t>(offset / 16) + 1;
+      links[1] = links[0];
+    }
+    EXPECT_NE(heap_alloc_in(heap.get(), 900), nullptr);
+  });
+  EXPECT_TRUE(Has(text, "free block was written to")) << text;
+  EXPECT_LT(Stats(heap).num_steps - before, 10000u);
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
 }
 
 }  // namespace

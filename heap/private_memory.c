@@ -6,11 +6,9 @@
 
 #include "heap/private_memory.h"
 
-#include <errno.h>
-#include <fcntl.h>
-
 #include "heap/kernel.h"
 #include "heap/piece.h"
+#include "heap/private_file.h"
 #include "heap/segregated.h"
 
 enum {
@@ -26,13 +24,8 @@ static bool commit(heap_t *heap, size_t size_bytes) {
     return false;
   }
   if (heap->options.use_file) {
-    // A hole in the file would be a SIGBUS when the disk is full.
-    int error;
-    do {
-      error = posix_fallocate(heap->options.file, (off_t)used_bytes,
-                              (off_t)size_bytes);
-    } while (error == EINTR);
-    return error == 0;
+    return heap_private_file_grow(heap->options.file, used_bytes,
+                                  used_bytes + size_bytes);
   }
   return heap_kernel->commit((void *)(heap->base + used_bytes), size_bytes);
 }

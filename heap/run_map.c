@@ -20,7 +20,8 @@
 // Free runs are in lists segregated by length, eight to a doubling. A search
 // looks at the first CANDIDATES runs of each list from the request's own on,
 // and takes the lowest address of the first list that has a fit: close to best
-// fit, and packed towards the low end, so that the high end can be returned.
+// fit, and packed towards the low end, so that the high end can be returned. A
+// search in need looks at all runs of each list.
 // Runs too short for links are found again when a neighbour is freed; they are
 // shorter than any request (over 8 KiB), so no search misses them.
 
@@ -145,10 +146,10 @@ static uint32_t fit(const heap_run_map_t *map, uint32_t unit, uint32_t units,
 
 // Returns the lowest fitting run among the first of one bin.
 static uint32_t bin_search(heap_run_map_t *map, size_t bin, uint32_t units,
-                           uint64_t bias, uint64_t align) {
+                           uint64_t bias, uint64_t align, uint32_t candidates) {
   uint32_t best = HEAP_RUN_NONE;
   uint32_t link = map->bins[bin];
-  for (int i = 0; i < CANDIDATES && link != 0; ++i) {
+  for (uint32_t i = 0; i < candidates && link != 0; ++i) {
     uint32_t unit = link - 1;
     ++map->looked_at;
     if (unit < best && fit(map, unit, units, bias, align) != HEAP_RUN_NONE) {
@@ -160,7 +161,7 @@ static uint32_t bin_search(heap_run_map_t *map, size_t bin, uint32_t units,
 }
 
 static uint32_t search(heap_run_map_t *map, uint32_t units, uint64_t bias,
-                       uint64_t align) {
+                       uint64_t align, uint32_t candidates) {
   size_t first = bin_of_units(units);
   uint64_t above = ~UINT64_C(0) << (first % 64);
   for (size_t word = first / 64; word < sizeof(map->bin_bitmap) / 8; ++word) {
@@ -169,7 +170,7 @@ static uint32_t search(heap_run_map_t *map, uint32_t units, uint64_t bias,
     while (bits != 0) {
       size_t bin = word * 64 + (size_t)__builtin_ctzll(bits);
       bits &= bits - 1;
-      uint32_t unit = bin_search(map, bin, units, bias, align);
+      uint32_t unit = bin_search(map, bin, units, bias, align, candidates);
       if (unit != HEAP_RUN_NONE) {
         return unit;
       }
@@ -178,12 +179,13 @@ static uint32_t search(heap_run_map_t *map, uint32_t units, uint64_t bias,
   return HEAP_RUN_NONE;
 }
 
-uint32_t heap_run_map_alloc(heap_run_map_t *map, uint32_t units, uint64_t bias,
-                            uint64_t align, heap_run_kind_t kind) {
+static uint32_t alloc(heap_run_map_t *map, uint32_t units, uint64_t bias,
+                      uint64_t align, heap_run_kind_t kind,
+                      uint32_t candidates) {
   if (units < BINNED_MIN_UNITS) {
     units = BINNED_MIN_UNITS;
   }
-  uint32_t unit = search(map, units, bias, align);
+  uint32_t unit = search(map, units, bias, align, candidates);
   if (unit == HEAP_RUN_NONE) {
     return HEAP_RUN_NONE;
   }
@@ -198,6 +200,17 @@ uint32_t heap_run_map_alloc(heap_run_map_t *map, uint32_t units, uint64_t bias,
   }
   map->tags[unit + skip] = tag_make(kind, units);
   return unit + skip;
+}
+
+uint32_t heap_run_map_alloc(heap_run_map_t *map, uint32_t units, uint64_t bias,
+                            uint64_t align, heap_run_kind_t kind) {
+  return alloc(map, units, bias, align, kind, CANDIDATES);
+}
+
+uint32_t heap_run_map_alloc_in_need(heap_run_map_t *map, uint32_t units,
+                                    uint64_t bias, uint64_t align,
+                                    heap_run_kind_t kind) {
+  return alloc(map, units, bias, align, kind, UINT32_MAX);
 }
 
 heap_run_t heap_run_map_free(heap_run_map_t *map, uint32_t unit) {

@@ -82,6 +82,11 @@ static inline heap_run_t heap_run_map_find(const heap_run_map_t *map,
 uint32_t heap_run_map_alloc(heap_run_map_t *map, uint32_t units, uint64_t bias,
                             uint64_t align, heap_run_kind_t kind);
 
+// The same, and overlooks none: looks at all free runs of each list.
+uint32_t heap_run_map_alloc_in_need(heap_run_map_t *map, uint32_t units,
+                                    uint64_t bias, uint64_t align,
+                                    heap_run_kind_t kind);
+
 // Frees the run that starts at `unit`, joins it with free neighbours, and
 // returns the joined run.
 heap_run_t heap_run_map_free(heap_run_map_t *map, uint32_t unit);

@@ -285,6 +285,9 @@ static uint32_t take_units(heap_t *heap, uint32_t units, uint64_t bias,
   if (unit == HEAP_RUN_NONE && grow(heap, units, bias, align)) {
     unit = heap_run_map_alloc(&own->map, units, bias, align, kind);
   }
+  if (unit == HEAP_RUN_NONE && units <= own->map.free_units) {
+    unit = heap_run_map_alloc_in_need(&own->map, units, bias, align, kind);
+  }
   heap->steps += own->map.looked_at - looked_at + RUN_STEPS;
   if (unit != HEAP_RUN_NONE) {
     *out_zeroed = note_use(own, heap_run_map_find(&own->map, unit));
@@ -376,8 +379,9 @@ static void settle(heap_t *heap) {
     ++heap->steps;
     if (spans->current != NULL || spans->partial.first != NULL ||
         spans->full.first != NULL) {
-      heap_class_spans_settle(&own->spans[i], &own->bins[i], span_destroy,
-                              heap);
+      heap->steps +=
+          GROUP_STEPS * (uint64_t)heap_class_spans_settle(
+                            &own->spans[i], &own->bins[i], span_destroy, heap);
     }
   }
 }
@@ -473,6 +477,10 @@ void *heap_segregated_take(heap_t *heap, size_t align_bytes, size_t size_bytes,
     if (own->map.free_units != free_before) {
       ptr = try_take(heap, align_bytes, size_bytes, out_zeroed);
     }
+  }
+  if (ptr == NULL && size_bytes <= own->small_max_bytes) {
+    // A span must start at a page; a run may fit where none does.
+    ptr = take_run(heap, align_bytes, size_bytes, out_zeroed);
   }
   return ptr;
 }

@@ -254,6 +254,67 @@ TEST(SegregatedTest, ShrinkingNeverFails) {
   EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
 }
 
+// Half of the heap is free, but no page is.
+TEST(SegregatedTest, SmallBlocksNeedNoWholePage) {
+  const Heap heap = Create(Options(size_t{1} << 20));
+  ASSERT_NE(heap_alloc_in(heap.get(), 5120), nullptr) << "a unit off the pages";
+  std::vector<void *> blocks;
+  while (void *ptr = heap_alloc_in(heap.get(), 4096)) {
+    blocks.push_back(ptr);
+  }
+  for (size_t i = 0; i < blocks.size(); i += 2) {
+    heap_free_in(heap.get(), blocks[i]);
+  }
+  ASSERT_GE(Stats(heap).free_bytes, size_t{500} << 10);
+  for (size_t count = 0; void *ptr = heap_alloc_in(heap.get(), 16); ++count) {
+    Fill(ptr, heap_usable_size_in(heap.get(), ptr), count);
+  }
+  EXPECT_LT(Stats(heap).free_bytes, 4096u);
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  // What became free is for blocks of any size, in place or not.
+  void *ptr = blocks[1];
+  heap_free_in(heap.get(), ptr);
+  ptr = heap_alloc_in(heap.get(), 2048);
+  ASSERT_NE(ptr, nullptr);
+  EXPECT_NE(heap_realloc_in(heap.get(), ptr, 4000), nullptr);
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+}
+
+// A heap of one page has no room for a span of two.
+TEST(SegregatedTest, OnePageServesAllSizes) {
+  heap_options_t options = Options(65536);
+  options.span_bytes = 65536;
+  for (size_t size = 16; size <= 65536; size += 784) {
+    const Heap heap = Create(options);
+    void *ptr = heap_alloc_in(heap.get(), size);
+    ASSERT_NE(ptr, nullptr) << size;
+    EXPECT_GE(heap_usable_size_in(heap.get(), ptr), size);
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+    heap_free_in(heap.get(), ptr);
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  }
+}
+
+// Behind twenty of the same list that are too short.
+TEST(SegregatedTest, RunThatFitsIsFoundInNeed) {
+  const Heap heap = Create(Options(size_t{4} << 20));
+  const size_t kFits = size_t{71} << 10;
+  const size_t kSeparates = size_t{9} << 10;
+  std::vector<void *> blocks = {heap_alloc_in(heap.get(), kFits)};
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_NE(heap_alloc_in(heap.get(), kSeparates), nullptr);
+    blocks.push_back(heap_alloc_in(heap.get(), size_t{64} << 10));
+  }
+  while (heap_alloc_in(heap.get(), kSeparates) != nullptr) {
+  }
+  for (void *ptr : blocks) {
+    heap_free_in(heap.get(), ptr);
+  }
+  EXPECT_EQ(heap_alloc_in(heap.get(), kFits), blocks[0]);
+  EXPECT_EQ(heap_alloc_in(heap.get(), kFits), nullptr);
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+}
+
 TEST(SegregatedTest, BlockThatGrowsBecomesARunAndGrowsInPlace) {
   const Heap heap = Create(Options());
   void *ptr = heap_alloc_in(heap.get(), 8000);
@@ -317,6 +378,40 @@ TEST(SegregatedTest, StepsAreCounted) {
   EXPECT_EQ(heap_alloc_in(heap.get(), 100), ptr);
   EXPECT_EQ(Stats(heap).num_steps, first + 2) << "the bin has it";
   EXPECT_EQ(Stats(heap).max_steps, first);
+}
+
+// In need all states are read, and that is what the steps say.
+TEST(SegregatedTest, StepsOfACallInNeedAreCounted) {
+  const Heap heap = Create(Options(size_t{1} << 20));
+  std::vector<void *> blocks;
+  while (void *ptr = heap_alloc_in(heap.get(), 16)) {
+    blocks.push_back(ptr);
+  }
+  for (size_t i = 0; i < blocks.size(); i += 2) {
+    heap_free_in(heap.get(), blocks[i]);
+  }
+  const uint64_t first = Stats(heap).num_steps;
+  EXPECT_EQ(heap_alloc_in(heap.get(), 100000), nullptr);
+  const uint64_t steps = Stats(heap).num_steps - first;
+  EXPECT_GE(steps, blocks.size() / 8) << "a word has eight states";
+  EXPECT_LE(steps, blocks.size() / 4);
+  EXPECT_GE(Stats(heap).max_steps, steps);
+}
+
+// Free runs that are looked at and do not fit are steps, too.
+TEST(SegregatedTest, StepsOfASearchAreCounted) {
+  const Heap heap = Create(Options());
+  std::vector<void *> blocks;
+  for (int i = 0; i < 10; ++i) {
+    blocks.push_back(heap_alloc_in(heap.get(), size_t{64} << 10));
+    ASSERT_NE(heap_alloc_in(heap.get(), size_t{64} << 10), nullptr);
+  }
+  for (void *ptr : blocks) {
+    heap_free_in(heap.get(), ptr);
+  }
+  const uint64_t first = Stats(heap).num_steps;
+  ASSERT_NE(heap_alloc_in(heap.get(), size_t{66} << 10), nullptr);
+  EXPECT_GE(Stats(heap).num_steps - first, 10u);
 }
 
 // Tables.
