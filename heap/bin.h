@@ -91,7 +91,7 @@ typedef void (*heap_span_give_back_t)(void *context, heap_page_t *page);
 // nothing is live, and puts the others where they belong. Returns how many
 // groups of states it read.
 size_t heap_class_spans_settle(heap_class_spans_t *spans, heap_bin_t *bin,
-                             heap_span_give_back_t give_back, void *context);
+                               heap_span_give_back_t give_back, void *context);
 
 // What was met on the way through the spans of owners.
 typedef struct heap_bin_census {
