@@ -71,11 +71,8 @@ class ChannelCorruptionTest
   uint64_t offset_ = 0;
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    All, ChannelCorruptionTest, testing::ValuesIn(kKinds),
-    [](const testing::TestParamInfo<shmipc_channel_kind_t> &i) {
-      return std::string(KindName(i.param));
-    });
+INSTANTIATE_TEST_SUITE_P(All, ChannelCorruptionTest, testing::ValuesIn(kKinds),
+                         channel_testing::ParamName);
 
 // Whether `len` bytes are in the region, and so can be touched.
 bool IsInside(shmipc_region_t *region, const void *data, size_t len) {

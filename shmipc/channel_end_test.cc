@@ -22,46 +22,18 @@
 namespace {
 
 using channel_testing::Fill;
-using channel_testing::KindName;
 using channel_testing::kKinds;
 using channel_testing::Port;
 using shmipc_testing::Problems;
 using shmipc_testing::Process;
 using shmipc_testing::Shared;
-using shmipc_testing::TestRegion;
-using shmipc_testing::Watchdog;
 
 constexpr int64_t kLong = 20000000000;
 
-class ChannelEndTest : public testing::TestWithParam<shmipc_channel_kind_t> {
- protected:
-  void *Create(size_t message_bytes, size_t capacity, bool is_fixed = false,
-               const char *name = "channel") {
-    shmipc_channel_options_t options = {};
-    options.kind = GetParam();
-    options.message_bytes = message_bytes;
-    options.capacity_messages = capacity;
-    options.is_fixed = is_fixed;
-    shmipc_ref_t ref;
-    EXPECT_EQ(shmipc_channel_create(region_, name, &options, &ref), 0);
-    return shmipc_ref_get(region_, ref, 1);
-  }
-  bool IsSpsc() const {
-    return GetParam() == SHMIPC_SPSC;
-  }
+class ChannelEndTest : public channel_testing::KindTest {};
 
-  Watchdog watchdog_{120};
-  TestRegion own_{SHMIPC_MEMFD, 4096, [](auto *o) {
-                    o->heap_bytes = 8 << 20;
-                  }};
-  shmipc_region_t *region_ = own_.region();
-};
-
-INSTANTIATE_TEST_SUITE_P(
-    All, ChannelEndTest, testing::ValuesIn(kKinds),
-    [](const testing::TestParamInfo<shmipc_channel_kind_t> &i) {
-      return std::string(KindName(i.param));
-    });
+INSTANTIATE_TEST_SUITE_P(All, ChannelEndTest, testing::ValuesIn(kKinds),
+                         channel_testing::ParamName);
 
 // -- Shutting.
 

@@ -24,7 +24,6 @@
 
 namespace {
 
-using channel_testing::KindName;
 using channel_testing::kKinds;
 using channel_testing::Port;
 using shmipc_testing::NowNs;
@@ -99,11 +98,8 @@ class ChannelPeerTest : public testing::TestWithParam<shmipc_channel_kind_t> {
   shmipc_ref_t ref_ = {};
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    All, ChannelPeerTest, testing::ValuesIn(kKinds),
-    [](const testing::TestParamInfo<shmipc_channel_kind_t> &i) {
-      return std::string(KindName(i.param));
-    });
+INSTANTIATE_TEST_SUITE_P(All, ChannelPeerTest, testing::ValuesIn(kKinds),
+                         channel_testing::ParamName);
 
 // -- Being told.
 

@@ -19,7 +19,6 @@
 namespace {
 
 using channel_testing::Fill;
-using channel_testing::KindName;
 using channel_testing::kKinds;
 using channel_testing::Port;
 using shmipc_testing::Process;
@@ -64,11 +63,8 @@ class ChannelPollTest : public testing::TestWithParam<shmipc_channel_kind_t> {
   shmipc_ref_t ref_ = {};
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    All, ChannelPollTest, testing::ValuesIn(kKinds),
-    [](const testing::TestParamInfo<shmipc_channel_kind_t> &i) {
-      return std::string(KindName(i.param));
-    });
+INSTANTIATE_TEST_SUITE_P(All, ChannelPollTest, testing::ValuesIn(kKinds),
+                         channel_testing::ParamName);
 
 TEST_P(ChannelPollTest, AReceiversIsReadableWhenAMessageIsThere) {
   Port sender(own_.region(), Channel(own_.region()), SHMIPC_SENDER);

@@ -26,7 +26,6 @@
 namespace {
 
 using channel_testing::Fill;
-using channel_testing::KindName;
 using channel_testing::kKinds;
 using channel_testing::Port;
 using shmipc_testing::Count;
@@ -102,11 +101,8 @@ class ChannelStateTest : public testing::TestWithParam<shmipc_channel_kind_t> {
   shmipc_channel_t *channel_;
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    All, ChannelStateTest, testing::ValuesIn(kKinds),
-    [](const testing::TestParamInfo<shmipc_channel_kind_t> &i) {
-      return std::string(KindName(i.param));
-    });
+INSTANTIATE_TEST_SUITE_P(All, ChannelStateTest, testing::ValuesIn(kKinds),
+                         channel_testing::ParamName);
 
 class MpmcStateTest : public ChannelStateTest {};
 

@@ -1,8 +1,8 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// What the tests of channels share: ports that close themselves, and messages
-// that show whether they are whole.
+// What the tests of channels share: tests of each kind, ports that close
+// themselves, and messages that show whether they are whole.
 
 #ifndef MY_ALLOC_SHMIPC_CHANNEL_TESTING_H_
 #define MY_ALLOC_SHMIPC_CHANNEL_TESTING_H_
@@ -13,7 +13,9 @@
 #include <cstring>
 #include <string>
 
+#include "gtest/gtest.h"
 #include "shmipc/channel.h"
+#include "shmipc/shmipc_testing.h"
 
 namespace channel_testing {
 
@@ -22,6 +24,36 @@ constexpr shmipc_channel_kind_t kKinds[] = {SHMIPC_SPSC, SHMIPC_MPMC};
 inline const char *KindName(shmipc_channel_kind_t kind) {
   return kind == SHMIPC_SPSC ? "spsc" : "mpmc";
 }
+
+inline std::string ParamName(
+    const testing::TestParamInfo<shmipc_channel_kind_t> &info) {
+  return KindName(info.param);
+}
+
+// Makes channels of the kind in a region of its own.
+class KindTest : public testing::TestWithParam<shmipc_channel_kind_t> {
+ protected:
+  void *Create(size_t message_bytes, size_t capacity, bool is_fixed = false,
+               const char *name = "channel") {
+    shmipc_channel_options_t options = {};
+    options.kind = GetParam();
+    options.message_bytes = message_bytes;
+    options.capacity_messages = capacity;
+    options.is_fixed = is_fixed;
+    shmipc_ref_t ref;
+    EXPECT_EQ(shmipc_channel_create(region_, name, &options, &ref), 0);
+    return shmipc_ref_get(region_, ref, 1);
+  }
+  bool IsSpsc() const {
+    return GetParam() == SHMIPC_SPSC;
+  }
+
+  shmipc_testing::Watchdog watchdog_{120};
+  shmipc_testing::TestRegion own_{SHMIPC_MEMFD, 4096, [](auto *o) {
+                                    o->heap_bytes = 8 << 20;
+                                  }};
+  shmipc_region_t *region_ = own_.region();
+};
 
 // `len` bytes that no other number has.
 inline std::string Fill(size_t len, uint64_t number) {

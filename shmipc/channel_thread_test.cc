@@ -51,23 +51,6 @@ void Delay() {
   }
 }
 
-long RawCall(long number, const long (&a)[6]) {
-  long result;
-#if defined(__x86_64__)
-  register long r10 __asm__("r10") = a[3];
-  register long r8 __asm__("r8") = a[4];
-  register long r9 __asm__("r9") = a[5];
-  __asm__ volatile("syscall"
-                   : "=a"(result)
-                   : "a"(number), "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10),
-                     "r"(r8), "r"(r9)
-                   : "rcx", "r11", "memory");
-#else
-#error "not ported"
-#endif
-  return result;
-}
-
 }  // namespace
 
 // The library's system calls come here, not to libc.
@@ -92,12 +75,7 @@ extern "C" long syscall(long number, ...) {
       wakes++;
     }
   }
-  long result = RawCall(number, a);
-  if (result < 0 && result >= -4095) {
-    errno = static_cast<int>(-result);
-    return -1;
-  }
-  return result;
+  return shmipc_testing::RawCall(number, a);
 }
 
 namespace {
@@ -115,11 +93,8 @@ using shmipc_testing::Watchdog;
 class ChannelThreadTest : public testing::TestWithParam<shmipc_channel_kind_t> {
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    All, ChannelThreadTest, testing::ValuesIn(kKinds),
-    [](const testing::TestParamInfo<shmipc_channel_kind_t> &i) {
-      return std::string(KindName(i.param));
-    });
+INSTANTIATE_TEST_SUITE_P(All, ChannelThreadTest, testing::ValuesIn(kKinds),
+                         channel_testing::ParamName);
 
 TEST_P(ChannelThreadTest, NoWakeUpIsLost) {
   Watchdog watchdog(240);

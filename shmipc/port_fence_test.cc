@@ -61,29 +61,11 @@ extern "C" long syscall(long number, ...) {
     longest_sleep_ns = std::max<int64_t>(longest_sleep_ns, ns);
     sleeps++;
   }
-  long result;
-#if defined(__x86_64__)
-  register long r10 __asm__("r10") = a[3];
-  register long r8 __asm__("r8") = a[4];
-  register long r9 __asm__("r9") = a[5];
-  __asm__ volatile("syscall"
-                   : "=a"(result)
-                   : "a"(number), "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10),
-                     "r"(r8), "r"(r9)
-                   : "rcx", "r11", "memory");
-#else
-#error "not ported"
-#endif
-  if (result < 0 && result >= -4095) {
-    errno = static_cast<int>(-result);
-    return -1;
-  }
-  return result;
+  return shmipc_testing::RawCall(number, a);
 }
 
 namespace {
 
-using channel_testing::KindName;
 using channel_testing::kKinds;
 using channel_testing::Port;
 using shmipc_testing::Process;
@@ -133,11 +115,8 @@ class PortFenceTest : public testing::TestWithParam<shmipc_channel_kind_t> {
   shmipc_ref_t ref_ = {};
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    All, PortFenceTest, testing::ValuesIn(kKinds),
-    [](const testing::TestParamInfo<shmipc_channel_kind_t> &i) {
-      return std::string(KindName(i.param));
-    });
+INSTANTIATE_TEST_SUITE_P(All, PortFenceTest, testing::ValuesIn(kKinds),
+                         channel_testing::ParamName);
 
 // -- Registering.
 

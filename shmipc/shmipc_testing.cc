@@ -52,6 +52,27 @@ Watchdog::~Watchdog() {
   alarm(0);
 }
 
+long RawCall(long number, const long (&a)[6]) {
+  long result;
+#if defined(__x86_64__)
+  register long r10 __asm__("r10") = a[3];
+  register long r8 __asm__("r8") = a[4];
+  register long r9 __asm__("r9") = a[5];
+  __asm__ volatile("syscall"
+                   : "=a"(result)
+                   : "a"(number), "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10),
+                     "r"(r8), "r"(r9)
+                   : "rcx", "r11", "memory");
+#else
+#error "not ported"
+#endif
+  if (result < 0 && result >= -4095) {
+    errno = static_cast<int>(-result);
+    return -1;
+  }
+  return result;
+}
+
 int64_t NowNs() {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);

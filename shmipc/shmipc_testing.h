@@ -35,6 +35,9 @@ class Watchdog {
 
 int64_t NowNs();
 
+// A system call as libc makes it, for tests that have a `syscall` of their own.
+long RawCall(long number, const long (&a)[6]);
+
 // The longest that one of `count` processes was away from the CPU which do
 // nothing but look at the clock, while `num_kills` of them are killed and
 // replaced as in a test of kills, `most_pause_ns` apart at most. The scheduler
