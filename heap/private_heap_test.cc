@@ -312,6 +312,35 @@ TEST_P(PrivateHeapTest, ReallocIsInPlaceWhereItCanBe) {
   EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
 }
 
+// All pieces that began in one 64 KiB become part of one that began before:
+// what says where pieces begin is to say so on every level.
+TEST_P(PrivateHeapTest, PiecesJoinAcrossWholeStretches) {
+  const size_t kStretch = 65536;
+  for (bool single_threaded : {false, true}) {
+    heap_options_t options = Options(GetParam());
+    options.single_threaded = single_threaded;
+    const Heap heap = Create(options);
+    void *before = heap_alloc_in(heap.get(), kStretch);
+    // To the end of the stretch, beyond it and the next, from its last granule
+    // on.
+    const size_t lengths[][2] = {
+        {1024, kStretch - 1024}, {1024, 2 * kStretch}, {kStretch - 16, 1024}};
+    for (const auto &both : lengths) {
+      void *first = heap_alloc_in(heap.get(), both[0]);
+      void *second = heap_alloc_in(heap.get(), both[1]);
+      void *behind = heap_alloc_in(heap.get(), kStretch);
+      ASSERT_NE(behind, nullptr);
+      heap_free_in(heap.get(), before);
+      heap_free_in(heap.get(), second);
+      heap_free_in(heap.get(), first);
+      EXPECT_STREQ(heap_check_in(heap.get()), nullptr) << both[1];
+      heap_free_in(heap.get(), behind);
+      before = heap_alloc_in(heap.get(), kStretch);
+      EXPECT_STREQ(heap_check_in(heap.get()), nullptr) << both[1];
+    }
+  }
+}
+
 // A moved block leaves its old place free.
 TEST_P(PrivateHeapTest, ReallocMovesWhatCannotGrow) {
   const Heap heap = Create(Options(GetParam()));
