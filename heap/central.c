@@ -70,7 +70,7 @@ static void after_fork(void) {
   pthread_mutex_unlock(&central_mutex);
 }
 
-__attribute__((constructor(101))) void heap_central_register_fork(void) {
+void heap_central_register_fork(void) {
   // Two threads at once cannot be: the first one allocates before it makes the
   // second. Set before, as the registration may allocate.
   static bool is_registered;
@@ -78,4 +78,10 @@ __attribute__((constructor(101))) void heap_central_register_fork(void) {
     is_registered = true;
     pthread_atfork(before_fork, after_fork, after_fork);
   }
+}
+
+// A function of its own: GCC takes no priority from a definition when there was
+// a declaration before.
+__attribute__((constructor(101))) static void register_early(void) {
+  heap_central_register_fork();
 }

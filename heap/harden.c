@@ -146,10 +146,8 @@ void heap_harden_help(void) {
 
 static uint32_t derived(uint32_t defences) {
   const uint32_t looks = HEAP_HARDEN_ZERO | HEAP_HARDEN_REUSE;
-  const uint32_t neighbour = HEAP_HARDEN_CANARY | HEAP_HARDEN_ZERO;
   const uint32_t waits = HEAP_HARDEN_CANARY | HEAP_HARDEN_QUARANTINE;
   return ((defences & looks) == looks ? HEAP_HARDEN_LOOKS : 0) |
-         ((defences & neighbour) == neighbour ? HEAP_HARDEN_NEIGHBOUR : 0) |
          ((defences & waits) == waits ? HEAP_HARDEN_WAITS : 0);
 }
 
@@ -163,6 +161,7 @@ void heap_harden_start(void) {
   heap_random_t random = {0};
   heap_harden.canary_secret = heap_random_next(&random);
   heap_harden.canary_factor = heap_random_next(&random) | 1;
+  explicit_bzero(&random, sizeof(random));  // Its key makes both again.
   heap_harden.canary_bytes =
       (choice.defences & HEAP_HARDEN_CANARY) != 0 ? 8 : 0;
   heap_harden.defences = choice.defences | derived(choice.defences);

@@ -42,9 +42,8 @@ enum {
 
 // What follows from them, so that the usual paths test one bit.
 enum {
-  HEAP_HARDEN_LOOKS = 1 << 9,       // Memory is zeroed, and looked at: is_zero.
-  HEAP_HARDEN_NEIGHBOUR = 1 << 10,  // The word before a block can be checked.
-  HEAP_HARDEN_WAITS = 1 << 11,      // Free's usual path: canary, quarantine.
+  HEAP_HARDEN_LOOKS = 1 << 9,   // Memory is zeroed, and looked at: is_zero.
+  HEAP_HARDEN_WAITS = 1 << 10,  // Free's usual path: canary, quarantine.
 };
 
 // What the environment asks for.

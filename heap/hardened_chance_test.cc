@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "heap/central.h"
 #include "heap/fake_kernel.h"
 #include "heap/hardened_testing.h"
 #include "heap/heap.h"
@@ -84,6 +85,30 @@ TEST(QuarantineTest, KeepsBlocksOfEachSizeForSomeFrees) {
       }
     });
   }
+}
+
+// Larger ones wait in all for 512 KiB of frees, also while a long one is being
+// zeroed, which waits for nothing (or was when the process forked).
+TEST(QuarantineTest, KeepsLargerBlocksForSomeFrees) {
+  RunHardened("all", [] {
+    for (bool is_one_claimed : {false, true}) {
+      if (is_one_claimed) {
+        heap_central_lock();
+        EXPECT_TRUE(heap_run_quarantine_claim(1 << 20, 24 << 20));
+        heap_central_unlock();
+      }
+      std::map<void *, size_t> freed_at;
+      for (size_t i = 0; i < 3000; ++i) {
+        void *ptr = heap_alloc(40000);
+        const auto found = freed_at.find(ptr);
+        if (found != freed_at.end()) {
+          ASSERT_GE(i - found->second, 5u) << is_one_claimed;
+        }
+        heap_free(ptr);
+        freed_at[ptr] = i;
+      }
+    }
+  });
 }
 
 TEST(QuarantineTest, IsBoundedInBytes) {

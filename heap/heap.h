@@ -138,7 +138,7 @@ typedef bool (*heap_visit_t)(void *context, void *ptr, size_t usable_bytes);
 // Visits every live block of all threads, in no order. Returns false when
 // `visit` did. Other threads may go on: blocks that they get or free meanwhile
 // may or may not be visited. `visit` runs with the central lock held and must
-// not call the heap.
+// not call the heap, nor a private one.
 HEAP_API bool heap_walk(heap_visit_t visit, void *context);
 
 #define HEAP_STATS_CLASS_COUNT 72

@@ -188,9 +188,12 @@ static void underflow(void) {
 }
 
 static void underflow_medium(void) {
+  // Or nothing may be mapped before it.
+  unsigned char *low = get(MEDIUM);
   unsigned char *ptr = get(MEDIUM);
   ptr[is_bad ? -1 : 0] = 'x';
   free(ptr);
+  free(low);
 }
 
 static void write_after(size_t size, size_t offset) {

@@ -2,10 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Two heaps in one file would write over each other's blocks. Other processes
-// are kept out by a lock of the open file description, which stays when some
+// are kept out by a lock of an open file description, which stays when some
 // other descriptor of the file is closed, as a lock of the process would not.
-// It does not keep out heaps that share the description: those of this process
-// and of forked children, which private_heap_list.c has a list of.
+// The heap opens the file again: whoever has inherited the caller's descriptor
+// would share its description, and so the lock. This process's own heaps are in
+// private_heap_list.c's list.
 
 #include "heap/private_file.h"
 
@@ -15,9 +16,36 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "heap/text.h"
+
 static int set_lock(int file, short type) {
   struct flock lock = {.l_type = type, .l_whence = SEEK_SET};
   return fcntl(file, F_OFD_SETLK, &lock);
+}
+
+// Returns a descriptor of its own, none of the first three: a program that has
+// closed one of those may mean the next that it opens.
+static int open_again(int file, heap_file_id_t id) {
+  char path[40] = {0};
+  heap_text_t text = {path, sizeof(path) - 1, 0};
+  struct stat status;
+  heap_text_add(&text, "/proc/self/fd/");
+  heap_text_add_decimal(&text, (uint64_t)file);
+  int again = open(path, O_RDWR | O_CLOEXEC);
+  if (again >= 0 &&
+      (fstat(again, &status) != 0 || (uint64_t)status.st_dev != id.device ||
+       (uint64_t)status.st_ino != id.inode)) {
+    close(again);
+    again = -1;
+  }
+  // Without /proc, or without the right: the description is shared then.
+  int result = fcntl(again >= 0 ? again : file, F_DUPFD_CLOEXEC, 3);
+  if (again >= 0) {
+    int error = errno;
+    close(again);
+    errno = error;
+  }
+  return result;
 }
 
 int heap_private_file_open(int file, heap_file_id_t *out_id) {
@@ -31,7 +59,7 @@ int heap_private_file_open(int file, heap_file_id_t *out_id) {
   }
   *out_id = (heap_file_id_t){.device = (uint64_t)status.st_dev,
                              .inode = (uint64_t)status.st_ino};
-  return fcntl(file, F_DUPFD_CLOEXEC, 0);
+  return open_again(file, *out_id);
 }
 
 int heap_private_file_lock(int file) {

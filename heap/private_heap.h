@@ -34,8 +34,12 @@
 // Threads: any thread may call any function but heap_destroy at any time,
 // unless the heap is `single_threaded`. Signals: no function may be called from
 // a signal handler. fork: the child has a copy, which is whole whatever other
-// threads do: fork waits for them. Of memory in a shared file it has none, so
-// only one of the two may go on with such a heap.
+// threads do: fork waits for them. Not so with a heap in a buffer or without a
+// lock: if another thread is inside it then, the child must not use it. Of
+// memory in a shared file or buffer there is no copy, so only one of the two
+// may go on with such a heap. Handlers of pthread_atfork that run while fork
+// has the locks, those of libraries that were initialised before this one, must
+// not use a private heap.
 
 #ifndef MY_ALLOC_HEAP_PRIVATE_HEAP_H_
 #define MY_ALLOC_HEAP_PRIVATE_HEAP_H_
@@ -75,11 +79,11 @@ typedef struct heap_options {
   size_t buffer_bytes;
   // Blocks lie in this regular file, from its start on, which is opened for
   // reading and writing and grows as needed; it may be closed after
-  // heap_create. It is this heap's alone until heap_destroy, which heaps of
-  // other processes see by a lock (F_OFD_SETLK), where the file system has
-  // locks; what is in it after that is of no use. That the file cannot grow,
-  // for want of space or by RLIMIT_FSIZE, is ENOMEM. Nobody may make it shorter
-  // meanwhile: that is SIGBUS. Not with `buffer`.
+  // heap_create, which opens it again for itself. It is this heap's alone until
+  // heap_destroy, which heaps of other processes see by a lock (F_OFD_SETLK),
+  // where the file system has locks; what is in it after that is of no use.
+  // That the file cannot grow, for want of space or by RLIMIT_FSIZE, is ENOMEM.
+  // Nobody may make it shorter meanwhile: that is SIGBUS. Not with `buffer`.
   bool use_file;
   int file;
   // The unit of sizes and the smallest block, a power of two from 8 to 65536
@@ -150,7 +154,8 @@ HEAP_API size_t heap_usable_size_in(heap_t *heap, const void *ptr);
 HEAP_API size_t heap_trim_in(heap_t *heap);
 
 // Visits every live block, lowest address first; false when `visit` was. It
-// must not fork, and not call this heap nor one that was created before it.
+// must not fork, create or destroy heaps, wait for a thread that does, nor call
+// this heap or one that was created before it.
 HEAP_API bool heap_walk_in(heap_t *heap, heap_visit_t visit, void *context);
 
 // Returns NULL, or a text naming the first broken invariant; what a write after

@@ -42,6 +42,9 @@ static void append(heap_t *heap) {
 }
 
 bool heap_private_list_add(heap_t *heap) {
+  if (heap->reservation == NULL) {
+    return true;  // In a buffer, which may go without a word.
+  }
   pthread_mutex_lock(&list_lock);
   bool is_alone = !heap->options.use_file || !is_file_used(heap->file_id);
   if (is_alone) {
@@ -52,6 +55,9 @@ bool heap_private_list_add(heap_t *heap) {
 }
 
 void heap_private_list_remove(heap_t *heap) {
+  if (heap->reservation == NULL) {
+    return;
+  }
   pthread_mutex_lock(&list_lock);
   if (heap->prev_heap != NULL) {
     heap->prev_heap->next_heap = heap->next_heap;

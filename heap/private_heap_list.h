@@ -1,8 +1,9 @@
 // Copyright The my_alloc Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// All private heaps of the process, in the order in which they were created:
-// so that fork finds their locks, and no two are in one file.
+// The private heaps of the process but for those in buffers, in the order in
+// which they were created: so that fork finds their locks, and no two are in
+// one file.
 
 #ifndef MY_ALLOC_HEAP_PRIVATE_HEAP_LIST_H_
 #define MY_ALLOC_HEAP_PRIVATE_HEAP_LIST_H_

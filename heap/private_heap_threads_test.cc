@@ -264,6 +264,34 @@ TEST_P(PrivateHeapThreadsTest, ChildFindsTheLocksFree) {
   EXPECT_EQ(Stats(other).num_live, 0u);
 }
 
+bool AllocInTheProcessHeap(void * /*context*/, void * /*ptr*/,
+                           size_t /*usable_bytes*/) {
+  heap_free(heap_alloc(100000));  // With the central lock.
+  return true;
+}
+
+// Fork takes the process heap's lock last.
+TEST_P(PrivateHeapThreadsTest, VisitorMayUseTheProcessHeapDuringFork) {
+  const Heap heap = Create(Options(GetParam()));
+  for (size_t i = 0; i < 1000; ++i) {
+    ASSERT_NE(heap_alloc_in(heap.get(), 100), nullptr);
+  }
+  RunInChild([&] {
+    alarm(60);  // Rather than for ever.
+    std::atomic<bool> is_done{false};
+    std::thread thread([&] {
+      while (!is_done.load()) {
+        heap_walk_in(heap.get(), AllocInTheProcessHeap, nullptr);
+      }
+    });
+    for (int i = 0; i < 100; ++i) {
+      RunInChild([] {});
+    }
+    is_done.store(true);
+    thread.join();
+  });
+}
+
 // Heaps come and go while others fork, from any place of the list.
 TEST_P(PrivateHeapThreadsTest, HeapsMayBeMadeWhileOthersFork) {
   std::atomic<bool> is_done{false};

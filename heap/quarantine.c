@@ -42,7 +42,7 @@ typedef struct waiting_run {
 // Central lock. Oldest first.
 static waiting_run_t runs[RUNS_MAX];
 static size_t run_count;
-static size_t run_bytes;
+static size_t run_bytes;  // Of those that are settled.
 static heap_random_t run_random;
 
 // Frees blocks of the queue until no more than `most_bytes` wait in all, or
@@ -99,7 +99,6 @@ bool heap_run_quarantine_claim(uintptr_t run, size_t size_bytes) {
     return false;
   }
   runs[run_count++] = (waiting_run_t){.start = run, .size_bytes = size_bytes};
-  run_bytes += size_bytes;
   return true;
 }
 
@@ -109,7 +108,7 @@ static void release_run(size_t index) {
     runs[i - 1] = runs[i];
   }
   --run_count;
-  run_bytes -= run.size_bytes;
+  run_bytes -= run.is_settled ? run.size_bytes : 0;
   heap_guard_clear_ends(run.start, run.size_bytes);
   heap_arena_free(run.start);
 }
@@ -143,11 +142,12 @@ static void shrink_runs(size_t most_runs, size_t most_bytes) {
 
 void heap_run_quarantine_settle(uintptr_t run) {
   waiting_run_t *waiting = find_run(run);
-  waiting->is_settled = true;
   if (!heap_harden_has(HEAP_HARDEN_QUARANTINE) ||
       waiting->size_bytes > RUN_BYTES_MAX) {
     release_run((size_t)(waiting - runs));
   } else {
+    waiting->is_settled = true;
+    run_bytes += waiting->size_bytes;
     // Some room for others' claims.
     shrink_runs(RUNS_MAX / 2, RUN_BYTES_MAX);
   }
