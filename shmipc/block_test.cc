@@ -317,6 +317,26 @@ TEST_P(BlockTest, EveryPointerThatIsNoLiveBlockIsTold) {
   ExpectUnused();
 }
 
+// A thread with blocks of its own, and one that never had any.
+TEST_P(BlockTest, OtherThreadsFreeExactlyOnce) {
+  for (bool has_own : {true, false}) {
+    auto *block = static_cast<char *>(shmipc_block_alloc(region_, 100));
+    auto *medium = static_cast<char *>(shmipc_block_alloc(region_, 5000));
+    std::thread([&] {
+      void *own = has_own ? shmipc_block_alloc(region_, 100) : nullptr;
+      for (char *ptr : {block, medium}) {
+        EXPECT_EQ(shmipc_block_free(region_, ptr + 16), -EINVAL);
+        EXPECT_EQ(shmipc_block_free(region_, ptr), 0);
+        EXPECT_EQ(shmipc_block_free(region_, ptr), -EALREADY);
+        EXPECT_EQ(shmipc_block_free(region_, ptr + 16), -EINVAL);
+      }
+      EXPECT_EQ(shmipc_block_free(region_, own), 0);
+    }).join();
+    EXPECT_EQ(shmipc_block_free(region_, block), -EALREADY);
+    EXPECT_EQ(shmipc_block_free(region_, medium), -EALREADY);
+  }
+}
+
 TEST_P(BlockTest, OwnersChangeAsTheyMay) {
   shmipc_region_t *other = own_.Attach();
   void *block = shmipc_block_alloc(region_, 100);

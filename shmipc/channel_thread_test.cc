@@ -38,10 +38,14 @@ std::atomic<bool> interrupts;
 std::atomic<uint64_t> waits;
 std::atomic<uint64_t> wakes;
 
+// Before there are threads: to ask for it in a system call of a lock that
+// guards it would be without end.
+const uint64_t seed = shmipc_testing::Seed();
+
 // Between nothing and 100 us.
 void Delay() {
   static thread_local std::minstd_rand random(
-      static_cast<unsigned int>(shmipc_testing::Seed()) ^
+      static_cast<unsigned int>(seed) ^
       static_cast<unsigned int>(
           std::hash<std::thread::id>()(std::this_thread::get_id())));
   int64_t end =

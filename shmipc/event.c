@@ -11,9 +11,10 @@
 // Whoever notifies clears the bit with the addition, and wakes. To wake one,
 // two are woken: if there were not two, nobody else sleeps, and the bit may
 // stay cleared; if there were, others may, and the bit is put back. A
-// notification that came in between saw no bit; then all are woken. So a bit
-// without a sleeper costs one system call at most, also one that a dead waiter
-// left.
+// notification that came in between saw no bit: then all are woken if it is in
+// the count; one more in any case, since ports that see no bit count nothing
+// (shmipc_port_notify). So a bit without a sleeper costs one system call at
+// most, also one that a dead waiter left.
 //
 // The count has 31 bits: a waiter that is held up between its key and its sleep
 // for exactly 2^31 notifications misses them.
@@ -100,9 +101,7 @@ int shmipc_event_notify_one(shmipc_region_t *region, shmipc_event_t *event) {
   }
   uint32_t now =
       __atomic_fetch_or(&event->word, WAITERS, __ATOMIC_RELAXED) & ~WAITERS;
-  if (now != next) {
-    shmipc_futex_wake(&event->word, INT_MAX);
-  }
+  shmipc_futex_wake(&event->word, now != next ? INT_MAX : 1);
   return 0;
 }
 

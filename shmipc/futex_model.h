@@ -10,9 +10,11 @@
 #ifndef MY_ALLOC_SHMIPC_FUTEX_MODEL_H_
 #define MY_ALLOC_SHMIPC_FUTEX_MODEL_H_
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -63,6 +65,11 @@ class Protocol {
                     std::vector<State> *out) = 0;
   virtual bool IsDone(const State &state, size_t who) const = 0;
   virtual std::string WrongWith(const State &state) const = 0;
+  // So many of the first threads do the same: which of them is where does not
+  // matter.
+  virtual size_t NumAlike() const {
+    return 0;
+  }
 
   // Returns the first thing that went wrong, or "".
   std::string Explore(const State &start) {
@@ -86,7 +93,12 @@ class Protocol {
       if (next.empty() && !is_done) {
         return "nobody can go on: a wake-up was lost";
       }
-      for (const State &one : next) {
+      for (State &one : next) {
+        std::sort(one.thread.begin(),
+                  one.thread.begin() + static_cast<ptrdiff_t>(NumAlike()),
+                  [](const Thread &a, const Thread &b) {
+                    return memcmp(&a, &b, sizeof(a)) < 0;
+                  });
         if (seen.insert(Key(one)).second) {
           stack.push_back(one);
         }

@@ -10,7 +10,7 @@
 //
 //   epoll   <- what the caller polls
 //    |- socket   a notification
-//    '- timer    4 ms after it was armed
+//    '- timer    4 ms after it was armed, or 1 ms
 //
 // The timer is what a slice is to those that sleep: a sender may be killed
 // between its message and its datagram, or may not reach the socket (another

@@ -140,8 +140,12 @@ static void have_what_was_sent(shmipc_port_t *port) {
   }
   if (!shmipc_barrier_in_all()) {
     // No store buffer holds anything for that long.
-    struct timespec pause = {.tv_sec = 0, .tv_nsec = UNFENCED_SLICE_NS};
-    (void)nanosleep(&pause, NULL);
+    int64_t end_ns = shmipc_now_ns() + UNFENCED_SLICE_NS;
+    struct timespec end = {.tv_sec = end_ns / 1000000000,
+                           .tv_nsec = end_ns % 1000000000};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &end, NULL) ==
+           EINTR) {
+    }
   }
   port->has_seen_shut = true;
 }
