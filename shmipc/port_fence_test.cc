@@ -169,6 +169,14 @@ class PortFenceTest : public testing::TestWithParam<shmipc_channel_kind_t> {
   bool IsSpsc() const {
     return GetParam() == SHMIPC_SPSC;
   }
+  // Until it has slept more than once: on a busy machine one sleep may take as
+  // long as the whole wait.
+  static void ReceiveInVain(Port *receiver) {
+    sleeps = 0;
+    do {
+      EXPECT_EQ(receiver->Receive(30000000), "ETIMEDOUT");
+    } while (sleeps <= 1);
+  }
 
   Watchdog watchdog_{60};
   TestRegion own_{SHMIPC_MEMFD, 4096, [](auto *o) {
@@ -222,19 +230,18 @@ TEST_P(PortFenceTest, OneThatCannotRegisterAlwaysHasItsOwnBarrier) {
 
 TEST_P(PortFenceTest, OneThatMayCallSleepsForWholeSlices) {
   Port receiver(own_.region(), Channel(), SHMIPC_RECEIVER);
-  EXPECT_EQ(receiver.Receive(30000000), "ETIMEDOUT");
-  EXPECT_GT(longest_sleep_ns, 1000000);
+  ReceiveInVain(&receiver);
+  EXPECT_GT(longest_sleep_ns, kUnfencedSliceNs);
+  EXPECT_LE(longest_sleep_ns, kSliceNs);
   // One call; from then on the mode says it.
   EXPECT_EQ(barriers, 1);
-  EXPECT_GT(sleeps, 1);
   EXPECT_EQ(Mode(SHMIPC_RECEIVER), static_cast<uint32_t>(SHMIPC_FENCED));
 }
 
 TEST_P(PortFenceTest, OneThatMayNotCallSleepsForAMillisecond) {
   refuses_barriers = true;
   Port receiver(own_.region(), Channel(), SHMIPC_RECEIVER);
-  EXPECT_EQ(receiver.Receive(30000000), "ETIMEDOUT");
-  EXPECT_GT(sleeps, 1);
+  ReceiveInVain(&receiver);
   EXPECT_LE(longest_sleep_ns, 1000000);
   // It could not make sure of that, but those that notify have barriers.
   EXPECT_EQ(Mode(SHMIPC_RECEIVER), static_cast<uint32_t>(SHMIPC_ASKED));
@@ -247,7 +254,7 @@ TEST_P(PortFenceTest, OneThatMayNotCallBelievesOthers) {
   receiver.Reopen();
   refuses_barriers = true;
   longest_sleep_ns = 0;
-  EXPECT_EQ(receiver.Receive(30000000), "ETIMEDOUT");
+  ReceiveInVain(&receiver);
   EXPECT_GT(longest_sleep_ns, 1000000);
 }
 
