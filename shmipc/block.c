@@ -204,17 +204,23 @@ void *shmipc_block_alloc_aligned(shmipc_region_t *region, size_t alignment,
   return alloc_any(region, alignment, size_bytes);
 }
 
+// Frees the block of a word that is still `seen`, which is live, for whoever
+// has the page to find.
+static int free_word(const shmipc_region_t *region, uint32_t page,
+                     uint32_t *word, uint32_t seen) {
+  // Sequentially consistent: see shmipc_page_note_freed.
+  if (!__atomic_compare_exchange_n(word, &seen, SHMIPC_BLOCK_FREE, false,
+                                   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+    return -EALREADY;
+  }
+  shmipc_page_note_freed(region, page);
+  return 0;
+}
+
 int shmipc_place_free(shmipc_region_t *region, const shmipc_self_t *self,
                       const shmipc_place_t *place, uint32_t seen) {
   if (place->class_index < SHMIPC_CLASSES) {
-    // Sequentially consistent: see shmipc_page_note_freed.
-    if (!__atomic_compare_exchange_n(place->word, &seen, SHMIPC_BLOCK_FREE,
-                                     false, __ATOMIC_SEQ_CST,
-                                     __ATOMIC_RELAXED)) {
-      return -EALREADY;
-    }
-    shmipc_page_note_freed(region, place->page);
-    return 0;
+    return free_word(region, place->page, place->word, seen);
   }
   // From the head that was found, which no other run ever has. From here on it
   // is no block. Killed now, whoever looks for pages goes on.
@@ -258,8 +264,7 @@ static __attribute__((noinline)) int free_any(shmipc_region_t *region,
   return status;
 }
 
-// The short way for a block in a page of another thread that has its words in
-// it. `head` is the page's.
+// The short way for a block in a page of another thread. `head` is the page's.
 static __attribute__((noinline)) int free_of_other(shmipc_region_t *region,
                                                    void *block, uint32_t page,
                                                    uint64_t head) {
@@ -268,20 +273,13 @@ static __attribute__((noinline)) int free_of_other(shmipc_region_t *region,
       (uint32_t)((unsigned char *)block - shmipc_page_of(region, page));
   uint32_t index;
   if (class_index >= SHMIPC_CLASSES ||
-      shmipc_classes[class_index].words_offset == 0 ||
       !shmipc_class_index(&shmipc_classes[class_index], position, &index)) {
     return free_any(region, block);
   }
   uint32_t *word = shmipc_words_of(region, page, class_index) + index;
   uint32_t seen = shmipc_word_load(word);
-  // Sequentially consistent: see shmipc_page_note_freed.
-  if (seen == SHMIPC_BLOCK_FREE ||
-      !__atomic_compare_exchange_n(word, &seen, SHMIPC_BLOCK_FREE, false,
-                                   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
-    return -EALREADY;
-  }
-  shmipc_page_note_freed(region, page);
-  return 0;
+  return seen == SHMIPC_BLOCK_FREE ? -EALREADY
+                                   : free_word(region, page, word, seen);
 }
 
 // A call that ends the short way: it then needs no frame.
