@@ -75,9 +75,7 @@ struct Tally {
   std::atomic<int> last_error;
   std::atomic<int64_t> worst_stall_ns;
   std::atomic<uint32_t> is_over;
-  std::atomic<uint32_t> num_receivers;
   std::atomic<uint64_t> rounds[8];
-  std::atomic<uint64_t> num_senders;
   Journal journals[kSendersMax];
 };
 
@@ -124,9 +122,8 @@ void FillMessage(unsigned char *place, const Head &head) {
 }
 
 int SendAll(shmipc_region_t *region, uint64_t offset, Tally *tally, int place,
-            uint64_t seed) {
+            uint64_t id, uint64_t seed) {
   std::mt19937_64 random(seed);
-  uint64_t id = tally->num_senders++;
   if (id >= kSendersMax) {
     Error(tally, -ENOSPC);
     return 1;
@@ -268,20 +265,23 @@ class ChannelKillTest : public testing::TestWithParam<Params> {
 
   Process Start(int place) {
     uint64_t seed = seed_++;
-    return Process([this, place, seed] {
+    uint64_t id = place < num_senders_ ? num_lives_++ : 0;
+    if (place < num_senders_) {
+      life_of_[place] = id;
+    }
+    return Process([this, place, id, seed] {
       shmipc_region_t *region = own_.AttachInChild();
       if (region == nullptr) {
         Error(&*tally_, -ENXIO);
         return 1;
       }
       return place < num_senders_
-                 ? SendAll(region, offset_, &*tally_, place, seed)
+                 ? SendAll(region, offset_, &*tally_, place, id, seed)
                  : ReceiveAll(region, offset_, &*tally_, place, seed,
                               kind_ == SHMIPC_MPMC && receivers_die_);
     });
   }
 
-  // One sender may be done: it is replaced.
   void Replace(std::vector<Process> *all, int place) {
     (*all)[static_cast<size_t>(place)].Kill();
     (*all)[static_cast<size_t>(place)] = Start(place);
@@ -310,7 +310,7 @@ class ChannelKillTest : public testing::TestWithParam<Params> {
     uint64_t again = 0;
     uint64_t sent = 0;
     uint64_t extra = 0;
-    for (uint64_t id = 0; id < tally_->num_senders; id++) {
+    for (uint64_t id = 0; id < num_lives_; id++) {
       const Journal &journal = tally_->journals[id];
       sent += journal.sent;
       for (uint64_t i = 0; i < kPerSender; i++) {
@@ -377,7 +377,7 @@ class ChannelKillTest : public testing::TestWithParam<Params> {
       Replace(&all, victim);
       // One that has sent all its numbers.
       for (int j = 0; j < num_senders_; j++) {
-        if (tally_->journals[tally_->num_senders - 1].is_over != 0) {
+        if (tally_->journals[life_of_[j]].is_over != 0) {
           Replace(&all, j);
         }
       }
@@ -398,6 +398,8 @@ class ChannelKillTest : public testing::TestWithParam<Params> {
   int num_senders_;
   int num_receivers_;
   bool receivers_die_ = false;
+  uint64_t num_lives_ = 0;    // Of senders.
+  uint64_t life_of_[2] = {};  // The one that now has a sender's place.
 };
 
 INSTANTIATE_TEST_SUITE_P(All, ChannelKillTest,
