@@ -62,9 +62,7 @@ extern "C" long syscall(long number, ...) {
   long a[6];
   va_list list;
   va_start(list, number);
-  for (long &one : a) {
-    one = va_arg(list, long);
-  }
+  shmipc_testing::ReadArguments(list, &a);
   va_end(list);
   if (number == SYS_futex && a[1] == FUTEX_WAIT && interrupts) {
     errno = EINTR;

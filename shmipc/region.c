@@ -193,6 +193,13 @@ int shmipc_region_build(shmipc_region_t *region, const char *name,
   shmipc_header_t *header = shmipc_header_of(region);
   shmipc_header_fill(header, name, options, plan);
   region->header_hash = header->hash;
+  if (region->heap_offset != 0) {
+    shmipc_heap_head_t *heap =
+        (shmipc_heap_head_t *)(void *)(region->base + region->heap_offset);
+    // Never biased: who is named by the one has it (block_page.c).
+    heap->roots_mutex.word = SHMIPC_WORD_SHARED;
+    heap->runs_mutex.word = SHMIPC_WORD_SHARED;
+  }
   if (options->initialize != NULL) {
     uint64_t end =
         region->heap_offset != 0 ? region->heap_offset : region->mapped_bytes;

@@ -91,16 +91,19 @@ typedef struct shmipc_record {
 
 // The lock word of mutexes and reader-writer locks.
 //   0..15   index of the owner's record + 1; 0: nobody; 0xffff: given up
-//   16..29  low bits of the record's generation
+//   16..28  low bits of the record's generation
+//   29      shared: who is named has it. Otherwise the word is biased: who is
+//           named has it if that record has a note of it
 //   30      a former owner died with it; not yet consistent
 //   31      somebody may be waiting
 #define SHMIPC_WORD_INDEX 0xffffu
-#define SHMIPC_WORD_OWNER 0x3fffffffu
+#define SHMIPC_WORD_OWNER 0x1fffffffu
+#define SHMIPC_WORD_SHARED 0x20000000u
 #define SHMIPC_WORD_DIED 0x40000000u
 #define SHMIPC_WORD_WAITERS 0x80000000u
 #define SHMIPC_WORD_GIVEN_UP 0xffffu
 #define SHMIPC_WORD_OF(index, generation) \
-  (((index) + 1u) | (((generation)&0x3fffu) << 16))
+  (((index) + 1u) | (((generation)&0x1fffu) << 16))
 
 // Sizes that follow from the counts.
 static inline uint64_t shmipc_records_offset(uint32_t num_slots) {

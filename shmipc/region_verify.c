@@ -20,6 +20,7 @@
 
 #include "shmipc/block_internal.h"
 #include "shmipc/channel_internal.h"
+#include "shmipc/lock_word.h"
 #include "shmipc/region_internal.h"
 
 #define LOOKS 4
@@ -146,6 +147,10 @@ static const char *look_at_word(const shmipc_region_t *region, uint64_t offset,
   }
   if (index > region->num_records) {
     return "lock: its owner is no record";
+  }
+  // The thread may have it or not, and may be gone.
+  if (shmipc_word_is_biased(word)) {
+    return NULL;
   }
   const shmipc_record_t *record = shmipc_record_of(region, index - 1);
   if (load(&record->owner) == 0 ||

@@ -182,9 +182,9 @@ static int wait_for_readers(shmipc_region_t *region, shmipc_rwlock_t *lock,
 static void back_out(const shmipc_self_t *self, shmipc_rwlock_t *lock) {
   uint32_t seen = __atomic_load_n(&lock->word, __ATOMIC_RELAXED);
   while ((seen & SHMIPC_WORD_OWNER) == self->id &&
-         !__atomic_compare_exchange_n(&lock->word, &seen,
-                                      seen & SHMIPC_WORD_DIED, false,
-                                      __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
+         !__atomic_compare_exchange_n(
+             &lock->word, &seen, SHMIPC_WORD_SHARED | (seen & SHMIPC_WORD_DIED),
+             false, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
   }
   shmipc_futex_wake(&lock->word, INT_MAX);
 }
@@ -213,9 +213,10 @@ int shmipc_rwlock_write_lock(shmipc_region_t *region, shmipc_rwlock_t *lock,
   if (index == SHMIPC_NO_HOLD) {
     return -ENOLCK;
   }
-  uint32_t expected = 0;
+  uint32_t expected = SHMIPC_WORD_SHARED;
   // Sequentially consistent: (1).
-  if (!__atomic_compare_exchange_n(&lock->word, &expected, self->id, false,
+  if (!__atomic_compare_exchange_n(&lock->word, &expected,
+                                   self->id | SHMIPC_WORD_SHARED, false,
                                    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
     int64_t deadline = shmipc_deadline(timeout_ns);
     status = shmipc_word_lock_slow(region, self, &lock->word, deadline);
@@ -248,7 +249,8 @@ static int stop_writing(const shmipc_self_t *self, shmipc_rwlock_t *lock) {
     if ((seen & SHMIPC_WORD_OWNER) != self->id) {
       return -EPERM;
     }
-    next = (seen & SHMIPC_WORD_DIED) != 0 ? SHMIPC_WORD_GIVEN_UP : 0;
+    next = (seen & SHMIPC_WORD_DIED) != 0 ? SHMIPC_WORD_GIVEN_UP
+                                          : SHMIPC_WORD_SHARED;
     // Release: pairs with the acquire of the next owner, or reader.
   } while (!__atomic_compare_exchange_n(&lock->word, &seen, next, false,
                                         __ATOMIC_RELEASE, __ATOMIC_RELAXED));

@@ -28,6 +28,7 @@
 #include <cstring>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #if __has_include(<boost/interprocess/sync/interprocess_mutex.hpp>)
@@ -63,6 +64,7 @@ using benchmarking::share_fd;
 // All that the contenders use, in one region. Own cache lines.
 struct Board {
   alignas(64) shmipc_mutex_t mutex;
+  alignas(64) shmipc_mutex_t shared_mutex;
   alignas(64) shmipc_rwlock_t rwlock;
   alignas(64) shmipc_semaphore_t semaphore;
   alignas(64) shmipc_event_t events[2];
@@ -110,6 +112,13 @@ void LockOwnerWord() {
 }
 
 void Uncontended() {
+  // A second thread has it, so it is biased to none.
+  Check(shmipc_mutex_lock(region, &board->shared_mutex, SHMIPC_FOREVER));
+  Check(shmipc_mutex_unlock(region, &board->shared_mutex));
+  std::thread([] {
+    Check(shmipc_mutex_lock(region, &board->shared_mutex, SHMIPC_FOREVER));
+    Check(shmipc_mutex_unlock(region, &board->shared_mutex));
+  }).join();
   std::vector<Contender> contenders = {
     {"shmipc mutex",
      [] {
@@ -148,6 +157,13 @@ void Uncontended() {
                                               std::memory_order_release);
        });
      }},
+    {"shmipc mutex that another thread has had",
+     [] {
+       return TimePairs([] {
+         Check(shmipc_mutex_lock(region, &board->shared_mutex, SHMIPC_FOREVER));
+         Check(shmipc_mutex_unlock(region, &board->shared_mutex));
+       });
+     }},
 #if HAS_BOOST_INTERPROCESS
     {"Boost.Interprocess mutex",
      [] {
@@ -159,7 +175,7 @@ void Uncontended() {
 #endif
   };
   Compare("Uncontended lock and unlock", contenders,
-          {{0, 1, 0.25}, {0, 2, 1.0}});
+          {{0, 1, 0.25}, {0, 2, 1.0}, {5, 1, 0.25}});
   Compare("Uncontended reading, writing",
           {{"shmipc rwlock, read",
             [] {

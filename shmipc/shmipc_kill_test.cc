@@ -73,6 +73,7 @@ struct Tally {
   std::atomic<uint64_t> torn;  // Data that is not whole, unreported.
   std::atomic<uint64_t> errors;
   std::atomic<uint64_t> busy;  // That were told to try again.
+  std::atomic<uint64_t> boards_used;
   std::atomic<int64_t> worst_stall_ns;
   std::atomic<int> last_error;
   std::atomic<uint32_t> is_over;
@@ -195,19 +196,7 @@ class KillTest : public testing::TestWithParam<shmipc_backend_t> {
     }
   }
 
-  uint64_t num_kills_ = NumKills(GetParam(), 150);
-  Watchdog watchdog_{static_cast<unsigned int>(60 + num_kills_ / 20)};
-  Shared<Tally> tally_;
-};
-
-INSTANTIATE_TEST_SUITE_P(All, KillTest, testing::ValuesIn(Backends()),
-                         [](const testing::TestParamInfo<shmipc_backend_t> &i) {
-                           return std::string(NameOf(i.param));
-                         });
-
-TEST_P(KillTest, Mutex) {
-  TestRegion own(GetParam(), sizeof(Board));
-  Round round = [&](shmipc_region_t *region, Board *board) {
+  void LockAndChange(shmipc_region_t *region, Board *board) {
     int64_t start = NowNs();
     int status = shmipc_mutex_lock(region, &board->mutex, kHang);
     tally_->Stall(NowNs() - start);
@@ -224,9 +213,53 @@ TEST_P(KillTest, Mutex) {
     if (status != 0) {
       tally_->Error(status);
     }
+  }
+
+  uint64_t num_kills_ = NumKills(GetParam(), 150);
+  Watchdog watchdog_{static_cast<unsigned int>(60 + num_kills_ / 20)};
+  Shared<Tally> tally_;
+};
+
+INSTANTIATE_TEST_SUITE_P(All, KillTest, testing::ValuesIn(Backends()),
+                         [](const testing::TestParamInfo<shmipc_backend_t> &i) {
+                           return std::string(NameOf(i.param));
+                         });
+
+TEST_P(KillTest, Mutex) {
+  TestRegion own(GetParam(), sizeof(Board));
+  Round round = [&](shmipc_region_t *region, Board *board) {
+    LockAndChange(region, board);
   };
   Torture("mutex", [&] { return Work(&own, round); });
   EXPECT_GT(tally_->deaths, 0u) << "nobody was killed while it had the mutex";
+  ExpectWhole(own.region());
+}
+
+// Each has mutexes that nobody else had before, one after the other, and now
+// and then comes to those of the others, dead or alive.
+TEST_P(KillTest, MutexesOfOne) {
+  constexpr uint64_t kBoards = 1 << 15;
+  TestRegion own(GetParam(), kBoards * sizeof(Board));
+  Torture("mutexes of one", [&] {
+    std::mt19937_64 random(tally_->boards_used);
+    uint64_t mine = 0;
+    uint64_t left = 0;
+    Round round = [&](shmipc_region_t *region, Board *boards) {
+      if (left == 0) {
+        mine = tally_->boards_used++;
+        left = 1 + random() % 3000;
+      }
+      left--;
+      uint64_t board = mine;
+      if (random() % 64 == 0) {
+        board = mine - std::min<uint64_t>(mine, random() % 6);
+      }
+      LockAndChange(region, &boards[board % kBoards]);
+    };
+    return Work(&own, round);
+  });
+  printf("  %" PRIu64 " mutexes\n", tally_->boards_used.load());
+  EXPECT_GT(tally_->deaths, 0u) << "nobody was killed while it had a mutex";
   ExpectWhole(own.region());
 }
 

@@ -52,6 +52,12 @@ Watchdog::~Watchdog() {
   alarm(0);
 }
 
+void ReadArguments(va_list list, long (*out_a)[6]) {
+  for (long &one : *out_a) {
+    one = va_arg(list, long);
+  }
+}
+
 long RawCall(long number, const long (&a)[6]) {
   // First: a sanitizer's call for a load would lose what is in a register.
   const long a0 = a[0];

@@ -9,6 +9,7 @@
 
 #include <sys/types.h>
 
+#include <cstdarg>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -35,7 +36,9 @@ class Watchdog {
 
 int64_t NowNs();
 
-// A system call as libc makes it, for tests that have a `syscall` of their own.
+// For tests that have a `syscall` of their own: its arguments, and the call as
+// libc makes it.
+void ReadArguments(va_list list, long (*out_a)[6]);
 long RawCall(long number, const long (&a)[6]);
 
 // The longest that one of `count` processes was away from the CPU which do

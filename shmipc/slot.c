@@ -15,6 +15,10 @@
 //    record's `holds`: it is noted there before the word is changed and taken
 //    out after. So whoever looks through the records of a dead process finds
 //    every lock that names it; one that is noted but names it not is ignored.
+//    (But for words that are biased to it, lock_word.c: those that are not
+//    noted are free. And but for one that it was unlocking when it was killed,
+//    having cleared its note, and that another made its own meanwhile: whoever
+//    waits for it sees that its owner is dead.)
 // 3. A slot is free again only once its records are, and a record only once
 //    nothing names it. Every step may be repeated, and none is the last word
 //    before the word of the slot: a recoverer that is killed leaves a dead slot
@@ -67,14 +71,15 @@ static void release_word(shmipc_region_t *region, uint64_t offset,
     return;
   }
   if (offset + sizeof(uint32_t) > shmipc_mapped_bytes(region)) {
-    // Under the gate or at close: pages that we have never touched. A waiter
-    // that has them finds out by itself.
+    // No thread of ours has such a lock, and of those that are recovered we
+    // have mapped all: what is noted is nonsense.
     return;
   }
   uint32_t *word = (uint32_t *)(void *)(region->base + offset);
   uint32_t seen = __atomic_load_n(word, __ATOMIC_RELAXED);
   while ((seen & SHMIPC_WORD_OWNER) == id) {
-    uint32_t next = SHMIPC_WORD_DIED | (seen & SHMIPC_WORD_WAITERS);
+    uint32_t next =
+        SHMIPC_WORD_SHARED | SHMIPC_WORD_DIED | (seen & SHMIPC_WORD_WAITERS);
     // Release: pairs with the acquire of the next owner.
     if (__atomic_compare_exchange_n(word, &seen, next, false, __ATOMIC_ACQ_REL,
                                     __ATOMIC_RELAXED)) {
@@ -122,7 +127,10 @@ static void free_slot(shmipc_region_t *region, uint32_t index,
 int shmipc_slot_recover_dead(shmipc_region_t *region) {
   int num_recovered = 0;
   // Locks of the dead may be in pages that were added after we mapped ours.
-  (void)shmipc_region_refresh(region);
+  int status = shmipc_region_refresh(region);
+  if (status < 0) {
+    return status;
+  }
   for (uint32_t i = 0; i < region->num_slots; i++) {
     uint32_t word =
         __atomic_load_n(&shmipc_slot_of(region, i)->word, __ATOMIC_ACQUIRE);

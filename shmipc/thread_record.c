@@ -20,6 +20,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "shmipc/barrier.h"
 #include "shmipc/block_internal.h"
 #include "shmipc/region_internal.h"
 
@@ -143,6 +144,7 @@ int shmipc_self_find(shmipc_region_t *region, shmipc_self_t **out_self) {
     return status;
   }
   self->serial = region->serial;
+  self->may_bias = shmipc_barrier_register();
   self->next = all;
   all = self;
   shmipc_self_cached = self;
