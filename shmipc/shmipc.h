@@ -30,8 +30,9 @@
 // fork: the child has the memory but is not attached. Every call on a region of
 // the parent returns -ECHILD there, but for `shmipc_region_close`; the child
 // opens the region anew. (By handlers of `pthread_atfork`: `_Fork`, a raw
-// `clone` and `vfork` do not run them. Such a child keeps its parent alive, in
-// the eyes of others, until it ends or calls exec.)
+// `clone` and `vfork` do not run them. Such a child must not use the region: it
+// would pass for its parent, which it keeps alive, in the eyes of others, until
+// it ends or calls exec.)
 // exec: ends the attachment, like death. But a System V region counts the
 // process as attached until it ends: the kernel keeps SEM_UNDO across exec.
 //
