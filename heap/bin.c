@@ -210,10 +210,19 @@ bool heap_class_spans_freed(heap_class_spans_t *spans, const heap_bin_t *bin,
   return false;
 }
 
+static uint8_t *state_of(const heap_slot_t *slot) {
+  uint8_t *state = slot->state;
+  if (!HEAP_CHECKED) {
+    heap_small_block_state(heap_page_of((uintptr_t)slot->ptr), slot->ptr,
+                           &state);
+  }
+  return state;
+}
+
 void heap_bin_empty(heap_bin_t *bin) {
   bin->mask = 0;
   for (; bin->top->ptr != NULL; --bin->top) {
-    __atomic_store_n(bin->top->state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
+    __atomic_store_n(state_of(bin->top), HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
   }
 }
 

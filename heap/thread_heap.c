@@ -259,7 +259,7 @@ heap_refill_totals_t heap_thread_refill_totals(void) {
 }
 
 void heap_thread_freed_behind(heap_thread_t *thread, heap_page_t *page,
-                              const uint8_t *state) {
+                              uint8_t *state) {
   heap_thread_note_freed(thread, heap_span_of(page), state);
 }
 
@@ -274,7 +274,7 @@ static void hint_owner(heap_page_t *span) {
   // told, or else the hint would keep its own frees from telling them.
   heap_thread_t *owner = __atomic_load_n(&span->owner, __ATOMIC_SEQ_CST);
   size_t size_class = __atomic_load_n(&span->size_class, __ATOMIC_SEQ_CST);
-  if (!has_hint(owner, size_class)) {
+  if ((HEAP_CHECKED || owner != NULL) && !has_hint(owner, size_class)) {
     set_hint(owner, size_class);
   }
 }
