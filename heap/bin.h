@@ -67,8 +67,25 @@ void heap_bins_init(heap_bin_t *bins, heap_slot_t *slots, size_t shape,
 // False: there is none with a free block, and no current one any more.
 bool heap_bin_refill(heap_bin_t *bin, heap_class_spans_t *spans);
 
+// Returns where the state of a cached block is.
+uint8_t *heap_bin_state_of(const heap_slot_t *slot);
+
 // Frees what the bin holds back.
 void heap_bin_empty(heap_bin_t *bin);
+
+// Gives the bin's group back to the current span. True: nothing in the span is
+// live or cached, it is on no list, and must be given back.
+bool heap_bin_unreserve(heap_bin_t *bin, heap_class_spans_t *spans);
+
+// A closed bin caches nothing. Closes one without blocks; opens one without
+// cached blocks, in the first shape.
+void heap_bin_close(heap_bin_t *bin);
+void heap_bin_open(heap_bin_t *bin, size_t size_class);
+
+// Tells whether a bin without cached blocks is closed.
+static inline bool heap_bin_is_closed(const heap_bin_t *bin) {
+  return bin->top == bin->limit;
+}
 
 // Makes a span, on no list, the one that the bin is filled from next.
 void heap_class_spans_set_current(heap_class_spans_t *spans, heap_page_t *page);

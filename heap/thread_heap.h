@@ -47,6 +47,8 @@ typedef struct heap_thread {
 #else
   heap_slot_t slots[HEAP_SLOT_COUNT];
 #endif
+  // Spans that its frees gave back since it last needed a group of blocks.
+  uint32_t spans_freed;
   heap_refill_totals_t refills;   // Atomic, relaxed: read by statistics.
   struct heap_thread *next;       // Of all. Central lock.
   struct heap_thread *next_free;  // Of the unused, parked. Central lock.
