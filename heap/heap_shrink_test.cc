@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include "heap/arena_internal.h"
 #include "heap/heap.h"
 #include "heap/heap_testing.h"
+#include "heap/page_table.h"
 #include "heap/size_class.h"
 
 namespace {
@@ -25,9 +27,10 @@ namespace {
 using Blocks = std::vector<void *>;
 
 constexpr size_t kSizes[] = {48, 64, 240, 640, 1024, 2048, 8192, 30000};
-// A span of a thread that is its own in any case, and not half as many as tell
-// that the program is shrinking.
+// Less than half as many as tell that the program is shrinking.
 constexpr size_t kFewSpans = 30;
+// Divides a page of the kernel, and a span.
+constexpr size_t kBlockBytes = 1024;
 
 heap_stats_t Stats() {
   heap_stats_t stats;
@@ -184,6 +187,28 @@ size_t ResidentBytes(const void *table, size_t size_bytes) {
   return page_bytes * static_cast<size_t>(std::count_if(
                           pages.begin(), pages.end(),
                           [](unsigned char page) { return (page & 1) != 0; }));
+}
+
+// Of a span that has been partial while many others went, not all pages are
+// live; no call comes that would tell that the others are not wanted.
+TEST_F(HeapShrinkTest, PagesOfAPartialSpanGoBack) {
+  RunInChild([] {
+    const size_t in_span = BlocksInSpan(kBlockBytes);
+    const size_t kept = in_span / 4;
+    Blocks blocks = Allocate(kBlockBytes, in_span * 140);
+    for (void *ptr : blocks) {
+      memset(ptr, 1, kBlockBytes);
+    }
+    ASSERT_EQ(ResidentBytes(blocks[0], HEAP_PAGE_BYTES),
+              size_t{HEAP_PAGE_BYTES});
+    Free(Blocks(blocks.begin() + static_cast<ptrdiff_t>(kept), blocks.end()));
+    EXPECT_LE(ResidentBytes(blocks[0], HEAP_PAGE_BYTES),
+              size_t{HEAP_PAGE_BYTES} / 4);
+    for (size_t i = 0; i < kept; ++i) {
+      EXPECT_EQ(*static_cast<unsigned char *>(blocks[i]), 1);
+    }
+    Free(Blocks(blocks.begin(), blocks.begin() + static_cast<ptrdiff_t>(kept)));
+  });
 }
 
 size_t ResidentTagBytes() {

@@ -46,6 +46,7 @@
 
 #include "heap/central.h"
 #include "heap/fatal.h"
+#include "heap/purge.h"
 #include "heap/thread_internal.h"
 
 enum {
@@ -258,13 +259,34 @@ static void close_bins(heap_thread_t *thread) {
   }
 }
 
+// Gives back the pages without live blocks of the span that has been partial
+// for the longest time, one of each class: what the program keeps.
+static void discard_in_oldest(heap_thread_t *thread) {
+  int saved_errno = errno;
+  heap_central_lock();
+  for (size_t i = 0; i < HEAP_CLASS_COUNT && heap_purge_is_eager(); ++i) {
+    heap_page_t *oldest = thread->spans[i].partial.last;
+    if (oldest != NULL) {
+      heap_span_discard(oldest);
+    }
+  }
+  heap_central_unlock();
+  errno = saved_errno;
+}
+
 // Out of line, so that heap_thread_span_freed() needs no stack frame.
 static void __attribute__((noinline))
 give_up(heap_thread_t *thread, heap_page_t *page) {
   destroy(page);
-  // Once: those that close_bins() frees come after that number.
-  if (!HEAP_HARDENED && ++thread->spans_freed == SHRINKING_SPANS) {
+  if (HEAP_HARDENED) {
+    return;
+  }
+  uint32_t spans = ++thread->spans_freed;
+  if (spans == SHRINKING_SPANS) {
+    // Once: those that this frees come after that number.
     close_bins(thread);
+  } else if (spans > SHRINKING_SPANS && (spans & (spans - 1)) == 0) {
+    discard_in_oldest(thread);
   }
 }
 
