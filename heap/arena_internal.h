@@ -32,6 +32,7 @@ typedef struct heap_arena {
   void *mapping;          // The reservation, at or before base; or NULL.
   size_t mapping_bytes;
   uint32_t hole_units;
+  uint32_t tagless_units;  // Of long free runs, whose tags went back.
   heap_run_map_t map;
   heap_page_flags_t pages;
 } heap_arena_t;

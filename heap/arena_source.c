@@ -422,6 +422,10 @@ size_t heap_arena_lower_break(size_t keep_bytes) {
   heap_run_map_truncate(&arena->map,
                         (uint32_t)(release_bytes >> HEAP_UNIT_SHIFT));
   heap_purge_note_gone(&arena->pages, page_count - released, page_count);
+  // The tags behind the end are zero.
+  heap_metadata_discard_zeros(
+      &arena->map.tags[arena->map.unit_count],
+      (arena->map.tag_capacity - arena->map.unit_count) * sizeof(uint32_t));
   return released;
 }
 

@@ -10,7 +10,8 @@ runs in a process of its own on one malloc after the other, round after round,
 so that a busy or slow moment hits all of them. Printed are the medians, user
 and system time together, and the peak resident size; then how far each malloc
 is from the best *other* malloc of each row, as geometric means: below 1 is
-better than all of them.
+better than all of them. Then what the checks cost: the same library compiled
+without them runs as well, but is nobody's peer.
 
 Peers are glibc and what the dynamic linker finds of libjemalloc.so.2,
 libmimalloc.so.2, libtcmalloc_minimal.so.4; others by --peer NAME=FILE.
@@ -28,6 +29,7 @@ import sys
 import tempfile
 
 OURS = "my_alloc"
+UNCHECKED = "without checks"
 KNOWN_PEERS = {
     "jemalloc": "libjemalloc.so.2",
     "mimalloc": "libmimalloc.so.2",
@@ -295,14 +297,8 @@ def print_row(program, costs, mallocs):
           flush=True)
 
 
-def distance(results, name, field):
-    """Geometric mean and worst of name's cost by the best other peer's."""
-    ratios = {}
-    for program, costs in results.items():
-        others = [getattr(cost, field) for other, cost in costs.items()
-                  if other not in (name, OURS)]
-        if name in costs and others and min(others) > 0:
-            ratios[program] = getattr(costs[name], field) / min(others)
+def mean_and_worst(ratios):
+    """Of {program: ratio}: the geometric mean, the worst program, its ratio."""
     if not ratios:
         return None
     mean = math.exp(statistics.fmean(map(math.log, ratios.values())))
@@ -310,10 +306,36 @@ def distance(results, name, field):
     return mean, worst, ratios[worst]
 
 
+def distance(results, name, field):
+    """Geometric mean and worst of name's cost by the best other peer's."""
+    ratios = {}
+    for program, costs in results.items():
+        others = [getattr(cost, field) for other, cost in costs.items()
+                  if other not in (name, OURS, UNCHECKED)]
+        if name in costs and others and min(others) > 0:
+            ratios[program] = getattr(costs[name], field) / min(others)
+    return mean_and_worst(ratios)
+
+
+def print_price(results):
+    """What the checks cost, by the library that has none."""
+    for field, title in [("cpu_s", "CPU time"), ("peak_bytes", "peak memory")]:
+        ratios = {program: getattr(costs[OURS], field) /
+                           getattr(costs[UNCHECKED], field)
+                  for program, costs in results.items()
+                  if OURS in costs and UNCHECKED in costs
+                  and getattr(costs[UNCHECKED], field) > 0}
+        row = mean_and_worst(ratios)
+        if row is not None:
+            mean, worst, ratio = row
+            print(f"  {title:12} {mean:.3f}, worst {ratio:.2f} ({worst})")
+
+
 def summarise(results, mallocs):
     summary = []
     for field, title in [("cpu_s", "CPU time"), ("peak_bytes", "peak memory")]:
-        rows = [(name, distance(results, name, field)) for name in mallocs]
+        rows = [(name, distance(results, name, field)) for name in mallocs
+                if name != UNCHECKED]
         rows = [(name, row) for name, row in rows if row is not None]
         summary.append((title, sorted(rows, key=lambda row: row[1][0])))
     return summary
@@ -349,7 +371,8 @@ def write_html(path, results, summary, mallocs):
         out += [f"<th>{html.escape(name)}" for name in mallocs]
         for program, costs in results.items():
             out.append(f"<tr><td>{html.escape(program)}")
-            best = min(getattr(cost, field) for cost in costs.values())
+            best = min((getattr(cost, field) for name, cost in costs.items()
+                        if name != UNCHECKED), default=None)
             for name in mallocs:
                 if name not in costs:
                     out.append("<td>failed")
@@ -376,7 +399,7 @@ def parse_arguments():
     parser.add_argument("--peer", action="append", default=[],
                         metavar="NAME=FILE", help="one more malloc")
     parser.add_argument("--html", metavar="FILE", help="write a page as well")
-    for file in ["library", "workload", "measure"]:
+    for file in ["library", "unchecked", "workload", "measure"]:
         parser.add_argument(file, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     for peer in arguments.peer:
@@ -390,8 +413,9 @@ def parse_arguments():
 def main():
     arguments = parse_arguments()
     started_in = os.environ.get("BUILD_WORKING_DIRECTORY", os.getcwd())
-    library, workload, measure = map(os.path.abspath, (
-        arguments.library, arguments.workload, arguments.measure))
+    library, unchecked, workload, measure = map(os.path.abspath, (
+        arguments.library, arguments.unchecked, arguments.workload,
+        arguments.measure))
     given = []
     for peer in arguments.peer:
         name, file = peer.split("=", 1)
@@ -399,7 +423,8 @@ def main():
         given.append((name, path if os.path.exists(path) else file))
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        mallocs = {OURS: library, **find_peers(measure, given)}
+        mallocs = {OURS: library, UNCHECKED: unchecked,
+                   **find_peers(measure, given)}
         programs = [Command(name, workload, name, str(arguments.percent))
                     for name in WORKLOADS]
         if not arguments.no_programs:
@@ -418,6 +443,8 @@ def main():
         os.chdir(started_in)
     summary = summarise(results, mallocs)
     print_summary(summary)
+    print("\nwith checks, by the same without them, geometric mean:")
+    print_price(results)
     if arguments.html:
         write_html(arguments.html, results, summary, mallocs)
         print(f"\nwritten to {os.path.abspath(arguments.html)}")

@@ -210,11 +210,48 @@ bool heap_class_spans_freed(heap_class_spans_t *spans, const heap_bin_t *bin,
   return false;
 }
 
+uint8_t *heap_bin_state_of(const heap_slot_t *slot) {
+  uint8_t *state = slot->state;
+  if (!HEAP_CHECKED) {
+    heap_small_block_state(heap_page_of((uintptr_t)slot->ptr), slot->ptr,
+                           &state);
+  }
+  return state;
+}
+
 void heap_bin_empty(heap_bin_t *bin) {
   bin->mask = 0;
   for (; bin->top->ptr != NULL; --bin->top) {
-    __atomic_store_n(bin->top->state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
+    __atomic_store_n(heap_bin_state_of(bin->top), HEAP_BLOCK_FREED,
+                     __ATOMIC_RELAXED);
   }
+}
+
+bool heap_bin_unreserve(heap_bin_t *bin, heap_class_spans_t *spans) {
+  heap_page_t *page = spans->current;
+  if (bin->mask == 0) {
+    return false;
+  }
+  size_t group = (size_t)(bin->states - page->states) / HEAP_GROUP_BLOCKS;
+  page->free_groups |= UINT64_C(1) << group;
+  // Also those that take_returned took: the bound had never left them out.
+  page->frees_to_go -= (uint32_t)__builtin_popcountll(bin->mask);
+  bin->mask = 0;
+  if (page->frees_to_go > 0) {
+    return false;
+  }
+  spans->current = NULL;
+  return true;
+}
+
+void heap_bin_close(heap_bin_t *bin) {
+  HEAP_ASSERT(bin->mask == 0 && bin->top->ptr == NULL);
+  bin->limit = bin->top;
+}
+
+void heap_bin_open(heap_bin_t *bin, size_t size_class) {
+  HEAP_ASSERT(heap_bin_is_closed(bin));
+  bin->limit = bin->top + slot_count(0, size_class);
 }
 
 // Puts a span, on no list, where it belongs by what is free in it now. False:

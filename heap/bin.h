@@ -31,7 +31,7 @@ typedef enum heap_span_list {
 // A cached block: free, but kept from the searches of its span.
 typedef struct heap_slot {
   void *ptr;       // NULL below the lowest block.
-  uint8_t *state;  // HEAP_BLOCK_CACHED.
+  uint8_t *state;  // HEAP_BLOCK_CACHED. Without checks: not written.
 } heap_slot_t;
 
 // Where the blocks of one class come from: first the ones freed last, in a
@@ -67,8 +67,25 @@ void heap_bins_init(heap_bin_t *bins, heap_slot_t *slots, size_t shape,
 // False: there is none with a free block, and no current one any more.
 bool heap_bin_refill(heap_bin_t *bin, heap_class_spans_t *spans);
 
+// Returns where the state of a cached block is.
+uint8_t *heap_bin_state_of(const heap_slot_t *slot);
+
 // Frees what the bin holds back.
 void heap_bin_empty(heap_bin_t *bin);
+
+// Gives the bin's group back to the current span. True: nothing in the span is
+// live or cached, it is on no list, and must be given back.
+bool heap_bin_unreserve(heap_bin_t *bin, heap_class_spans_t *spans);
+
+// A closed bin caches nothing. Closes one without blocks; opens one without
+// cached blocks, in the first shape.
+void heap_bin_close(heap_bin_t *bin);
+void heap_bin_open(heap_bin_t *bin, size_t size_class);
+
+// Tells whether a bin without cached blocks is closed.
+static inline bool heap_bin_is_closed(const heap_bin_t *bin) {
+  return bin->top == bin->limit;
+}
 
 // Makes a span, on no list, the one that the bin is filled from next.
 void heap_class_spans_set_current(heap_class_spans_t *spans, heap_page_t *page);
@@ -126,8 +143,11 @@ static inline void *heap_bin_pop(heap_bin_t *bin) {
   void *ptr = top->ptr;
   if (__builtin_expect(ptr != NULL, 1)) {
     bin->top = top - 1;
-    // Relaxed: whoever frees the block got it from us by some synchronisation.
-    __atomic_store_n(top->state, HEAP_BLOCK_LIVE, __ATOMIC_RELAXED);
+    if (HEAP_CHECKED) {
+      // Relaxed: whoever frees the block got it from us by some
+      // synchronisation.
+      __atomic_store_n(top->state, HEAP_BLOCK_LIVE, __ATOMIC_RELAXED);
+    }
   }
   return ptr;
 }
@@ -144,27 +164,29 @@ static inline void *heap_bin_take(heap_bin_t *bin, bool *out_fresh) {
   return bin->base + bit * bin->block_bytes;
 }
 
-// Frees a live block, given the address of its state. True: the bin has it.
-// Otherwise it is its span's again: heap_span_note_freed() comes next.
+// Frees a live block, given the address of its state (without checks: NULL will
+// do). True: the bin has it. Otherwise it is to be its span's again:
+// heap_span_note_freed() comes next.
 static inline bool heap_bin_put(heap_bin_t *bin, void *ptr, uint8_t *state) {
   heap_slot_t *top = bin->top;
   if (__builtin_expect(top != bin->limit, 1)) {
-    __atomic_store_n(state, HEAP_BLOCK_CACHED, __ATOMIC_RELAXED);
     ++top;
     top->ptr = ptr;
-    top->state = state;
+    if (HEAP_CHECKED) {
+      __atomic_store_n(state, HEAP_BLOCK_CACHED, __ATOMIC_RELAXED);
+      top->state = state;
+    }
     bin->top = top;
     return true;
   }
-  // Relaxed: only we hand the block out again, or adopters behind the lock.
-  __atomic_store_n(state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
   return false;
 }
 
-// Notes in the descriptor of a span that its owner freed a block. True:
-// heap_class_spans_freed() comes next.
-static inline bool heap_span_note_freed(heap_page_t *span,
-                                        const uint8_t *state) {
+// The owner's free of a block that no bin has, given the address of its state,
+// to the span. True: heap_class_spans_freed() comes next.
+static inline bool heap_span_note_freed(heap_page_t *span, uint8_t *state) {
+  // Relaxed: only we hand the block out again, or adopters behind the lock.
+  __atomic_store_n(state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
   span->free_groups |= UINT64_C(1)
                        << ((size_t)(state - span->states) / HEAP_GROUP_BLOCKS);
   return --span->frees_to_go == 0;

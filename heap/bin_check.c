@@ -72,7 +72,7 @@ static const char *check_list(const checker_t *checker,
 }
 
 static const char *check_slots(const checker_t *checker) {
-  if (checker->bin->top == NULL) {
+  if (!HEAP_CHECKED || checker->bin->top == NULL) {
     return NULL;
   }
   for (const heap_slot_t *slot = checker->bin->top; slot->ptr != NULL; --slot) {

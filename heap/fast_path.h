@@ -58,6 +58,18 @@ HEAP_FAST_PATH bool heap_span_is_of(const heap_page_t *page,
 #endif
 }
 
+// Tells whether a live small block starts at `ptr`, whose page it is. Without
+// checks that is believed.
+HEAP_FAST_PATH bool heap_is_live(const heap_page_t *page, const void *ptr,
+                                 uint8_t **out_state) {
+  if (!HEAP_CHECKED) {
+    *out_state = NULL;  // Found if it is needed.
+    return true;
+  }
+  return heap_small_block_state(page, ptr, out_state) &&
+         heap_state_is_live(*out_state);
+}
+
 HEAP_FAST_PATH void *heap_alloc_fast(size_t size_bytes) {
   if (__builtin_expect(size_bytes <= HEAP_TABLE_MAX_BYTES, 1)) {
     heap_bin_t *bin =
@@ -78,10 +90,9 @@ HEAP_FAST_PATH void heap_free_fast(void *ptr) {
   heap_page_t *page = heap_page_of((uintptr_t)ptr);
   heap_thread_t *thread = heap_thread_fast;
   uint8_t *state;
-  if (__builtin_expect(heap_small_block_state(page, ptr, &state) &&
-                           heap_state_is_live(state) &&
-                           heap_span_is_of(page, thread),
-                       1)) {
+  if (__builtin_expect(
+          heap_is_live(page, ptr, &state) && heap_span_is_of(page, thread),
+          1)) {
     heap_thread_free_own(thread, page, ptr, state);
     return;
   }
@@ -94,7 +105,8 @@ HEAP_FAST_PATH void heap_free_sized_fast(void *ptr, size_t align_bytes,
                                          size_t size_bytes,
                                          bool may_have_shrunk) {
   const heap_page_t *page = heap_page_of((uintptr_t)ptr);
-  if (__builtin_expect(
+  if (!HEAP_CHECKED ||
+      __builtin_expect(
           align_bytes <= HEAP_MIN_ALIGN_BYTES &&
               size_bytes <= HEAP_TABLE_MAX_BYTES &&
               page->bin_offset == heap_bin_offset_lookup(size_bytes) &&

@@ -21,6 +21,15 @@ extern "C" {
 #define HEAP_HARDENED 0
 #endif
 
+// What the checks cost is measured with a third one, which has none of them: a
+// free of a small block takes the caller's word that one starts there and is
+// live, and cached blocks stay in state LIVE. For nothing else.
+#ifdef HEAP_WITHOUT_CHECKS
+#define HEAP_CHECKED 0
+#else
+#define HEAP_CHECKED 1
+#endif
+
 enum {
   // At both ends of each span and of each larger block; see guard.h.
   HEAP_GUARD_BYTES = HEAP_HARDENED ? 4096 : 0,

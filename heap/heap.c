@@ -180,7 +180,7 @@ static bool locate(const void *ptr, const heap_call_t *call,
   if (page->kind == HEAP_PAGE_SPAN) {
     uint8_t *state;
     if (heap_small_block_state(page, ptr, &state) &&
-        __atomic_load_n(state, __ATOMIC_RELAXED) == HEAP_BLOCK_LIVE) {
+        heap_state_is_live(state)) {
       *out_block = (block_t){
           .kind = BLOCK_SMALL,
           .usable_bytes = heap_class_info[page->size_class].size_bytes,
@@ -294,7 +294,8 @@ static void free_called(void *ptr, const heap_call_t *call) {
       return;
     }
     uint8_t *state;
-    if (heap_small_block_state(page, ptr, &state) &&
+    if ((HEAP_CHECKED || page->kind == HEAP_PAGE_SPAN) &&
+        heap_small_block_state(page, ptr, &state) &&
         heap_thread_free_foreign(page, state)) {
       return;  // Another thread's: heap_free_fast took the own ones.
     }

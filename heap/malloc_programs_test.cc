@@ -23,6 +23,8 @@ namespace {
 // Compiled once for each variant.
 #ifdef HEAP_HARDENED
 constexpr char kPreload[] = "heap/libheap_hardened.so";
+#elif defined(HEAP_WITHOUT_CHECKS)
+constexpr char kPreload[] = "heap/libheap_unchecked.so";
 #else
 constexpr char kPreload[] = "heap/libheap.so";
 #endif

@@ -46,6 +46,16 @@ void *heap_metadata_grow(void *ptr, size_t old_bytes, size_t new_bytes) {
   return target;
 }
 
+void heap_metadata_discard_zeros(void *ptr, size_t size_bytes) {
+  uintptr_t page_bytes = heap_kernel->page_bytes();
+  uintptr_t first = ((uintptr_t)ptr + page_bytes - 1) & ~(page_bytes - 1);
+  uintptr_t end = ((uintptr_t)ptr + size_bytes) & ~(page_bytes - 1);
+  if (first < end) {
+    heap_central_count_kernel_call();
+    heap_kernel->discard((void *)first, end - first);
+  }
+}
+
 void *heap_metadata_alloc(size_t size_bytes) {
   HEAP_ASSERT(size_bytes <= CHUNK_BYTES);
   size_bytes = (size_bytes + METADATA_ALIGN_BYTES - 1) &

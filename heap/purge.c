@@ -114,6 +114,10 @@ static void set_patience(size_t value) {
   reused_pages = 0;
 }
 
+bool heap_purge_is_eager(void) {
+  return patience == 1;
+}
+
 size_t heap_purge_begin(size_t used_pages) {
   if (reused_pages > used_pages / EVIDENCE_SHARE &&
       reused_pages > purged_pages / 2) {

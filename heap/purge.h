@@ -55,6 +55,9 @@ bool heap_purge_is_due(size_t used_pages);
 // Starts a purge that is due and returns how many pages may stay idle.
 size_t heap_purge_begin(size_t used_pages);
 
+// Returns whether what was given back of late was hardly wanted again.
+bool heap_purge_is_eager(void);
+
 // Gives the memory of idle pages among the first `page_count` pages at `base`
 // back, highest first, until no more than `keep_pages` are idle in all
 // arenas. Returns how many pages were given back.

@@ -34,6 +34,7 @@
 enum {
   BINNED_MIN_UNITS = HEAP_RUN_MIN_UNITS,
   BINNED_MIN_LOG2 = 2,
+  TAGS_BEFORE_ZEROS = 3,  // Of a free run: its length and links.
   CANDIDATES = 16,
 };
 
@@ -274,6 +275,26 @@ void heap_run_map_truncate(heap_run_map_t *map, uint32_t units) {
   if (units < last.units) {
     free_run_add(map, last.start, last.units - units);
   }
+}
+
+void heap_run_map_visit_long(const heap_run_map_t *map, uint32_t min_units,
+                             heap_run_visit_t visit, void *context) {
+  // Bins whose runs are all that long.
+  for (size_t bin = bin_of_units(min_units - 1) + 1; bin < HEAP_RUN_BIN_COUNT;
+       ++bin) {
+    for (uint32_t link = map->bins[bin]; link != 0;
+         link = tag_value(map->tags[link - 1 + 2])) {
+      visit(context, heap_run_map_find(map, link - 1));
+    }
+  }
+}
+
+uint32_t heap_run_map_zeros(heap_run_t run, uint32_t *out_first) {
+  HEAP_ASSERT(run.kind == HEAP_RUN_FREE);
+  *out_first = run.start + TAGS_BEFORE_ZEROS;
+  // But the foot.
+  return run.units > TAGS_BEFORE_ZEROS + 1 ? run.units - TAGS_BEFORE_ZEROS - 1
+                                           : 0;
 }
 
 heap_run_t heap_run_map_last_free(const heap_run_map_t *map) {

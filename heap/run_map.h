@@ -103,6 +103,17 @@ void heap_run_map_append(heap_run_map_t *map, uint32_t units,
 // Removes the last `units`, all of them part of one free run.
 void heap_run_map_truncate(heap_run_map_t *map, uint32_t units);
 
+// Sees a free run.
+typedef void (*heap_run_visit_t)(void *context, heap_run_t run);
+
+// Shows all free runs of at least `min_units` or a little more.
+void heap_run_map_visit_long(const heap_run_map_t *map, uint32_t min_units,
+                             heap_run_visit_t visit, void *context);
+
+// Returns how many tags inside a free run are zero; `out_first` is the first of
+// them. Those behind the last run are zero as well.
+uint32_t heap_run_map_zeros(heap_run_t run, uint32_t *out_first);
+
 // Returns the free run at the end of the map; of length 0 when it is live.
 heap_run_t heap_run_map_last_free(const heap_run_map_t *map);
 

@@ -210,6 +210,34 @@ TEST(RunMapTest, TruncateTakesFromTheLastFreeRunOnly) {
   EXPECT_EQ(heap_run_map_check(map.get()), nullptr);
 }
 
+TEST(RunMapTest, ZerosOfALongFreeRunAreAllTagsButItsOwn) {
+  Map map(100);
+  heap_run_map_append(map.get(), 90, HEAP_RUN_FREE);
+  const uint32_t first = AllocBlock(map.get(), 10);
+  ASSERT_EQ(AllocBlock(map.get(), 8), 10u);
+  heap_run_map_free(map.get(), first);
+  std::vector<heap_run_t> runs;
+  heap_run_map_visit_long(
+      map.get(), 11,
+      [](void *context, heap_run_t found) {
+        static_cast<std::vector<heap_run_t> *>(context)->push_back(found);
+      },
+      &runs);
+  ASSERT_EQ(runs.size(), 1u);  // Not the one of 10 units.
+  const heap_run_t run = runs[0];
+  ASSERT_EQ(Text(run), Text({HEAP_RUN_FREE, 18, 72}));
+  uint32_t zero;
+  const uint32_t count = heap_run_map_zeros(run, &zero);
+  EXPECT_EQ(zero, 18u + 3u);  // Behind its length and its links.
+  EXPECT_EQ(zero + count, 18u + 72u - 1u);
+  EXPECT_EQ(map->tags[zero - 1] & 7, uint32_t{HEAP_RUN_LINK});
+  EXPECT_EQ(map->tags[zero + count] & 7, uint32_t{HEAP_RUN_FOOT});
+  for (uint32_t i = 0; i < count; ++i) {
+    EXPECT_EQ(map->tags[zero + i], 0u);
+  }
+  EXPECT_EQ(heap_run_map_zeros({HEAP_RUN_FREE, 0, 4}, &zero), 0u);
+}
+
 TEST(RunMapTest, RunOfTheGreatestLengthFitsATag) {
   // 2 GiB of tags, of which a few pages are touched.
   Map map(HEAP_RUN_MAX_UNITS);

@@ -359,7 +359,7 @@ static void span_destroy(void *context, heap_page_t *page) {
 }
 
 // A small block's bin was full, so its span has it.
-static void note_freed(heap_t *heap, heap_page_t *page, const uint8_t *state) {
+static void note_freed(heap_t *heap, heap_page_t *page, uint8_t *state) {
   heap_segregated_t *own = heap->segregated;
   heap_page_t *span = page - page->index;
   size_t size_class = span->size_class;

@@ -121,6 +121,10 @@ void heap_span_destroy(heap_page_t *page) {
     heap_page_t *other = heap_page_of(start + i * HEAP_PAGE_BYTES);
     other->kind = HEAP_PAGE_NONE;
     other->reciprocal = 0;
+    if (!HEAP_CHECKED) {
+      // All that a free looks at to tell its own blocks.
+      __atomic_store_n(&other->owner, NULL, __ATOMIC_SEQ_CST);
+    }
   }
   if (HEAP_HARDENED) {
     heap_guard_clear_ends(start, page_count * HEAP_PAGE_BYTES);

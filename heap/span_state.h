@@ -87,13 +87,14 @@ static inline uint32_t heap_span_group_count(const heap_page_t *page) {
 }
 
 // Finds the state of the small block that starts at `ptr`; false when that is
-// not the start of a small block.
+// not the start of a small block (without checks: the page must be a span's).
 HEAP_FAST_PATH bool heap_small_block_state(const heap_page_t *page,
                                            const void *ptr,
                                            uint8_t **out_state) {
   uint64_t offset = (uintptr_t)ptr - page->start;
   uint64_t product = offset * page->reciprocal;
-  if (__builtin_expect((uint32_t)product >= page->reciprocal, 0)) {
+  if (HEAP_CHECKED &&
+      __builtin_expect((uint32_t)product >= page->reciprocal, 0)) {
     return false;
   }
   *out_state = page->states + (product >> 32);

@@ -31,6 +31,13 @@
 // plain store: of those two, the heap stays whole, and the later one is not
 // always told.)
 //
+// The blocks that bins hold back, cached or reserved, keep a span of each class
+// from being given back. A program that goes on wants them soon; one that only
+// frees may never call again, so they have to go before its last free. Once its
+// frees have given back many spans in a row, with no group of blocks wanted in
+// between, all bins are emptied and closed: what is freed then goes to its span
+// at once, until blocks of that class are wanted.
+//
 // Lock order: none; the central lock is the only one.
 
 #include "heap/thread_heap.h"
@@ -39,12 +46,15 @@
 
 #include "heap/central.h"
 #include "heap/fatal.h"
+#include "heap/purge.h"
 #include "heap/thread_internal.h"
 
 enum {
   FULL_SPANS_LOOKED_AT = 16,
   ORPHANS_LOOKED_AT = 4,
   SPANS_SWEPT = 8,
+  // Given back in a row, 4 MiB at least: the program is shrinking.
+  SHRINKING_SPANS = 64,
 };
 
 static uint64_t hint_bit(size_t size_class) {
@@ -199,6 +209,10 @@ static heap_page_t *adopt_or_create(heap_thread_t *thread, size_t size_class) {
 bool heap_thread_refill(heap_thread_t *thread, size_t size_class) {
   heap_class_spans_t *spans = &thread->spans[size_class];
   heap_bin_t *bin = &thread->bins[size_class];
+  thread->spans_freed = 0;
+  if (!HEAP_HARDENED && heap_bin_is_closed(bin)) {
+    heap_bin_open(bin, size_class);
+  }
   while (!heap_bin_refill(bin, spans)) {
     heap_page_t *page = find_hinted(thread, size_class);
     if (page == NULL) {
@@ -221,11 +235,66 @@ static void destroy(heap_page_t *page) {
   errno = saved_errno;
 }
 
+// Frees what the thread holds back of a class, and lets it hold nothing back
+// until it needs blocks of that class.
+static void close_bin(heap_thread_t *thread, size_t size_class) {
+  heap_class_spans_t *spans = &thread->spans[size_class];
+  heap_bin_t *bin = &thread->bins[size_class];
+  heap_page_t *current = spans->current;
+  if (heap_bin_unreserve(bin, spans)) {
+    destroy(current);
+  }
+  while (bin->top->ptr != NULL) {
+    heap_slot_t slot = *bin->top;
+    --bin->top;
+    heap_thread_release_own(thread, heap_page_of((uintptr_t)slot.ptr),
+                            heap_bin_state_of(&slot));
+  }
+  heap_bin_close(bin);
+}
+
+static void close_bins(heap_thread_t *thread) {
+  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
+    close_bin(thread, i);
+  }
+}
+
+// Gives back the pages without live blocks of the span that has been partial
+// for the longest time, one of each class: what the program keeps.
+static void discard_in_oldest(heap_thread_t *thread) {
+  int saved_errno = errno;
+  heap_central_lock();
+  for (size_t i = 0; i < HEAP_CLASS_COUNT && heap_purge_is_eager(); ++i) {
+    heap_page_t *oldest = thread->spans[i].partial.last;
+    if (oldest != NULL) {
+      heap_span_discard(oldest);
+    }
+  }
+  heap_central_unlock();
+  errno = saved_errno;
+}
+
+// Out of line, so that heap_thread_span_freed() needs no stack frame.
+static void __attribute__((noinline))
+give_up(heap_thread_t *thread, heap_page_t *page) {
+  destroy(page);
+  if (HEAP_HARDENED) {
+    return;
+  }
+  uint32_t spans = ++thread->spans_freed;
+  if (spans == SHRINKING_SPANS) {
+    // Once: those that this frees come after that number.
+    close_bins(thread);
+  } else if (spans > SHRINKING_SPANS && (spans & (spans - 1)) == 0) {
+    discard_in_oldest(thread);
+  }
+}
+
 void heap_thread_span_freed(heap_thread_t *thread, heap_page_t *page) {
   size_t size_class = page->size_class;
   if (heap_class_spans_freed(&thread->spans[size_class],
                              &thread->bins[size_class], page)) {
-    destroy(page);
+    give_up(thread, page);
   }
 }
 
@@ -259,7 +328,7 @@ heap_refill_totals_t heap_thread_refill_totals(void) {
 }
 
 void heap_thread_freed_behind(heap_thread_t *thread, heap_page_t *page,
-                              const uint8_t *state) {
+                              uint8_t *state) {
   heap_thread_note_freed(thread, heap_span_of(page), state);
 }
 
@@ -274,7 +343,7 @@ static void hint_owner(heap_page_t *span) {
   // told, or else the hint would keep its own frees from telling them.
   heap_thread_t *owner = __atomic_load_n(&span->owner, __ATOMIC_SEQ_CST);
   size_t size_class = __atomic_load_n(&span->size_class, __ATOMIC_SEQ_CST);
-  if (!has_hint(owner, size_class)) {
+  if ((HEAP_CHECKED || owner != NULL) && !has_hint(owner, size_class)) {
     set_hint(owner, size_class);
   }
 }

@@ -47,6 +47,8 @@ typedef struct heap_thread {
 #else
   heap_slot_t slots[HEAP_SLOT_COUNT];
 #endif
+  // Spans that its frees gave back since it last needed a group of blocks.
+  uint32_t spans_freed;
   heap_refill_totals_t refills;   // Atomic, relaxed: read by statistics.
   struct heap_thread *next;       // Of all. Central lock.
   struct heap_thread *next_free;  // Of the unused, parked. Central lock.
@@ -119,32 +121,27 @@ static inline heap_bin_t *heap_thread_bin(heap_thread_t *thread,
 // The owner's free of a block in a page of its span that is not the first. Out
 // of line, and called last, so that the first pages' free needs no stack frame.
 void heap_thread_freed_behind(heap_thread_t *thread, heap_page_t *page,
-                              const uint8_t *state);
+                              uint8_t *state);
 
-// Notes in the descriptor of a span that its owner freed a block.
+// The owner's free of a block in the first page of its span, as below.
 static inline void heap_thread_note_freed(heap_thread_t *thread,
-                                          heap_page_t *span,
-                                          const uint8_t *state) {
+                                          heap_page_t *span, uint8_t *state) {
   if (heap_span_note_freed(span, state)) {
     heap_thread_span_freed(thread, span);
   }
 }
 
-#if HEAP_HARDENED
-// The owner's free of a block in state CACHED, which no bin takes.
+// The owner's free of a block that no bin takes.
 static inline void heap_thread_release_own(heap_thread_t *thread,
                                            heap_page_t *page, uint8_t *state) {
-  // Relaxed: only we hand the block out again, or adopters behind the lock.
-  __atomic_store_n(state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
   if (page->index != 0) {
     heap_thread_freed_behind(thread, page, state);
   } else {
     heap_thread_note_freed(thread, page, state);
   }
 }
-#endif
 
-// The owner's free of a live block, given the address of its state.
+// The owner's free of a live block, found by heap_is_live() or otherwise.
 static inline void heap_thread_free_own(heap_thread_t *thread,
                                         heap_page_t *page, void *ptr,
                                         uint8_t *state) {
@@ -152,11 +149,10 @@ static inline void heap_thread_free_own(heap_thread_t *thread,
   if (__builtin_expect(heap_bin_put(bin, ptr, state), 1)) {
     return;
   }
-  if (page->index != 0) {
-    heap_thread_freed_behind(thread, page, state);
-  } else {
-    heap_thread_note_freed(thread, page, state);
+  if (!HEAP_CHECKED) {
+    heap_small_block_state(page, ptr, &state);
   }
+  heap_thread_release_own(thread, page, state);
 }
 
 #ifdef __cplusplus

@@ -44,8 +44,10 @@ static heap_bin_t empty_heap[HEAP_CLASS_COUNT]
     __attribute__((aligned(_Alignof(heap_thread_t)))) = {
         [0 ... HEAP_CLASS_COUNT - 1] = EMPTY_BIN};
 
-_Thread_local heap_thread_t *heap_thread_fast =
-    (heap_thread_t *)(void *)empty_heap;
+// The model again: without it here, this file would call __tls_get_addr.
+_Thread_local heap_thread_t *heap_thread_fast
+    __attribute__((tls_model("initial-exec"))) =
+        (heap_thread_t *)(void *)empty_heap;
 
 // The thread's heap, or NULL. Differs from the fast one where hooks are set.
 static _Thread_local heap_thread_t *own_heap
