@@ -19,6 +19,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "shmipc/barrier.h"
 #include "shmipc/region_internal.h"
 
 // What a thread found last by an address; valid as long as `removals` stays.
@@ -93,6 +94,9 @@ void shmipc_fork_unblock(void) {
 
 void shmipc_attachment_add(shmipc_region_t *region) {
   assert(region->serial == 0);
+  // Here and not with a thread's first lock: it takes milliseconds if there are
+  // several threads.
+  region->is_registered = shmipc_barrier_register();
   pthread_mutex_lock(&lock);
   region->serial = ++last_serial;
   region->next = first;

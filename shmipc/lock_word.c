@@ -52,14 +52,17 @@
 //    record's generation changes. So a biased word whose record is another's
 //    by now was not held.
 //
-// J. Dawson, "Lock Reservation" (OOPSLA 2002), and D. Dice and others, "Quickly
-// Reacquirable Locks" (2003), do this inside of one virtual machine.
+// K. Kawachiya and others, "Lock Reservation" (OOPSLA 2002), and D. Dice and
+// others, "Quickly Reacquirable Locks" (2003), do this in a virtual machine.
 
 #include "shmipc/lock_word.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <limits.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "shmipc/barrier.h"
 #include "shmipc/futex.h"
@@ -152,6 +155,20 @@ static bool is_noted(const shmipc_region_t *region, const uint32_t *word,
          SHMIPC_WORD_OF(index, generation) == (seen & SHMIPC_WORD_OWNER);
 }
 
+// Waits until no store of another thread that was before this can be unseen;
+// whatever signals come. (No cancellation point.)
+static void settle(const uint32_t *word, uint32_t marked) {
+  int64_t end = shmipc_now_ns() + SETTLE_NS;
+  struct timespec until = {.tv_sec = end / 1000000000,
+                           .tv_nsec = end % 1000000000};
+  int saved = errno;
+  while (load(word) == marked && shmipc_now_ns() < end) {
+    (void)syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, &until,
+                  NULL);
+  }
+  errno = saved;
+}
+
 // Makes a word that is biased to another thread a shared one: this thread's, or
 // the other's if it has it. 0: this thread's. 1: look again.
 static int end_bias(const shmipc_region_t *region, const shmipc_self_t *self,
@@ -161,7 +178,7 @@ static int end_bias(const shmipc_region_t *region, const shmipc_self_t *self,
     return 1;
   }
   if (!shmipc_barrier_in_all()) {
-    (void)shmipc_futex_wait_slice(word, marked, SHMIPC_FOREVER, SETTLE_NS);
+    settle(word, marked);
   }
   uint32_t owner =
       is_noted(region, word, marked) ? marked & SHMIPC_WORD_OWNER : self->id;
@@ -173,8 +190,9 @@ static int end_bias(const shmipc_region_t *region, const shmipc_self_t *self,
 // A word that is biased to this thread, which has noted it. As above.
 static int take_own(const shmipc_self_t *self, uint32_t *word, uint32_t seen) {
   // Somebody may have looked before we noted it: (5).
-  return seen == self->id || change(word, seen, seen | SHMIPC_WORD_SHARED) ? 0
-                                                                           : 1;
+  return seen == self->bias || change(word, seen, seen | SHMIPC_WORD_SHARED)
+             ? 0
+             : 1;
 }
 
 int shmipc_word_lock_slow(shmipc_region_t *region, const shmipc_self_t *self,
@@ -254,6 +272,19 @@ int shmipc_word_unlock_slow(const shmipc_self_t *self, uint32_t *word) {
     shmipc_futex_wake(word, next == SHMIPC_WORD_SHARED ? 1 : INT_MAX);
   }
   return 0;
+}
+
+void shmipc_word_hand_over(const shmipc_self_t *self, uint32_t *word) {
+  uint32_t seen = load(word);
+  uint32_t wanted = self->id | SHMIPC_WORD_WAITERS;
+  while ((seen | SHMIPC_WORD_SHARED) == (wanted | SHMIPC_WORD_SHARED)) {
+    // Release: pairs with the acquire of the next owner.
+    if (__atomic_compare_exchange_n(word, &seen, SHMIPC_WORD_SHARED, false,
+                                    __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
+      shmipc_futex_wake(word, 1);
+      return;
+    }
+  }
 }
 
 int shmipc_word_consistent(const shmipc_self_t *self, uint32_t *word) {

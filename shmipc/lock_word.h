@@ -26,9 +26,12 @@ int shmipc_word_lock_slow(shmipc_region_t *region, const shmipc_self_t *self,
 int shmipc_word_wait_free(shmipc_region_t *region, const shmipc_self_t *self,
                           uint32_t *word, int64_t deadline);
 
-// Frees a word that has other bits than the owner's, or that was biased.
-// -EPERM: it names somebody else.
+// Frees a word that has other bits than the owner's. -EPERM.
 int shmipc_word_unlock_slow(const shmipc_self_t *self, uint32_t *word);
+
+// Frees a word that was biased to this thread, which has cleared its note, if
+// another that wants it has not taken it yet.
+void shmipc_word_hand_over(const shmipc_self_t *self, uint32_t *word);
 
 int shmipc_word_consistent(const shmipc_self_t *self, uint32_t *word);
 

@@ -36,8 +36,8 @@ static inline uint32_t look(const shmipc_mutex_t *mutex) {
 static int take(shmipc_region_t *region, const shmipc_self_t *self,
                 shmipc_mutex_t *mutex, int64_t timeout_ns) {
   uint32_t never = 0;
-  if (self->may_bias && look(mutex) == 0 &&
-      __atomic_compare_exchange_n(&mutex->word, &never, self->id, false,
+  if (self->bias != SHMIPC_WORD_NO_BIAS && look(mutex) == 0 &&
+      __atomic_compare_exchange_n(&mutex->word, &never, self->bias, false,
                                   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
     return 0;
   }
@@ -81,7 +81,7 @@ static inline bool lock_at(shmipc_self_t *self, shmipc_mutex_t *mutex,
   shmipc_barrier_by_others();
   uint32_t word = look(mutex);
   // Free: as in shmipc_word_lock.
-  if (word == self->id ||
+  if (word == self->bias ||
       (word == SHMIPC_WORD_SHARED &&
        __atomic_compare_exchange_n(&mutex->word, &word,
                                    self->id | SHMIPC_WORD_SHARED, false,
@@ -136,15 +136,16 @@ int shmipc_mutex_consistent(shmipc_region_t *region, shmipc_mutex_t *mutex) {
 // name by now, they saw that it is free.
 static __attribute__((noinline)) int hand_over(const shmipc_self_t *self,
                                                shmipc_mutex_t *mutex) {
-  (void)shmipc_word_unlock_slow(self, &mutex->word);
+  shmipc_word_hand_over(self, &mutex->word);
   return 0;
 }
 
 static inline int finish_biased(const shmipc_self_t *self,
                                 shmipc_mutex_t *mutex) {
   shmipc_barrier_by_others();
-  return __builtin_expect(look(mutex) == self->id, 1) ? 0
-                                                      : hand_over(self, mutex);
+  return __builtin_expect(look(mutex) == self->bias, 1)
+             ? 0
+             : hand_over(self, mutex);
 }
 
 static __attribute__((noinline)) int unlock_any(shmipc_region_t *region,
@@ -159,7 +160,7 @@ static __attribute__((noinline)) int unlock_any(shmipc_region_t *region,
   if (index == SHMIPC_NO_HOLD) {
     return -EPERM;
   }
-  if (look(mutex) == self->id) {
+  if (look(mutex) == self->bias) {
     shmipc_drop(self, index);
     return finish_biased(self, mutex);
   }
@@ -173,7 +174,7 @@ static inline int unlock_at(shmipc_region_t *region, shmipc_self_t *self,
                             shmipc_mutex_t *mutex, uint32_t index) {
   uint64_t *hold = &self->record->holds[index];
   uint32_t expected = self->id | SHMIPC_WORD_SHARED;
-  if (__builtin_expect(look(mutex) == self->id, 1)) {
+  if (__builtin_expect(look(mutex) == self->bias, 1)) {
     __atomic_store_n(hold, 0, __ATOMIC_RELEASE);
     self->num_holds = index;
     return finish_biased(self, mutex);

@@ -24,10 +24,11 @@
 // stopped process is alive: nobody takes a lock from it.
 //
 // A waiter sees the death of an owner after about 2 ms. Without contention
-// neither call enters the kernel, but for one: the second thread that ever
-// takes a mutex calls membarrier(2), some 16 us, and ends the bias that the
-// first one had (docs/shmipc.md). Until then a pair of calls is a fifth of what
-// it is from then on.
+// neither call enters the kernel, but for one case: a mutex is biased to the
+// first thread that takes it, and the next one, or the next ones if they come
+// at the same time, have to call membarrier(2), some 16 us (docs/shmipc.md);
+// where that is refused they wait for 1 ms, whatever the timeout. Until then a
+// pair of calls is a fifth of what it is from then on.
 //
 // The mutex lies in the region's data, aligned to 4 bytes; the pointer may
 // differ from process to process.
@@ -48,7 +49,8 @@ typedef struct shmipc_mutex {
   uint32_t word;  // Offset 0.
 } shmipc_mutex_t;
 
-// Makes a mutex free and whole, whatever it was. Nobody may be using it.
+// Makes a mutex free and whole, whatever it was. Nobody may be using it: its
+// memory is free for other use once each call to unlock it has returned.
 SHMIPC_API void shmipc_mutex_init(shmipc_mutex_t *mutex);
 
 // Takes the mutex. Returns 0 or -EOWNERDEAD: held. Otherwise it is not held:

@@ -190,7 +190,9 @@ SHMIPC_API SHMIPC_MUST_USE int shmipc_region_grow(shmipc_region_t *region,
                                                   size_t size_bytes);
 
 // Deals with what dead processes held and frees their slots. Returns how many
-// there were, or -EBUSY, -EROFS, -ECHILD.
+// there were, or -EBUSY, -EROFS, -ECHILD. It maps what others have added to the
+// region; where it cannot (-ENOMEM, -EMFILE, -ENFILE, -EACCES, -ENOENT: /proc),
+// all is as before.
 SHMIPC_API int shmipc_region_recover(shmipc_region_t *region);
 
 typedef struct shmipc_region_info {

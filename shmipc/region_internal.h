@@ -53,10 +53,11 @@ struct shmipc_region {
   uint32_t slot_generation;  // While it is ours.
   bool read_only;
   bool huge_pages;
-  bool is_counted;   // System V: as a reader.
-  int fd;            // Private to this attachment: its locks are our life.
-  int shm_id;        // System V.
-  int semaphore_id;  // System V.
+  bool is_registered;  // Others can have a barrier done in our threads.
+  bool is_counted;     // System V: as a reader.
+  int fd;              // Private to this attachment: its locks are our life.
+  int shm_id;          // System V.
+  int semaphore_id;    // System V.
 
   // Both grow. Guarded by lock for writing.
   size_t mapped_bytes;

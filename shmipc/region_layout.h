@@ -102,6 +102,7 @@ typedef struct shmipc_record {
 #define SHMIPC_WORD_DIED 0x40000000u
 #define SHMIPC_WORD_WAITERS 0x80000000u
 #define SHMIPC_WORD_GIVEN_UP 0xffffu
+#define SHMIPC_WORD_NO_BIAS 0xffffffffu  // What no word says.
 #define SHMIPC_WORD_OF(index, generation) \
   (((index) + 1u) | (((generation)&0x1fffu) << 16))
 

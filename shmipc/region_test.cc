@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "shmipc/mutex.h"
 #include "shmipc/region_internal.h"
 #include "shmipc/shmipc_testing.h"
 
@@ -425,6 +426,45 @@ TEST_P(RegionTest, GrowsWhileOthersHaveItMapped) {
   EXPECT_NE(shmipc_region_at(own.region(), kMost - 1, 1), nullptr);
   EXPECT_EQ(Problems(own.region()), "");
   shmipc_region_close(second);
+}
+
+// What a dead process held may lie in pages that the one that recovers has not
+// mapped: it is not forgotten.
+TEST_P(RegionTest, RecoveryThatCannotMapLeavesAllAsItWas) {
+  if (GetParam() == SHMIPC_SYSV) {
+    GTEST_SKIP() << "does not grow";
+  }
+  constexpr uint64_t kFar = 100000;
+  TestRegion own(GetParam(), 4096,
+                 [](auto *o) { o->capacity_bytes = 1 << 20; });
+  Process dead([&] {
+    shmipc_region_t *region = own.AttachInChild();
+    if (shmipc_region_grow(region, 2 * kFar) != 0) {
+      return 1;
+    }
+    auto *mutex = static_cast<shmipc_mutex_t *>(
+        shmipc_region_at(region, kFar, sizeof(shmipc_mutex_t)));
+    return shmipc_mutex_lock(region, mutex, 0);
+  });
+  ASSERT_EQ(dead.Wait(), 0);
+  struct rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  struct rlimit few = before;
+  few.rlim_cur = 0;  // What is open stays so.
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  int status = shmipc_region_recover(own.region());
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(status, -EMFILE);
+  shmipc_region_info_t info;
+  ASSERT_EQ(shmipc_region_info_get(own.region(), &info), 0);
+  EXPECT_EQ(info.num_dead, 1u);
+  EXPECT_EQ(shmipc_region_recover(own.region()), 1);
+  auto *mutex = static_cast<shmipc_mutex_t *>(
+      shmipc_region_at(own.region(), kFar, sizeof(shmipc_mutex_t)));
+  ASSERT_NE(mutex, nullptr);
+  EXPECT_EQ(shmipc_mutex_lock(own.region(), mutex, 0), -EOWNERDEAD);
+  EXPECT_EQ(shmipc_mutex_consistent(own.region(), mutex), 0);
+  EXPECT_EQ(shmipc_mutex_unlock(own.region(), mutex), 0);
 }
 
 TEST_P(RegionTest, LimitOnFilesIsAnErrorAndNoSignal) {

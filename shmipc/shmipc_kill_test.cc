@@ -74,6 +74,7 @@ struct Tally {
   std::atomic<uint64_t> errors;
   std::atomic<uint64_t> busy;  // That were told to try again.
   std::atomic<uint64_t> boards_used;
+  std::atomic<uint64_t> lives;
   std::atomic<int64_t> worst_stall_ns;
   std::atomic<int> last_error;
   std::atomic<uint32_t> is_over;
@@ -240,8 +241,9 @@ TEST_P(KillTest, Mutex) {
 TEST_P(KillTest, MutexesOfOne) {
   constexpr uint64_t kBoards = 1 << 15;
   TestRegion own(GetParam(), kBoards * sizeof(Board));
+  uint64_t seed = Seed();
   Torture("mutexes of one", [&] {
-    std::mt19937_64 random(tally_->boards_used);
+    std::mt19937_64 random(seed + tally_->lives++);
     uint64_t mine = 0;
     uint64_t left = 0;
     Round round = [&](shmipc_region_t *region, Board *boards) {

@@ -168,14 +168,14 @@ static int take(shmipc_region_t *region, uint32_t index) {
 
 int shmipc_slot_take(shmipc_region_t *region) {
   assert(region->slot == UINT32_MAX && !region->read_only);
-  shmipc_slot_recover_dead(region);
+  int recovered = shmipc_slot_recover_dead(region);
   for (uint32_t i = 0; i < region->num_slots; i++) {
     int status = take(region, i);
     if (status != -EAGAIN) {
       return status;
     }
   }
-  return -EUSERS;
+  return recovered < 0 ? recovered : -EUSERS;
 }
 
 void shmipc_slot_give_up(shmipc_region_t *region) {

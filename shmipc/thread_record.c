@@ -20,7 +20,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#include "shmipc/barrier.h"
 #include "shmipc/block_internal.h"
 #include "shmipc/region_internal.h"
 
@@ -144,7 +143,8 @@ int shmipc_self_find(shmipc_region_t *region, shmipc_self_t **out_self) {
     return status;
   }
   self->serial = region->serial;
-  self->may_bias = shmipc_barrier_register();
+  // Of a record that has been used for long a word may have the very name.
+  self->bias = region->is_registered ? self->id : SHMIPC_WORD_NO_BIAS;
   self->next = all;
   all = self;
   shmipc_self_cached = self;

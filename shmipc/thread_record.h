@@ -25,7 +25,7 @@ typedef struct shmipc_self {
   uint32_t index;              // Of the record.
   uint32_t id;                 // What lock words say while they are ours.
   uint32_t num_holds;          // Places up to the last that is in use.
-  bool may_bias;               // Others can have a barrier done in us.
+  uint32_t bias;               // What words say that are biased to us.
   uint64_t page_id;            // What heads of pages say that are ours.
   struct shmipc_cache *cache;  // Of blocks; NULL before the first.
   struct shmipc_self *next;
