@@ -44,6 +44,11 @@ HEAP_FAST_PATH void *alloc_at_hand(size_t size_bytes, bool *out_fresh,
     heap_thread_t *thread = heap_thread_fast;
     heap_bin_t *bin = heap_thread_bin(
         thread, heap_bin_offset_lookup(size_bytes + heap_harden.canary_bytes));
+    size_t cached_count = heap_bin_cached_count(bin);
+    if (__builtin_expect(cached_count != 0, 1)) {
+      *out_fresh = false;
+      return heap_alloc_pop(thread, bin, cached_count, size_bytes, caller);
+    }
     if (__builtin_expect(bin->mask != 0, 1)) {
       return heap_alloc_take(thread, bin, size_bytes, out_fresh, caller);
     }
@@ -101,6 +106,9 @@ void heap_free_slow(void *ptr) {
   heap_thread_t *thread = heap_thread_fast;
   size_t space_bytes = heap_class_info[page->size_class].size_bytes;
   uint8_t *state;
+  // Both canaries, of which neither may be in a cache.
+  __builtin_prefetch((const char *)ptr - HEAP_CANARY_BYTES);
+  __builtin_prefetch((const char *)ptr + space_bytes - HEAP_CANARY_BYTES);
   size_t size_bytes;
   if (__builtin_expect(
           heap_harden_has(HEAP_HARDEN_WAITS) &&

@@ -168,6 +168,27 @@ HEAP_FAST_PATH void heap_alloc_verify(void *ptr, size_t space_bytes,
   }
 }
 
+// Takes one of a bin's cached blocks, chosen by chance.
+HEAP_FAST_PATH void *heap_alloc_pop(heap_thread_t *thread, heap_bin_t *bin,
+                                    size_t cached_count, size_t size_bytes,
+                                    const void *caller) {
+  heap_slot_t *top = bin->top;
+  size_t space_bytes = bin->block_bytes;
+  heap_slot_t *chosen = top;
+  if (heap_harden_has(HEAP_HARDEN_RANDOM)) {
+    chosen -= heap_random_byte(&thread->quarantine.random) * cached_count >> 8;
+  }
+  heap_slot_t slot = *chosen;
+  *chosen = *top;
+  bin->top = top - 1;
+  __atomic_store_n(slot.state, HEAP_BLOCK_LIVE, __ATOMIC_RELAXED);
+  heap_alloc_verify(slot.ptr, space_bytes, slot.ptr, space_bytes, caller);
+  if (heap_harden_has(HEAP_HARDEN_CANARY)) {
+    heap_canary_set_new(slot.ptr, size_bytes, space_bytes);
+  }
+  return slot.ptr;
+}
+
 // Takes a block of a bin whose mask is not empty, looks at it and finishes it.
 HEAP_FAST_PATH void *heap_alloc_take(heap_thread_t *thread, heap_bin_t *bin,
                                      size_t size_bytes, bool *out_fresh,

@@ -19,13 +19,20 @@
 extern "C" {
 #endif
 
+static inline void *heap_waiting_block(heap_waiting_t block) {
+  return (void *)(block.page->start +
+                  (uintptr_t)(block.state - block.page->states) *
+                      heap_class_info[block.page->size_class].size_bytes);
+}
+
 // Frees a small block in state CACHED; `thread` is the calling thread's, NULL
 // if it has none.
 HEAP_FAST_PATH void heap_quarantine_release(heap_thread_t *thread,
                                             heap_waiting_t block) {
   if (thread != NULL &&
       __atomic_load_n(&block.page->owner, __ATOMIC_RELAXED) == thread) {
-    heap_thread_release_own(thread, block.page, block.state);
+    heap_thread_free_own(thread, block.page, heap_waiting_block(block),
+                         block.state);
   } else {
     heap_thread_release_foreign(block.page, block.state);
   }

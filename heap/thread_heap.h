@@ -27,7 +27,7 @@ extern "C" {
 
 enum {
   // Slots of all bins: heap_bins_slot_count() of all classes.
-  HEAP_SLOT_COUNT = 1480,
+  HEAP_SLOT_COUNT = HEAP_HARDENED ? 1256 : 1480,
   HEAP_HINT_WORDS = (HEAP_CLASS_COUNT + 63) / 64,
 };
 
@@ -43,10 +43,9 @@ typedef struct heap_thread {
   heap_bin_t bins[HEAP_CLASS_COUNT];
   heap_class_spans_t spans[HEAP_CLASS_COUNT];
 #if HEAP_HARDENED
-  heap_quarantine_t quarantine;  // Of what is freed: no bin has slots.
-#else
-  heap_slot_t slots[HEAP_SLOT_COUNT];
+  heap_quarantine_t quarantine;  // Through which a block comes to its bin.
 #endif
+  heap_slot_t slots[HEAP_SLOT_COUNT];
   heap_refill_totals_t refills;   // Atomic, relaxed: read by statistics.
   struct heap_thread *next;       // Of all. Central lock.
   struct heap_thread *next_free;  // Of the unused, parked. Central lock.
@@ -129,20 +128,6 @@ static inline void heap_thread_note_freed(heap_thread_t *thread,
     heap_thread_span_freed(thread, span);
   }
 }
-
-#if HEAP_HARDENED
-// The owner's free of a block in state CACHED, which no bin takes.
-static inline void heap_thread_release_own(heap_thread_t *thread,
-                                           heap_page_t *page, uint8_t *state) {
-  // Relaxed: only we hand the block out again, or adopters behind the lock.
-  __atomic_store_n(state, HEAP_BLOCK_FREED, __ATOMIC_RELAXED);
-  if (page->index != 0) {
-    heap_thread_freed_behind(thread, page, state);
-  } else {
-    heap_thread_note_freed(thread, page, state);
-  }
-}
-#endif
 
 // The owner's free of a live block, given the address of its state.
 static inline void heap_thread_free_own(heap_thread_t *thread,

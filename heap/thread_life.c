@@ -62,19 +62,10 @@ static bool exit_key_created;
 
 static void thread_exited(void *value);
 
-#if HEAP_HARDENED
-static void init_bins(heap_thread_t *thread) {
-  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
-    thread->bins[i].top = &no_slot;
-    thread->bins[i].limit = &no_slot;
-  }
-}
-#else
 static void init_bins(heap_thread_t *thread) {
   HEAP_ASSERT(heap_bins_slot_count(0, HEAP_CLASS_COUNT) == HEAP_SLOT_COUNT);
   heap_bins_init(thread->bins, thread->slots, 0, HEAP_CLASS_COUNT);
 }
-#endif
 
 // Returns an unused heap or a new one. Central lock held.
 static heap_thread_t *heap_create_locked(void) {
