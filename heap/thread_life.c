@@ -147,12 +147,12 @@ static void orphan_list(heap_page_list_t *list) {
 static void give_up_quarantine(heap_thread_t *thread) {
   heap_quarantine_t *waiting = &thread->quarantine;
   for (; waiting->queue_count > 0; --waiting->queue_count) {
-    heap_quarantine_release(NULL, waiting->queue[waiting->queue_first]);
+    heap_quarantine_release(NULL, waiting->queue[waiting->queue_first], 0);
     waiting->queue_first = (waiting->queue_first + 1) % HEAP_QUEUE_SLOTS;
   }
   for (size_t i = 0; i < HEAP_SHUFFLE_SLOTS; ++i) {
     if (waiting->shuffled[i].page != NULL) {
-      heap_quarantine_release(NULL, waiting->shuffled[i]);
+      heap_quarantine_release(NULL, waiting->shuffled[i], 0);
       waiting->shuffled[i] = (heap_waiting_t){0};
     }
   }
