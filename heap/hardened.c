@@ -19,10 +19,13 @@
 // it was before and becomes next. An allocation looks whether it is, and if
 // not, somebody wrote to a block that was freed. calloc writes nothing.
 //
-// Here is what most calls do: a block of the thread's bin is found, looked at
-// and finished; a block of the calling thread with nothing wrong about it is
-// claimed, zeroed and put into the thread's quarantine. Everything else is in
-// hardened_alloc.c, hardened_free.c, hardened_realloc.c.
+// Here is what most calls do: a block of the thread's bin is chosen, of those
+// in its slots or else of its group, looked at and finished; a small block of
+// any thread with nothing wrong about it is claimed, zeroed and put into the
+// calling thread's quarantine, from where it goes to its bin. Both are there
+// twice: with all defences on their way, for blocks so short that there is no
+// loop, and for all small blocks. Everything else is in hardened_alloc.c,
+// hardened_free.c, hardened_realloc.c.
 //
 // Deliberately not done: the order in which a thread's spans are used is not
 // random, only groups and blocks within them.

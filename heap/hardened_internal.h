@@ -249,7 +249,7 @@ static inline bool heap_is_alone(void) {
 
 // The owner too: of a store, another thread's free at once would not know, and
 // the block would wait twice and be handed out twice. While there is one thread
-// a store is enough, and costs a tenth of it.
+// a store is enough; the exchange waits for all stores before it.
 static inline bool heap_free_claim(uint8_t *state) {
   uint8_t expected = HEAP_BLOCK_LIVE;
   if (heap_is_alone()) {
