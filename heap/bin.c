@@ -36,12 +36,16 @@ enum {
 
 static_assert(sizeof(heap_bin_t) == HEAP_BIN_BYTES, "a bin is one cache line");
 
-// Returns how many blocks of a class a bin caches.
+// Returns how many blocks of a class a bin caches. Hardened: of all classes
+// together no more than the second-level cache holds, as each byte is read once
+// more when it is reused.
 static size_t slot_count(size_t shape, size_t size_class) {
   size_t size_bytes = (size_t)heap_class_info[size_class].size_bytes << shape;
   size_t count = 4;
   if (size_bytes <= 1024) {
     count = 32;
+  } else if (HEAP_HARDENED) {
+    count = 4;
   } else if (size_bytes <= 4096) {
     count = 16;
   } else if (size_bytes <= HEAP_TABLE_MAX_BYTES) {
@@ -63,7 +67,8 @@ void heap_bins_init(heap_bin_t *bins, heap_slot_t *slots, size_t shape,
   for (size_t i = 0; i < class_count; ++i) {
     bins[i] = (heap_bin_t){.top = slots,
                            .limit = slots + slot_count(shape, i),
-                           .block_bytes = heap_class_info[i].size_bytes};
+                           .block_bytes = heap_class_info[i].size_bytes,
+                           .slot_count = (uint32_t)slot_count(shape, i)};
     *slots = (heap_slot_t){0};
     slots = bins[i].limit + 1;
   }

@@ -45,7 +45,8 @@ typedef struct heap_bin {
   unsigned char *base;  // Block of bit 0.
   uint8_t *states;      // Its state; the group's others follow.
   uint32_t block_bytes;
-  uint32_t reserved[5];
+  uint32_t slot_count;  // That it can hold.
+  uint32_t reserved[4];
 } heap_bin_t;
 
 // What one owner has of one class.
@@ -135,6 +136,11 @@ const char *heap_class_spans_check(const heap_class_spans_t *spans,
                                    heap_bin_check_span_t check_span,
                                    heap_bin_find_span_t find_span,
                                    heap_bin_census_t *census);
+
+// Returns how many blocks are cached.
+static inline size_t heap_bin_cached_count(const heap_bin_t *bin) {
+  return bin->slot_count - (size_t)(bin->limit - bin->top);
+}
 
 // Takes the block that was freed last; NULL when there is none. Its contents
 // are not zero.

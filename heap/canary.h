@@ -81,13 +81,18 @@ static inline uint64_t heap_canary_make(uintptr_t end, size_t slack_bytes) {
   return heap_canary_key(end) ^ slack_bytes * HEAP_CANARY_COPIES;
 }
 
+// Tells whether the middle of a canary without its key is two equal copies.
+static inline bool heap_canary_are_copies(uint64_t copies) {
+  return (uint32_t)copies == copies >> 32 << 8;
+}
+
 // Tells whether the word before the end whose key this is is a canary, and
 // which slack it tells.
 static inline bool heap_canary_read(uint64_t word, uint64_t key,
                                     uint64_t *out_slack_bytes) {
   uint64_t copies = word ^ key;
-  *out_slack_bytes = copies >> 8 & 0xffffff;
-  return *out_slack_bytes * HEAP_CANARY_COPIES == copies;
+  *out_slack_bytes = copies >> 32;
+  return heap_canary_are_copies(copies);
 }
 
 // Returns the slack that a canary tells, something huge if it is none.
@@ -140,28 +145,62 @@ static inline void heap_canary_set(void *ptr, size_t size_bytes,
   heap_canary_store(end - HEAP_CANARY_BYTES, canary);
 }
 
-// The same of a block that is to be handed out: nobody needs what is in it.
-static inline __attribute__((always_inline)) void heap_canary_set_new(
+// Tells whether the functions for a short slack may be used.
+static inline bool heap_canary_is_short(size_t slack_bytes,
+                                        size_t block_bytes) {
+  return slack_bytes - HEAP_CANARY_BYTES < 16 && block_bytes >= 32;
+}
+
+// The same of a block that is to be handed out, with a short slack: nobody
+// needs what is in it.
+static inline __attribute__((always_inline)) void heap_canary_set_short(
     void *ptr, size_t size_bytes, size_t block_bytes) {
   uintptr_t end = (uintptr_t)ptr + block_bytes;
   size_t slack_bytes = block_bytes - size_bytes;
-  size_t left = slack_bytes - HEAP_CANARY_BYTES;
   uint64_t mix = heap_canary_mix(end);
-  uint64_t key = heap_canary_key_of(mix);
-  if (__builtin_expect(left < 16 && block_bytes >= 32, 1)) {
-    uint64_t marks = heap_canary_marks_of(mix);
-    *(heap_chunk_t *)(end - 24) =
-        (heap_chunk_t){marks, marks} & heap_canary_last_bytes(left);
-  } else {
-    memset((char *)ptr + size_bytes, (int)(key & 0xff),
-           heap_canary_marked_bytes(slack_bytes, block_bytes));
-  }
+  uint64_t marks = heap_canary_marks_of(mix);
+  *(heap_chunk_t *)(end - 24) =
+      (heap_chunk_t){marks, marks} &
+      heap_canary_last_bytes(slack_bytes - HEAP_CANARY_BYTES);
   heap_canary_store(end - HEAP_CANARY_BYTES,
-                    key ^ slack_bytes * HEAP_CANARY_COPIES);
+                    heap_canary_key_of(mix) ^ slack_bytes * HEAP_CANARY_COPIES);
+}
+
+static inline void heap_canary_set_new(void *ptr, size_t size_bytes,
+                                       size_t block_bytes) {
+  if (__builtin_expect(
+          heap_canary_is_short(block_bytes - size_bytes, block_bytes), 1)) {
+    heap_canary_set_short(ptr, size_bytes, block_bytes);
+  } else {
+    heap_canary_set(ptr, size_bytes, block_bytes);
+  }
 }
 
 // Tells whether the `count` bytes at `ptr` are all marks.
 bool heap_canary_are_marks(const void *ptr, size_t count, uint8_t mark);
+
+// Tells whether the last 16 bytes before a canary end in `count` marks.
+static inline bool heap_canary_are_marks_before(uintptr_t end, uint64_t mix,
+                                                size_t count) {
+  uint64_t marks = heap_canary_marks_of(mix);
+  heap_chunk_t wrong =
+      (*(const heap_chunk_t *)(end - 24) ^ (heap_chunk_t){marks, marks}) &
+      heap_canary_last_bytes(count);
+  return (wrong[0] | wrong[1]) == 0;
+}
+
+// Tells whether the slack of a block of at least 32 bytes is a short one, as it
+// was written.
+static inline __attribute__((always_inline)) bool heap_canary_check_short(
+    const void *ptr, size_t block_bytes) {
+  uintptr_t end = (uintptr_t)ptr + block_bytes;
+  uint64_t mix = heap_canary_mix(end);
+  uint64_t copies =
+      heap_canary_load(end - HEAP_CANARY_BYTES) ^ heap_canary_key_of(mix);
+  uint64_t left = (copies >> 32) - HEAP_CANARY_BYTES;
+  return heap_canary_are_copies(copies) && left < 16 &&
+         heap_canary_are_marks_before(end, mix, left);
+}
 
 // Tells whether the slack is as it was written, and then also which size was
 // asked for.
@@ -177,13 +216,9 @@ static inline __attribute__((always_inline)) bool heap_canary_check(
     return false;
   }
   *out_size_bytes = block_bytes - slack_bytes;
-  size_t left = slack_bytes - HEAP_CANARY_BYTES;
-  if (__builtin_expect(left < 16 && block_bytes >= 32, 1)) {
-    uint64_t marks = heap_canary_marks_of(mix);
-    heap_chunk_t wrong =
-        (*(const heap_chunk_t *)(end - 24) ^ (heap_chunk_t){marks, marks}) &
-        heap_canary_last_bytes(left);
-    return (wrong[0] | wrong[1]) == 0;
+  if (__builtin_expect(heap_canary_is_short(slack_bytes, block_bytes), 1)) {
+    return heap_canary_are_marks_before(end, mix,
+                                        slack_bytes - HEAP_CANARY_BYTES);
   }
   return heap_canary_are_marks(
       (const char *)ptr + *out_size_bytes,
@@ -197,8 +232,7 @@ static inline __attribute__((always_inline)) bool heap_canary_is_whole_before(
   uint64_t word = heap_canary_load((uintptr_t)ptr - HEAP_CANARY_BYTES);
   uint64_t copies = word ^ heap_canary_key((uintptr_t)ptr);
   // Both, without a branch: either is as likely.
-  return (word == 0) |
-         ((copies >> 8 & 0xffffff) * HEAP_CANARY_COPIES == copies);
+  return (word == 0) | heap_canary_are_copies(copies);
 }
 
 #ifdef __cplusplus

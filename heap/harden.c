@@ -147,8 +147,10 @@ void heap_harden_help(void) {
 static uint32_t derived(uint32_t defences) {
   const uint32_t looks = HEAP_HARDEN_ZERO | HEAP_HARDEN_REUSE;
   const uint32_t waits = HEAP_HARDEN_CANARY | HEAP_HARDEN_QUARANTINE;
+  const uint32_t is_short = looks | waits | HEAP_HARDEN_RANDOM;
   return ((defences & looks) == looks ? HEAP_HARDEN_LOOKS : 0) |
-         ((defences & waits) == waits ? HEAP_HARDEN_WAITS : 0);
+         ((defences & waits) == waits ? HEAP_HARDEN_WAITS : 0) |
+         ((defences & is_short) == is_short ? HEAP_HARDEN_SHORT : 0);
 }
 
 void heap_harden_start(void) {

@@ -53,6 +53,7 @@ enum {
 enum {
   HEAP_HARDEN_LOOKS = 1 << 9,   // Memory is zeroed, and looked at: is_zero.
   HEAP_HARDEN_WAITS = 1 << 10,  // Free's usual path: canary, quarantine.
+  HEAP_HARDEN_SHORT = 1 << 11,  // The paths of short blocks: all on their way.
 };
 
 // What the environment asks for.

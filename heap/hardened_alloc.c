@@ -90,6 +90,11 @@ static void *small_alloc(size_t size_class, size_t size_bytes, bool *out_fresh,
     return NULL;
   }
   heap_bin_t *bin = &thread->bins[size_class];
+  size_t cached_count = heap_bin_cached_count(bin);
+  if (cached_count != 0) {
+    *out_fresh = false;
+    return heap_alloc_pop(thread, bin, cached_count, size_bytes, caller);
+  }
   if (bin->mask == 0) {
     if (!heap_thread_refill(thread, size_class)) {
       return NULL;

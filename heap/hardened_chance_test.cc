@@ -246,6 +246,49 @@ TEST(ChanceTest, FirstBlockIsInAnyGroup) {
   EXPECT_TRUE(is_higher);
 }
 
+// Of 20 blocks of a size that does not go through the slots, freed in order,
+// which one comes back first: 16 are in the queue then, and the first four in
+// their bin. -1: another one.
+int FirstBack(const char *list) {
+  int fds[2];
+  EXPECT_EQ(pipe(fds), 0);
+  int index = -1;
+  RunInChild([&] {
+    setenv("HEAP_HARDEN", list, 1);
+    std::vector<void *> blocks;
+    for (int i = 0; i < 20; ++i) {
+      blocks.push_back(heap_alloc(20000));
+    }
+    for (void *ptr : blocks) {
+      heap_free(ptr);
+    }
+    void *ptr = heap_alloc(20000);
+    for (int i = 0; i < 20; ++i) {
+      index = blocks[i] == ptr ? i : index;
+    }
+    EXPECT_EQ(write(fds[1], &index, sizeof(index)),
+              static_cast<ssize_t>(sizeof(index)));
+  });
+  EXPECT_EQ(read(fds[0], &index, sizeof(index)),
+            static_cast<ssize_t>(sizeof(index)));
+  close(fds[0]);
+  close(fds[1]);
+  return index;
+}
+
+// Sixteen times the same of four does not happen by chance.
+TEST(ChanceTest, AnyOfTheBlocksThatWaitedComesBackFirst) {
+  std::set<int> firsts;
+  for (int i = 0; i < 16; ++i) {
+    const int first = FirstBack("all");
+    EXPECT_GE(first, 0);
+    EXPECT_LT(first, 4);
+    firsts.insert(first);
+  }
+  EXPECT_GT(firsts.size(), 1u);
+  EXPECT_EQ(FirstBack("-random"), 3);
+}
+
 // Empty blocks, sizes.
 
 TEST(EmptyBlockTest, EachIsItsOwnAndIsFreed) {

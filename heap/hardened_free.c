@@ -24,7 +24,7 @@ static void retire_small(heap_thread_t *thread, const heap_block_t *block) {
   if (thread != NULL && heap_harden_has(HEAP_HARDEN_QUARANTINE)) {
     heap_quarantine_push(thread, waiting, block->space_bytes);
   } else {
-    heap_quarantine_release(thread, waiting);
+    heap_quarantine_release(thread, waiting, block->space_bytes);
   }
 }
 

@@ -12,6 +12,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__has_include)
+#if __has_include(<sys/single_threaded.h>)  // glibc 2.32.
+#include <sys/single_threaded.h>
+#define HEAP_HAS_SINGLE_THREADED
+#endif
+#endif
+
 #include "heap/arena.h"
 #include "heap/canary.h"
 #include "heap/fatal.h"
@@ -83,15 +90,15 @@ static inline void heap_block_set_canary(void *ptr, size_t size_bytes,
   }
 }
 
-// Finds the state of a small block; false: none starts at `ptr`.
+// Finds the state of a small block; false: none starts at `ptr`, which lies in
+// `page`.
 static inline bool heap_block_state(const heap_page_t *page, const void *ptr,
                                     uint8_t **out_state) {
+  // Negative in the guard before the first block, which makes the index huge.
   uint64_t offset = (uintptr_t)ptr - page->start;
   uint64_t product = offset * page->reciprocal;
-  // A guard lies before the first block, and another one behind the last.
   if (__builtin_expect(
-          offset >= 2 * HEAP_PAGE_BYTES ||
-              (uint32_t)product >= page->reciprocal ||
+          (uint32_t)product >= page->reciprocal ||
               product >> 32 >= heap_class_info[page->size_class].block_count,
           0)) {
     return false;
@@ -168,20 +175,52 @@ HEAP_FAST_PATH void heap_alloc_verify(void *ptr, size_t space_bytes,
   }
 }
 
+// Takes the cached block that lies so many slots below a bin's top.
+HEAP_FAST_PATH void *heap_alloc_choose(heap_bin_t *bin, size_t below) {
+  heap_slot_t *top = bin->top;
+  heap_slot_t slot = top[-(ptrdiff_t)below];
+  top[-(ptrdiff_t)below] = *top;
+  bin->top = top - 1;
+  __atomic_store_n(slot.state, HEAP_BLOCK_LIVE, __ATOMIC_RELAXED);
+  return slot.ptr;
+}
+
+// Takes one of a bin's cached blocks, chosen by chance.
+HEAP_FAST_PATH void *heap_alloc_pop(heap_thread_t *thread, heap_bin_t *bin,
+                                    size_t cached_count, size_t size_bytes,
+                                    const void *caller) {
+  size_t space_bytes = bin->block_bytes;
+  size_t below = 0;
+  if (heap_harden_has(HEAP_HARDEN_RANDOM)) {
+    below = heap_random_byte(&thread->quarantine.random) * cached_count >> 8;
+  }
+  void *ptr = heap_alloc_choose(bin, below);
+  heap_alloc_verify(ptr, space_bytes, ptr, space_bytes, caller);
+  if (heap_harden_has(HEAP_HARDEN_CANARY)) {
+    heap_canary_set_new(ptr, size_bytes, space_bytes);
+  }
+  return ptr;
+}
+
+// Takes a block of a bin's group, whose bit is set in the mask.
+HEAP_FAST_PATH void *heap_alloc_reserved(heap_bin_t *bin, size_t bit,
+                                         bool *out_fresh) {
+  bin->mask &= ~(UINT64_C(1) << bit);
+  uint8_t *state = bin->states + bit;
+  *out_fresh = *state == HEAP_BLOCK_FRESH;
+  __atomic_store_n(state, HEAP_BLOCK_LIVE, __ATOMIC_RELAXED);
+  return bin->base + bit * bin->block_bytes;
+}
+
 // Takes a block of a bin whose mask is not empty, looks at it and finishes it.
 HEAP_FAST_PATH void *heap_alloc_take(heap_thread_t *thread, heap_bin_t *bin,
                                      size_t size_bytes, bool *out_fresh,
                                      const void *caller) {
-  uint64_t mask = bin->mask;
   size_t space_bytes = bin->block_bytes;
   size_t bit = heap_harden_has(HEAP_HARDEN_RANDOM)
-                   ? heap_random_bit_of(&thread->quarantine.random, mask)
-                   : (size_t)__builtin_ctzll(mask);
-  bin->mask = mask & ~(UINT64_C(1) << bit);
-  uint8_t *state = bin->states + bit;
-  void *ptr = bin->base + bit * space_bytes;
-  *out_fresh = *state == HEAP_BLOCK_FRESH;
-  __atomic_store_n(state, HEAP_BLOCK_LIVE, __ATOMIC_RELAXED);
+                   ? heap_random_bit_of(&thread->quarantine.random, bin->mask)
+                   : (size_t)__builtin_ctzll(bin->mask);
+  void *ptr = heap_alloc_reserved(bin, bit, out_fresh);
   if (!*out_fresh) {
     heap_alloc_verify(ptr, space_bytes, ptr, space_bytes, caller);
   }
@@ -199,10 +238,27 @@ void heap_free_silently(const heap_block_t *block, const heap_call_t *call);
 // Frees what heap_free_slow() leaves.
 void heap_free_called(void *ptr, const void *caller);
 
+// Tells whether no other thread can be inside the heap.
+static inline bool heap_is_alone(void) {
+#ifdef HEAP_HAS_SINGLE_THREADED
+  return __libc_single_threaded != 0;
+#else
+  return false;
+#endif
+}
+
 // The owner too: of a store, another thread's free at once would not know, and
-// the block would wait twice and be handed out twice.
+// the block would wait twice and be handed out twice. While there is one thread
+// a store is enough; the exchange waits for all stores before it.
 static inline bool heap_free_claim(uint8_t *state) {
   uint8_t expected = HEAP_BLOCK_LIVE;
+  if (heap_is_alone()) {
+    if (__atomic_load_n(state, __ATOMIC_RELAXED) != HEAP_BLOCK_LIVE) {
+      return false;
+    }
+    __atomic_store_n(state, HEAP_BLOCK_CACHED, __ATOMIC_RELAXED);
+    return true;
+  }
   // Acquire and release: whoever reuses the block comes after both threads.
   return __atomic_compare_exchange_n(state, &expected, HEAP_BLOCK_CACHED, false,
                                      __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);

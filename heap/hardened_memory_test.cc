@@ -361,4 +361,41 @@ TEST(ReuseTest, WriteIsFoundInMemoryThatHadBeenGivenBack) {
   }
 }
 
+// Frees most of some blocks, so that all spans stay, writes a byte to each, at
+// another place in each, and allocates more than that: those that the
+// quarantine let go come from the bin and from its groups.
+void WriteToEachFreed(size_t size) {
+  ReportSilently();
+  constexpr size_t kBlocks = 3000;
+  std::set<void *> written;
+  std::vector<void *> blocks;
+  for (size_t i = 0; i < kBlocks; ++i) {
+    blocks.push_back(heap_alloc(size));
+  }
+  for (size_t i = 0; i < kBlocks; ++i) {
+    if (i % 10 != 0) {
+      heap_free(blocks[i]);
+      static_cast<char *>(blocks[i])[i % size] = 1;
+      written.insert(blocks[i]);
+    }
+  }
+  uint64_t reused = 0;
+  for (size_t i = 0; i < 2 * kBlocks; ++i) {
+    void *ptr = heap_alloc(size);
+    reused += written.erase(ptr);
+    ASSERT_TRUE(heap_testing::IsZero(ptr, size)) << size;
+    ASSERT_EQ(heap_usable_size(ptr), size);
+  }
+  EXPECT_GT(reused, kBlocks / 2);
+  EXPECT_EQ(heap_misuse_count(), reused) << size;
+}
+
+TEST(ReuseTest, WriteToAFreedBlockIsFoundOnceWhereverItWas) {
+  for (const char *list : {"all", "all,-random"}) {
+    for (size_t size : {9, 24, 40, 56, 72, 104, 120, 200, 1000}) {
+      RunHardened(list, [=] { WriteToEachFreed(size); });
+    }
+  }
+}
+
 }  // namespace

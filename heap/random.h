@@ -8,6 +8,7 @@
 #ifndef MY_ALLOC_HEAP_RANDOM_H_
 #define MY_ALLOC_HEAP_RANDOM_H_
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -45,28 +46,45 @@ void heap_random_refill(heap_random_t *random);
 // Returns 64 bits.
 uint64_t heap_random_next(heap_random_t *random);
 
-// Returns a number below 256.
-static inline uint32_t heap_random_byte(heap_random_t *random) {
+// Tells whether heap_random_take() may be called.
+static inline bool heap_random_has_bytes(const heap_random_t *random) {
   // What a parent had left is not for its child, too.
-  if (__builtin_expect(random->left == 0 ||
-                           random->epoch != __atomic_load_n(&heap_random_epoch,
-                                                            __ATOMIC_RELAXED),
-                       0)) {
-    heap_random_refill(random);
-  }
+  return random->left != 0 &&
+         random->epoch == __atomic_load_n(&heap_random_epoch, __ATOMIC_RELAXED);
+}
+
+// Returns a number below 256, of those that are made already.
+static inline uint32_t heap_random_take(heap_random_t *random) {
   uint32_t at = --random->left;
   uint32_t result = random->bytes[at];
   random->bytes[at] = 0;
   return result;
 }
 
+// Returns a number below 256.
+static inline uint32_t heap_random_byte(heap_random_t *random) {
+  if (__builtin_expect(!heap_random_has_bytes(random), 0)) {
+    heap_random_refill(random);
+  }
+  return heap_random_take(random);
+}
+
 // Returns the index of one of the bits set in `mask`, which has some: the first
-// one from a place at or below the highest. Those above a gap are likelier.
+// one from a place at or below the highest. Those above a gap are likelier. Of
+// the bytes that are made already.
+static inline uint32_t heap_random_take_bit_of(heap_random_t *random,
+                                               uint64_t mask) {
+  uint32_t width = 64 - (uint32_t)__builtin_clzll(mask);
+  uint32_t place = heap_random_take(random) * width >> 8;
+  return place + (uint32_t)__builtin_ctzll(mask >> place);
+}
+
 static inline uint32_t heap_random_bit_of(heap_random_t *random,
                                           uint64_t mask) {
-  uint32_t width = 64 - (uint32_t)__builtin_clzll(mask);
-  uint32_t place = heap_random_byte(random) * width >> 8;
-  return place + (uint32_t)__builtin_ctzll(mask >> place);
+  if (__builtin_expect(!heap_random_has_bytes(random), 0)) {
+    heap_random_refill(random);
+  }
+  return heap_random_take_bit_of(random, mask);
 }
 
 #ifdef __cplusplus

@@ -27,7 +27,7 @@ extern "C" {
 
 enum {
   // Slots of all bins: heap_bins_slot_count() of all classes.
-  HEAP_SLOT_COUNT = 1480,
+  HEAP_SLOT_COUNT = HEAP_HARDENED ? 1256 : 1480,
   HEAP_HINT_WORDS = (HEAP_CLASS_COUNT + 63) / 64,
 };
 
@@ -43,10 +43,9 @@ typedef struct heap_thread {
   heap_bin_t bins[HEAP_CLASS_COUNT];
   heap_class_spans_t spans[HEAP_CLASS_COUNT];
 #if HEAP_HARDENED
-  heap_quarantine_t quarantine;  // Of what is freed: no bin has slots.
-#else
-  heap_slot_t slots[HEAP_SLOT_COUNT];
+  heap_quarantine_t quarantine;  // Through which a block comes to its bin.
 #endif
+  heap_slot_t slots[HEAP_SLOT_COUNT];
   // Spans that its frees gave back since it last needed a group of blocks.
   uint32_t spans_freed;
   heap_refill_totals_t refills;   // Atomic, relaxed: read by statistics.
@@ -141,7 +140,7 @@ static inline void heap_thread_release_own(heap_thread_t *thread,
   }
 }
 
-// The owner's free of a live block, found by heap_is_live() or otherwise.
+// The owner's free of a live block, given the address of its state.
 static inline void heap_thread_free_own(heap_thread_t *thread,
                                         heap_page_t *page, void *ptr,
                                         uint8_t *state) {

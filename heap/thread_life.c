@@ -64,19 +64,10 @@ static bool exit_key_created;
 
 static void thread_exited(void *value);
 
-#if HEAP_HARDENED
-static void init_bins(heap_thread_t *thread) {
-  for (size_t i = 0; i < HEAP_CLASS_COUNT; ++i) {
-    thread->bins[i].top = &no_slot;
-    thread->bins[i].limit = &no_slot;
-  }
-}
-#else
 static void init_bins(heap_thread_t *thread) {
   HEAP_ASSERT(heap_bins_slot_count(0, HEAP_CLASS_COUNT) == HEAP_SLOT_COUNT);
   heap_bins_init(thread->bins, thread->slots, 0, HEAP_CLASS_COUNT);
 }
-#endif
 
 // Returns an unused heap or a new one. Central lock held.
 static heap_thread_t *heap_create_locked(void) {
@@ -158,12 +149,12 @@ static void orphan_list(heap_page_list_t *list) {
 static void give_up_quarantine(heap_thread_t *thread) {
   heap_quarantine_t *waiting = &thread->quarantine;
   for (; waiting->queue_count > 0; --waiting->queue_count) {
-    heap_quarantine_release(NULL, waiting->queue[waiting->queue_first]);
+    heap_quarantine_release(NULL, waiting->queue[waiting->queue_first], 0);
     waiting->queue_first = (waiting->queue_first + 1) % HEAP_QUEUE_SLOTS;
   }
   for (size_t i = 0; i < HEAP_SHUFFLE_SLOTS; ++i) {
     if (waiting->shuffled[i].page != NULL) {
-      heap_quarantine_release(NULL, waiting->shuffled[i]);
+      heap_quarantine_release(NULL, waiting->shuffled[i], 0);
       waiting->shuffled[i] = (heap_waiting_t){0};
     }
   }
