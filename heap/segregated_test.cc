@@ -184,6 +184,21 @@ TEST(SegregatedTest, EmptyPagesGoToOtherClasses) {
       << "what bins hold is given up in need";
 }
 
+// Of two pages, too: their blocks are counted together.
+TEST(SegregatedTest, EmptySpansAreFreeAtOnce) {
+  const Heap heap = Create(Options());
+  std::vector<void *> blocks;
+  for (int i = 0; i < 400; ++i) {
+    blocks.push_back(heap_alloc_in(heap.get(), 20000));
+    ASSERT_NE(blocks.back(), nullptr);
+  }
+  for (void *ptr : blocks) {
+    heap_free_in(heap.get(), ptr);
+  }
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  EXPECT_GE(Stats(heap).largest_free_bytes, Stats(heap).mapped_bytes * 3 / 4);
+}
+
 TEST(SegregatedTest, TrimReachesPagesInsideOfSpans) {
   const Heap heap = Create(Options());
   std::vector<void *> blocks;
@@ -227,6 +242,36 @@ TEST(SegregatedTest, CallocIsZeroWhereverTheMemoryIsFrom) {
       EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
     }
   }
+}
+
+// Blocks lie in two of the kernel's pages, of which trim gives one back.
+TEST(SegregatedTest, CallocIsZeroWhereTrimReachedAPartOfABlock) {
+  const size_t kBytes = 3000;
+  const Heap heap = Create(Options());
+  std::vector<void *> blocks;
+  for (int i = 0; i < 20; ++i) {
+    blocks.push_back(heap_alloc_in(heap.get(), kBytes));
+    memset(blocks.back(), 0xA5, kBytes);
+  }
+  for (size_t i = 1; i + 1 < blocks.size(); ++i) {
+    heap_free_in(heap.get(), blocks[i]);
+  }
+  EXPECT_GE(heap_trim_in(heap.get()), 10u * 4096);
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  for (size_t i = 1; i + 1 < blocks.size(); ++i) {
+    EXPECT_TRUE(IsZero(heap_calloc_in(heap.get(), 1, kBytes), kBytes));
+  }
+}
+
+// A run that grew was used as far as it reached.
+TEST(SegregatedTest, CallocIsZeroWhereARunGrewInPlace) {
+  const Heap heap = Create(Options());
+  void *ptr = heap_alloc_in(heap.get(), 40000);
+  ASSERT_EQ(heap_realloc_in(heap.get(), ptr, 60000), ptr);
+  memset(ptr, 0xA5, 60000);
+  heap_free_in(heap.get(), ptr);
+  ASSERT_EQ(heap_alloc_in(heap.get(), 40000), ptr);
+  EXPECT_TRUE(IsZero(heap_calloc_in(heap.get(), 1, 33000), 33000));
 }
 
 // Without memory for another, a block that shrinks stays what it is.
@@ -315,19 +360,27 @@ TEST(SegregatedTest, RunThatFitsIsFoundInNeed) {
   EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
 }
 
+// From an eighth of a page on, whatever the page is.
 TEST(SegregatedTest, BlockThatGrowsBecomesARunAndGrowsInPlace) {
-  const Heap heap = Create(Options());
-  void *ptr = heap_alloc_in(heap.get(), 8000);
-  Fill(ptr, 8000, 1);
-  void *moved = heap_realloc_in(heap.get(), ptr, 9000);
-  ASSERT_NE(moved, ptr);
-  EXPECT_EQ(heap_usable_size_in(heap.get(), moved), 9216u);
-  for (size_t size = 10000; size < 1000000; size += 10000) {
-    ASSERT_EQ(heap_realloc_in(heap.get(), moved, size), moved);
+  for (size_t span = 1024; span <= 65536; span *= 2) {
+    heap_options_t options = Options(size_t{4} << 20);
+    options.span_bytes = span;
+    const Heap heap = Create(options);
+    const size_t unit = heap_segregated_unit_bytes(heap->segregated);
+    const size_t small = span / 8;
+    void *ptr = heap_alloc_in(heap.get(), small);
+    Fill(ptr, small, 1);
+    void *moved = heap_realloc_in(heap.get(), ptr, small + 1);
+    ASSERT_NE(moved, ptr);
+    EXPECT_EQ(heap_usable_size_in(heap.get(), moved),
+              std::max((small / unit + 1) * unit, HEAP_RUN_MIN_UNITS * unit));
+    for (size_t size = span; size < 100 * span / 8; size += span / 8) {
+      ASSERT_EQ(heap_realloc_in(heap.get(), moved, size), moved);
+    }
+    EXPECT_TRUE(IsFilled(moved, small, small, 1));
+    EXPECT_EQ(Stats(heap).num_live, 1u);
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
   }
-  EXPECT_TRUE(IsFilled(moved, 8000, 8000, 1));
-  EXPECT_EQ(Stats(heap).num_live, 1u);
-  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
 }
 
 // Nothing of the heap's lies where the program writes.
@@ -412,6 +465,32 @@ TEST(SegregatedTest, StepsOfASearchAreCounted) {
   const uint64_t first = Stats(heap).num_steps;
   ASSERT_NE(heap_alloc_in(heap.get(), size_t{66} << 10), nullptr);
   EXPECT_GE(Stats(heap).num_steps - first, 10u);
+}
+
+// One that fits is the last of a long list: more memory is sooner there.
+TEST(SegregatedTest, HeapGrowsBeforeASearchGetsLong) {
+  heap_options_t options = Options();
+  options.span_bytes = 16384;  // 9 KiB are a run.
+  const Heap heap = Create(options);
+  const size_t kTooShort = size_t{64} << 10;
+  const size_t kFits = size_t{66} << 10;
+  std::vector<void *> blocks;
+  for (int i = 0; i < 100; ++i) {
+    blocks.push_back(heap_alloc_in(heap.get(), kTooShort));
+    ASSERT_NE(heap_alloc_in(heap.get(), size_t{9} << 10), nullptr);
+  }
+  // All that is left, but for a run of that length at the end.
+  const size_t left = Stats(heap).largest_free_bytes;
+  ASSERT_GT(left, kFits);
+  ASSERT_NE(heap_alloc_in(heap.get(), left - kFits), nullptr);
+  const size_t mapped = Stats(heap).mapped_bytes;
+  for (void *ptr : blocks) {
+    heap_free_in(heap.get(), ptr);
+  }
+  const uint64_t first = Stats(heap).num_steps;
+  ASSERT_NE(heap_alloc_in(heap.get(), kFits), nullptr);
+  EXPECT_LT(Stats(heap).num_steps - first, 60u);
+  EXPECT_GT(Stats(heap).mapped_bytes, mapped);
 }
 
 // Tables.
