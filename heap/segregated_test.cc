@@ -433,9 +433,9 @@ TEST(SegregatedTest, StepsAreCounted) {
   EXPECT_EQ(Stats(heap).max_steps, first);
 }
 
-// In need all states are read, and that is what the steps say.
-TEST(SegregatedTest, StepsOfACallInNeedAreCounted) {
-  const Heap heap = Create(Options(size_t{1} << 20));
+// A call that fails takes as long as bins are, however many states there are.
+TEST(SegregatedTest, CallInNeedReadsNoStates) {
+  const Heap heap = Create(Options(size_t{16} << 20));
   std::vector<void *> blocks;
   while (void *ptr = heap_alloc_in(heap.get(), 16)) {
     blocks.push_back(ptr);
@@ -443,12 +443,54 @@ TEST(SegregatedTest, StepsOfACallInNeedAreCounted) {
   for (size_t i = 0; i < blocks.size(); i += 2) {
     heap_free_in(heap.get(), blocks[i]);
   }
+  ASSERT_GT(blocks.size() / 8, 100000u) << "words of states";
+  for (int i = 0; i < 10; ++i) {
+    heap_free_in(heap.get(), heap_alloc_in(heap.get(), 16));
+    const uint64_t first = Stats(heap).num_steps;
+    EXPECT_EQ(heap_alloc_in(heap.get(), 100000), nullptr);
+    EXPECT_LT(Stats(heap).num_steps - first, 1000u);
+    EXPECT_GE(Stats(heap).max_steps, Stats(heap).num_steps - first);
+  }
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+}
+
+// Nothing is live, but bins have blocks of many spans.
+TEST(SegregatedTest, CallInNeedTakesWhatBinsHave) {
+  const Heap heap = Create(Options(size_t{16} << 20));
+  const heap_segregated_t *own = heap->segregated;
+  Random random(heap_testing::Seed());
+  for (int round = 0; round < 20; ++round) {
+    std::vector<void *> blocks;
+    for (size_t i = 0; i < own->class_count; ++i) {
+      const size_t size = heap_class_info[i].size_bytes;
+      for (uint64_t n = random.Below(100000 / size + 2); n > 0; --n) {
+        blocks.push_back(heap_alloc_in(heap.get(), size));
+      }
+    }
+    ASSERT_NE(blocks.back(), nullptr) << "there is room for all";
+    while (!blocks.empty()) {
+      std::swap(blocks[random.Below(blocks.size())], blocks.back());
+      heap_free_in(heap.get(), blocks.back());
+      blocks.pop_back();
+    }
+    ASSERT_LT(Stats(heap).largest_free_bytes, size_t{16} << 20);
+    void *all = heap_alloc_in(heap.get(), size_t{16} << 20);
+    ASSERT_NE(all, nullptr);
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+    heap_free_in(heap.get(), all);
+  }
+}
+
+// What cannot be had empties no bins.
+TEST(SegregatedTest, CallThatCannotBeMetLeavesBinsAlone) {
+  const Heap heap = Create(Options(size_t{1} << 20));
+  ASSERT_NE(heap_alloc_in(heap.get(), 600000), nullptr);
+  void *ptr = heap_alloc_in(heap.get(), 100);
+  heap_free_in(heap.get(), ptr);
+  EXPECT_EQ(heap_alloc_in(heap.get(), 600000), nullptr);
   const uint64_t first = Stats(heap).num_steps;
-  EXPECT_EQ(heap_alloc_in(heap.get(), 100000), nullptr);
-  const uint64_t steps = Stats(heap).num_steps - first;
-  EXPECT_GE(steps, blocks.size() / 8) << "a word has eight states";
-  EXPECT_LE(steps, blocks.size() / 4);
-  EXPECT_GE(Stats(heap).max_steps, steps);
+  EXPECT_EQ(heap_alloc_in(heap.get(), 100), ptr);
+  EXPECT_EQ(Stats(heap).num_steps, first + 1);
 }
 
 // Free runs that are looked at and do not fit are steps, too.
@@ -575,6 +617,11 @@ TEST_F(SegregatedCheckTest, StaleDescriptor) {
 TEST_F(SegregatedCheckTest, WrongDescriptor) {
   ++page_->reciprocal;
   ExpectBroken("pages of a span that differ");
+}
+
+TEST_F(SegregatedCheckTest, WrongCountOfASpan) {
+  ++page_->frees_to_go;
+  ExpectBroken("a span that does not know what is free in it");
 }
 
 TEST_F(SegregatedCheckTest, ImpossibleState) {
