@@ -290,18 +290,31 @@ static heap_page_t *pop(heap_class_spans_t *spans) {
   return page;
 }
 
-size_t heap_class_spans_settle(heap_class_spans_t *spans, heap_bin_t *bin,
-                               heap_span_give_back_t give_back, void *context) {
+void heap_class_spans_settle(heap_class_spans_t *spans, heap_bin_t *bin,
+                             heap_span_give_back_t give_back, void *context) {
   heap_class_spans_t old = *spans;
   heap_page_t *page;
-  size_t groups = 0;
   heap_bin_empty(bin);
   *spans = (heap_class_spans_t){0};
   while ((page = pop(&old)) != NULL) {
-    groups += heap_span_group_count(page);
     if (!put_back(spans, page)) {
       give_back(context, page);
     }
   }
-  return groups;
+}
+
+heap_page_t *heap_bin_return_group(heap_bin_t *bin, heap_class_spans_t *spans) {
+  heap_page_t *page = spans->current;
+  if (bin->mask == 0) {
+    return NULL;
+  }
+  size_t group = (size_t)(bin->states - page->states) / HEAP_GROUP_BLOCKS;
+  page->free_groups |= UINT64_C(1) << group;
+  page->frees_to_go -= (uint32_t)__builtin_popcountll(bin->mask);
+  bin->mask = 0;
+  if (page->frees_to_go != 0) {
+    return NULL;
+  }
+  spans->current = NULL;
+  return page;
 }

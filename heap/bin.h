@@ -106,10 +106,14 @@ bool heap_class_spans_freed(heap_class_spans_t *spans, const heap_bin_t *bin,
 typedef void (*heap_span_give_back_t)(void *context, heap_page_t *page);
 
 // Empties the bin, counts what is free in each span, gives those back in which
-// nothing is live, and puts the others where they belong. Returns how many
-// groups of states it read.
-size_t heap_class_spans_settle(heap_class_spans_t *spans, heap_bin_t *bin,
-                               heap_span_give_back_t give_back, void *context);
+// nothing is live, and puts the others where they belong.
+void heap_class_spans_settle(heap_class_spans_t *spans, heap_bin_t *bin,
+                             heap_span_give_back_t give_back, void *context);
+
+// Frees what is left of the bin's group, where nobody but the owner frees.
+// Returns the span that it was of if nothing in it is live: it is on no list,
+// and must be given back; or NULL.
+heap_page_t *heap_bin_return_group(heap_bin_t *bin, heap_class_spans_t *spans);
 
 // What was met on the way through the spans of owners.
 typedef struct heap_bin_census {

@@ -31,7 +31,8 @@
 //          realloc  that moves: length behind S, take, free               = 104
 //   buddy  take     find 13, unmake 5, 31 halves 1 + 4 + 5                = 328
 //          free     S, 31 buddies 1 + S + 5 + 5, make 4                   = 697
-//          realloc  that moves: 31 buddies behind S, take, free          = 1366
+//          realloc  that moves: pieces behind, 31 that get longer and 31 that
+//                   get shorter, S each, take, free                      = 1707
 //
 // A pointer that is none costs one S more, and nothing is done then. Memory
 // added in between is not counted: the kernel promises no time for it.
@@ -42,6 +43,7 @@
 
 #include "heap/fatal.h"
 #include "heap/fit_list.h"
+#include "heap/private_memory.h"
 
 enum {
   // Told anew so often, and broken again: some thread goes on writing.
@@ -51,7 +53,7 @@ enum {
 static_assert(HEAP_BIT_TREE_SEARCH_STEPS == 11 && HEAP_BIT_TREE_LEVELS == 6,
               "the steps above");
 static_assert(36 + 57 + 11 <= HEAP_TLSF_STEPS_MAX, "the steps above");
-static_assert(328 + 697 + 31 * 11 <= HEAP_BUDDY_STEPS_MAX, "the steps above");
+static_assert(328 + 697 + 62 * 11 <= HEAP_BUDDY_STEPS_MAX, "the steps above");
 
 static bool tell_all(heap_t *heap) {
   heap->fit->reset(heap);
@@ -141,6 +143,14 @@ static uint32_t find(heap_t *heap, uint32_t length, size_t align_bytes,
   return start;
 }
 
+// Adds memory, `missing` granules at least, at the end of the heap.
+static bool extend(heap_t *heap, uint32_t missing) {
+  uint64_t steps = heap->steps;
+  bool is_done = heap_private_extend(heap, missing);
+  heap->steps = steps;
+  return is_done;
+}
+
 // Buddies.
 
 // Halves the piece, whose start is not free, until it is as short as `length`
@@ -176,11 +186,31 @@ static void buddy_free(heap_t *heap, uint32_t start, uint32_t length) {
   make_free(heap, start, length);
 }
 
-// Tells whether a piece can become `wanted` long by taking in buddies.
-static bool buddy_can_grow(const heap_t *heap, uint32_t start, uint32_t length,
+// Makes more memory usable behind a piece that all up to the end of the heap is
+// free behind, as much as it needs to become `wanted` long. What is free then
+// is its buddies: it lies at a multiple of `wanted`, so no other is as long.
+static bool buddy_extend(heap_t *heap, uint32_t start, uint32_t length,
+                         uint32_t wanted) {
+  for (uint32_t at = start + length; at < heap->count;
+       at += heap_fit_length(heap, at)) {
+    if (!heap_bit_tree_has(&heap->frees, at)) {
+      return false;
+    }
+  }
+  return extend(heap, wanted - (heap->count - start));
+}
+
+// Makes sure that a piece can become `wanted` long by taking in buddies.
+static bool buddy_can_grow(heap_t *heap, uint32_t start, uint32_t length,
                            uint32_t wanted) {
+  if ((start & (wanted - 1)) != 0 || wanted > heap->capacity - start) {
+    return false;
+  }
+  if (wanted > heap->count - start) {
+    return buddy_extend(heap, start, length, wanted);
+  }
   for (; length < wanted; length *= 2) {
-    if ((start & length) != 0 || !is_free_buddy(heap, start + length, length)) {
+    if (!is_free_buddy(heap, start + length, length)) {
       return false;
     }
   }
@@ -243,11 +273,16 @@ void heap_piece_join(heap_t *heap, uint32_t start, uint32_t length) {
 
 static bool join_resize(heap_t *heap, uint32_t start, uint32_t length,
                         uint32_t wanted) {
-  uint32_t behind = free_length(heap, start + length);
-  uint32_t both = length + behind;
-  if (wanted > both) {
-    return false;
+  uint32_t end = start + length;
+  uint32_t behind = free_length(heap, end);
+  if (wanted > length + behind) {
+    if (end + behind != heap->count ||
+        !extend(heap, wanted - length - behind)) {
+      return false;
+    }
+    behind = heap->count - end;
   }
+  uint32_t both = length + behind;
   // A block never takes what it did not ask for from a free one, unless that is
   // too short to be split off.
   if (wanted == length ||
@@ -255,7 +290,7 @@ static bool join_resize(heap_t *heap, uint32_t start, uint32_t length,
     return true;
   }
   if (behind != 0) {
-    remove_free(heap, start + length, behind);
+    remove_free(heap, end, behind);
   }
   heap->live_length -= length;
   heap_piece_note_live(heap, cut(heap, start, both, wanted));

@@ -41,8 +41,9 @@ uint32_t heap_piece_count(const heap_t *heap);
 // neighbours; not in a buddy heap.
 void heap_piece_join(heap_t *heap, uint32_t start, uint32_t length);
 
-// Changes the length of a live piece to at least `wanted`; false when what is
-// behind it is not free. To make it shorter never fails.
+// Changes the length of a live piece to at least `wanted`, with new memory when
+// it is the last but for what is free; false when what is behind it is not free
+// or not enough. To make it shorter never fails.
 bool heap_piece_resize(heap_t *heap, uint32_t start, uint32_t length,
                        uint32_t wanted);
 

@@ -129,14 +129,15 @@ HEAP_API void heap_reset(heap_t *heap);
 // piece that is long enough by less than 1/2^tlsf_lists_log2; so may HEAP_TLSF
 // and HEAP_BEST_FIT one in which only the alignment makes the block fit. All
 // but HEAP_SEGREGATED ask for as much more than an aligned block as could be
-// before it, and for room for both when a block must become longer than what is
-// free behind it already; the limit must have that. heap_realloc_in never fails
-// to make a block smaller. heap_aligned_alloc_in: EINVAL when the alignment is
-// no power of two; HEAP_BUDDY has none beyond 64 KiB, in a buffer beyond that
-// of the first block. HEAP_SEGREGATED takes memory that it never handed out, or
-// gave back, for zero: a write there, by an overrun or after a free, comes to
-// light in what heap_calloc_in returns. Of the hooks of heap.h only that of
-// misuse is called.
+// before it; the limit must have that. A block that becomes longer stays where
+// it is if what is behind it is free, or new memory is; otherwise there must be
+// room for both. heap_realloc_in never fails to make a block smaller.
+// heap_aligned_alloc_in: EINVAL when the alignment is no power of two;
+// HEAP_BUDDY has none beyond 64 KiB, in a buffer beyond that of the first
+// block. HEAP_SEGREGATED takes memory that it never handed out, or gave back,
+// for zero: a write there, by an overrun or after a free, comes to light in
+// what heap_calloc_in returns. Of the hooks of heap.h only that of misuse is
+// called.
 HEAP_API void *heap_alloc_in(heap_t *heap, size_t size_bytes) HEAP_MUST_USE;
 HEAP_API void *heap_calloc_in(heap_t *heap, size_t count,
                               size_t size_bytes) HEAP_MUST_USE;
@@ -167,7 +168,7 @@ HEAP_API const char *heap_check_in(heap_t *heap);
 // the copying of a move, memory asked of the kernel (a buffer has all it will
 // have), and the repair after a write into free blocks.
 #define HEAP_TLSF_STEPS_MAX 104
-#define HEAP_BUDDY_STEPS_MAX 1366
+#define HEAP_BUDDY_STEPS_MAX 1707
 
 typedef struct heap_private_stats {
   size_t mapped_bytes;  // For blocks, so far.

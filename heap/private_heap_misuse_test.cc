@@ -175,6 +175,50 @@ TEST_P(PrivateHeapMisuseTest, WritesAfterFreeAreFoundAndMended) {
   EXPECT_GT(found[1], 50);
 }
 
+// The first of a list is looked at by the free that comes before it there.
+TEST_P(PrivateHeapMisuseTest, FreeLooksAtTheFirstOfItsList) {
+  if (GetParam() != HEAP_TLSF && GetParam() != HEAP_BUDDY) {
+    GTEST_SKIP() << "has no lists";
+  }
+  for (const bool single_threaded : {false, true}) {
+    heap_options_t options = Options(GetParam());
+    options.single_threaded = single_threaded;
+    const Heap heap = Create(options);
+    void *first = heap_alloc_in(heap.get(), 64);
+    ASSERT_NE(heap_alloc_in(heap.get(), 64), nullptr);
+    void *second = heap_alloc_in(heap.get(), 64);
+    ASSERT_NE(heap_alloc_in(heap.get(), 64), nullptr);
+    const std::string text = ReportOf([&] {
+      heap_free_in(heap.get(), first);
+      static_cast<uint32_t *>(first)[1] = 12345;
+      heap_free_in(heap.get(), second);
+    });
+    EXPECT_TRUE(Has(text, "free block was written to")) << text;
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  }
+}
+
+// And by the alloc that leaves a piece of that length.
+TEST(TlsfMisuseTest, AllocLooksAtTheFirstOfTheListOfTheRest) {
+  for (const bool single_threaded : {false, true}) {
+    heap_options_t options = Options(HEAP_TLSF);
+    options.single_threaded = single_threaded;
+    const Heap heap = Create(options);
+    void *first = heap_alloc_in(heap.get(), 64);
+    ASSERT_NE(heap_alloc_in(heap.get(), 64), nullptr);
+    void *longer = heap_alloc_in(heap.get(), 144);
+    ASSERT_NE(heap_alloc_in(heap.get(), 64), nullptr);
+    const std::string text = ReportOf([&] {
+      heap_free_in(heap.get(), longer);
+      heap_free_in(heap.get(), first);
+      static_cast<uint32_t *>(first)[1] = 12345;
+      EXPECT_EQ(heap_alloc_in(heap.get(), 80), longer);
+    });
+    EXPECT_TRUE(Has(text, "free block was written to")) << text;
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  }
+}
+
 // However large the heap is: a search goes in circles no longer than there are
 // free pieces.
 TEST(BestFitMisuseTest, LinkToItselfIsFoundSoon) {

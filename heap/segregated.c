@@ -26,6 +26,10 @@
 //     and all other descriptors say nothing.
 //  2. live_count and live_length are those of the live blocks.
 //  3. The tables are usable for `count` granules.
+//  4. frees_to_go of a span that is not full is how many of its blocks are
+//  live,
+//     cached or reserved, and no other is free in one that is: nobody else
+//     frees. So a call in need knows what is empty without reading states.
 
 #include "heap/segregated.h"
 
@@ -350,8 +354,7 @@ static heap_page_t *span_create(heap_t *heap, size_t size_class) {
 }
 
 // Gives back a span without live blocks, on no list.
-static void span_destroy(void *context, heap_page_t *page) {
-  heap_t *heap = context;
+static void span_destroy(heap_t *heap, heap_page_t *page) {
   HEAP_ASSERT(heap_span_recount(page) == 0);
   uint32_t unit = unit_of(heap, (void *)page->start);
   memset(page, 0, heap_span_info(page)->page_count * sizeof(*page));
@@ -371,19 +374,26 @@ static void note_freed(heap_t *heap, heap_page_t *page, uint8_t *state) {
   }
 }
 
-// Makes what all bins hold, and spans without live blocks, free runs.
-static void settle(heap_t *heap) {
+// Makes what all bins hold their spans', and spans without live blocks free
+// runs. True: some.
+static bool settle(heap_t *heap) {
   heap_segregated_t *own = heap->segregated;
+  uint32_t free_before = own->map.free_units;
   for (size_t i = 0; i < own->class_count; ++i) {
-    const heap_class_spans_t *spans = &own->spans[i];
+    heap_bin_t *bin = &own->bins[i];
+    heap_page_t *empty = heap_bin_return_group(bin, &own->spans[i]);
     ++heap->steps;
-    if (spans->current != NULL || spans->partial.first != NULL ||
-        spans->full.first != NULL) {
-      heap->steps +=
-          GROUP_STEPS * (uint64_t)heap_class_spans_settle(
-                            &own->spans[i], &own->bins[i], span_destroy, heap);
+    if (empty != NULL) {
+      span_destroy(heap, empty);
+    }
+    for (; bin->top->ptr != NULL; --bin->top) {
+      const heap_slot_t *slot = bin->top;
+      uintptr_t offset = (uintptr_t)slot->ptr - heap->base;
+      *slot->state = HEAP_BLOCK_FREED;
+      note_freed(heap, &own->pages[offset >> own->page_shift], slot->state);
     }
   }
+  return own->map.free_units != free_before;
 }
 
 // Blocks.
@@ -455,6 +465,11 @@ static void *try_take(heap_t *heap, size_t align_bytes, size_t size_bytes,
              : take_run(heap, align_bytes, size_bytes, out_zeroed);
 }
 
+// Returns how much is not live, of what there can be.
+static size_t room_bytes(const heap_t *heap) {
+  return (size_t)(heap->capacity - heap->live_length) << GRANULE_SHIFT;
+}
+
 // Tells whether a block that is resized to so much had better be a run.
 static bool is_run_size(const heap_segregated_t *own, size_t size_bytes) {
   return size_bytes > (size_t)HEAP_TABLE_MAX_BYTES >> own->shape;
@@ -471,12 +486,9 @@ void *heap_segregated_take(heap_t *heap, size_t align_bytes, size_t size_bytes,
   if (ptr == NULL) {
     ptr = try_take(heap, align_bytes, size_bytes, out_zeroed);
   }
-  if (ptr == NULL && size_bytes <= (size_t)heap->capacity << GRANULE_SHIFT) {
-    uint32_t free_before = own->map.free_units;
-    settle(heap);
-    if (own->map.free_units != free_before) {
-      ptr = try_take(heap, align_bytes, size_bytes, out_zeroed);
-    }
+  // What there is no room for empties no bins.
+  if (ptr == NULL && size_bytes <= room_bytes(heap) && settle(heap)) {
+    ptr = try_take(heap, align_bytes, size_bytes, out_zeroed);
   }
   if (ptr == NULL && size_bytes <= own->small_max_bytes) {
     // A span must start at a page; a run may fit where none does.

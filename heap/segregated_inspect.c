@@ -104,6 +104,20 @@ void heap_segregated_count_free(heap_t *heap, heap_private_stats_t *stats) {
   }
 }
 
+// Tells whether the span's own count of its blocks that are not free is right;
+// `busy` are live or cached.
+static bool is_count_right(const heap_segregated_t *own,
+                           const heap_page_t *page, uint32_t busy) {
+  if (page->list == HEAP_SPAN_FULL) {
+    return busy == heap_span_info(page)->block_count;
+  }
+  if (page->list == HEAP_SPAN_CURRENT) {
+    uint64_t reserved = own->bins[page->size_class].mask;
+    busy += (uint32_t)__builtin_popcountll(reserved);
+  }
+  return busy == page->frees_to_go;
+}
+
 // A checker of spans for heap_class_spans_check().
 static const char *check_span(const void *owner, const heap_page_t *page,
                               uint32_t *out_busy) {
@@ -131,7 +145,11 @@ static const char *check_span(const void *owner, const heap_page_t *page,
       return "private heap: pages of a span that differ";
     }
   }
-  return heap_span_state_check(page, out_busy);
+  const char *broken = heap_span_state_check(page, out_busy);
+  if (broken == NULL && !is_count_right(own, page, *out_busy)) {
+    broken = "private heap: a span that does not know what is free in it";
+  }
+  return broken;
 }
 
 static const heap_page_t *find_span(const void *owner, uintptr_t address) {

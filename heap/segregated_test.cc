@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // What is special about segregated private heaps: which classes and pages they
-// have in how much memory, what goes back when, what a block that is resized
-// becomes, and that heap_check_in() sees what is broken.
+// have in how much memory, what goes back when, and what a block that is
+// resized becomes.
 
 #include "heap/segregated.h"
 
@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -184,6 +183,21 @@ TEST(SegregatedTest, EmptyPagesGoToOtherClasses) {
       << "what bins hold is given up in need";
 }
 
+// Of two pages, too: their blocks are counted together.
+TEST(SegregatedTest, EmptySpansAreFreeAtOnce) {
+  const Heap heap = Create(Options());
+  std::vector<void *> blocks;
+  for (int i = 0; i < 400; ++i) {
+    blocks.push_back(heap_alloc_in(heap.get(), 20000));
+    ASSERT_NE(blocks.back(), nullptr);
+  }
+  for (void *ptr : blocks) {
+    heap_free_in(heap.get(), ptr);
+  }
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  EXPECT_GE(Stats(heap).largest_free_bytes, Stats(heap).mapped_bytes * 3 / 4);
+}
+
 TEST(SegregatedTest, TrimReachesPagesInsideOfSpans) {
   const Heap heap = Create(Options());
   std::vector<void *> blocks;
@@ -227,6 +241,36 @@ TEST(SegregatedTest, CallocIsZeroWhereverTheMemoryIsFrom) {
       EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
     }
   }
+}
+
+// Blocks lie in two of the kernel's pages, of which trim gives one back.
+TEST(SegregatedTest, CallocIsZeroWhereTrimReachedAPartOfABlock) {
+  const size_t kBytes = 3000;
+  const Heap heap = Create(Options());
+  std::vector<void *> blocks;
+  for (int i = 0; i < 20; ++i) {
+    blocks.push_back(heap_alloc_in(heap.get(), kBytes));
+    memset(blocks.back(), 0xA5, kBytes);
+  }
+  for (size_t i = 1; i + 1 < blocks.size(); ++i) {
+    heap_free_in(heap.get(), blocks[i]);
+  }
+  EXPECT_GE(heap_trim_in(heap.get()), 10u * 4096);
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+  for (size_t i = 1; i + 1 < blocks.size(); ++i) {
+    EXPECT_TRUE(IsZero(heap_calloc_in(heap.get(), 1, kBytes), kBytes));
+  }
+}
+
+// A run that grew was used as far as it reached.
+TEST(SegregatedTest, CallocIsZeroWhereARunGrewInPlace) {
+  const Heap heap = Create(Options());
+  void *ptr = heap_alloc_in(heap.get(), 40000);
+  ASSERT_EQ(heap_realloc_in(heap.get(), ptr, 60000), ptr);
+  memset(ptr, 0xA5, 60000);
+  heap_free_in(heap.get(), ptr);
+  ASSERT_EQ(heap_alloc_in(heap.get(), 40000), ptr);
+  EXPECT_TRUE(IsZero(heap_calloc_in(heap.get(), 1, 33000), 33000));
 }
 
 // Without memory for another, a block that shrinks stays what it is.
@@ -315,19 +359,27 @@ TEST(SegregatedTest, RunThatFitsIsFoundInNeed) {
   EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
 }
 
+// From an eighth of a page on, whatever the page is.
 TEST(SegregatedTest, BlockThatGrowsBecomesARunAndGrowsInPlace) {
-  const Heap heap = Create(Options());
-  void *ptr = heap_alloc_in(heap.get(), 8000);
-  Fill(ptr, 8000, 1);
-  void *moved = heap_realloc_in(heap.get(), ptr, 9000);
-  ASSERT_NE(moved, ptr);
-  EXPECT_EQ(heap_usable_size_in(heap.get(), moved), 9216u);
-  for (size_t size = 10000; size < 1000000; size += 10000) {
-    ASSERT_EQ(heap_realloc_in(heap.get(), moved, size), moved);
+  for (size_t span = 1024; span <= 65536; span *= 2) {
+    heap_options_t options = Options(size_t{4} << 20);
+    options.span_bytes = span;
+    const Heap heap = Create(options);
+    const size_t unit = heap_segregated_unit_bytes(heap->segregated);
+    const size_t small = span / 8;
+    void *ptr = heap_alloc_in(heap.get(), small);
+    Fill(ptr, small, 1);
+    void *moved = heap_realloc_in(heap.get(), ptr, small + 1);
+    ASSERT_NE(moved, ptr);
+    EXPECT_EQ(heap_usable_size_in(heap.get(), moved),
+              std::max((small / unit + 1) * unit, HEAP_RUN_MIN_UNITS * unit));
+    for (size_t size = span; size < 100 * span / 8; size += span / 8) {
+      ASSERT_EQ(heap_realloc_in(heap.get(), moved, size), moved);
+    }
+    EXPECT_TRUE(IsFilled(moved, small, small, 1));
+    EXPECT_EQ(Stats(heap).num_live, 1u);
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
   }
-  EXPECT_TRUE(IsFilled(moved, 8000, 8000, 1));
-  EXPECT_EQ(Stats(heap).num_live, 1u);
-  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
 }
 
 // Nothing of the heap's lies where the program writes.
@@ -380,9 +432,9 @@ TEST(SegregatedTest, StepsAreCounted) {
   EXPECT_EQ(Stats(heap).max_steps, first);
 }
 
-// In need all states are read, and that is what the steps say.
-TEST(SegregatedTest, StepsOfACallInNeedAreCounted) {
-  const Heap heap = Create(Options(size_t{1} << 20));
+// A call that fails takes as long as bins are, however many states there are.
+TEST(SegregatedTest, CallInNeedReadsNoStates) {
+  const Heap heap = Create(Options(size_t{16} << 20));
   std::vector<void *> blocks;
   while (void *ptr = heap_alloc_in(heap.get(), 16)) {
     blocks.push_back(ptr);
@@ -390,12 +442,54 @@ TEST(SegregatedTest, StepsOfACallInNeedAreCounted) {
   for (size_t i = 0; i < blocks.size(); i += 2) {
     heap_free_in(heap.get(), blocks[i]);
   }
+  ASSERT_GT(blocks.size() / 8, 100000u) << "words of states";
+  for (int i = 0; i < 10; ++i) {
+    heap_free_in(heap.get(), heap_alloc_in(heap.get(), 16));
+    const uint64_t first = Stats(heap).num_steps;
+    EXPECT_EQ(heap_alloc_in(heap.get(), 100000), nullptr);
+    EXPECT_LT(Stats(heap).num_steps - first, 1000u);
+    EXPECT_GE(Stats(heap).max_steps, Stats(heap).num_steps - first);
+  }
+  EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+}
+
+// Nothing is live, but bins have blocks of many spans.
+TEST(SegregatedTest, CallInNeedTakesWhatBinsHave) {
+  const Heap heap = Create(Options(size_t{16} << 20));
+  const heap_segregated_t *own = heap->segregated;
+  Random random(heap_testing::Seed());
+  for (int round = 0; round < 20; ++round) {
+    std::vector<void *> blocks;
+    for (size_t i = 0; i < own->class_count; ++i) {
+      const size_t size = heap_class_info[i].size_bytes;
+      for (uint64_t n = random.Below(100000 / size + 2); n > 0; --n) {
+        blocks.push_back(heap_alloc_in(heap.get(), size));
+      }
+    }
+    ASSERT_NE(blocks.back(), nullptr) << "there is room for all";
+    while (!blocks.empty()) {
+      std::swap(blocks[random.Below(blocks.size())], blocks.back());
+      heap_free_in(heap.get(), blocks.back());
+      blocks.pop_back();
+    }
+    ASSERT_LT(Stats(heap).largest_free_bytes, size_t{16} << 20);
+    void *all = heap_alloc_in(heap.get(), size_t{16} << 20);
+    ASSERT_NE(all, nullptr);
+    EXPECT_STREQ(heap_check_in(heap.get()), nullptr);
+    heap_free_in(heap.get(), all);
+  }
+}
+
+// What cannot be had empties no bins.
+TEST(SegregatedTest, CallThatCannotBeMetLeavesBinsAlone) {
+  const Heap heap = Create(Options(size_t{1} << 20));
+  ASSERT_NE(heap_alloc_in(heap.get(), 600000), nullptr);
+  void *ptr = heap_alloc_in(heap.get(), 100);
+  heap_free_in(heap.get(), ptr);
+  EXPECT_EQ(heap_alloc_in(heap.get(), 600000), nullptr);
   const uint64_t first = Stats(heap).num_steps;
-  EXPECT_EQ(heap_alloc_in(heap.get(), 100000), nullptr);
-  const uint64_t steps = Stats(heap).num_steps - first;
-  EXPECT_GE(steps, blocks.size() / 8) << "a word has eight states";
-  EXPECT_LE(steps, blocks.size() / 4);
-  EXPECT_GE(Stats(heap).max_steps, steps);
+  EXPECT_EQ(heap_alloc_in(heap.get(), 100), ptr);
+  EXPECT_EQ(Stats(heap).num_steps, first + 1);
 }
 
 // Free runs that are looked at and do not fit are steps, too.
@@ -412,6 +506,32 @@ TEST(SegregatedTest, StepsOfASearchAreCounted) {
   const uint64_t first = Stats(heap).num_steps;
   ASSERT_NE(heap_alloc_in(heap.get(), size_t{66} << 10), nullptr);
   EXPECT_GE(Stats(heap).num_steps - first, 10u);
+}
+
+// One that fits is the last of a long list: more memory is sooner there.
+TEST(SegregatedTest, HeapGrowsBeforeASearchGetsLong) {
+  heap_options_t options = Options();
+  options.span_bytes = 16384;  // 9 KiB are a run.
+  const Heap heap = Create(options);
+  const size_t kTooShort = size_t{64} << 10;
+  const size_t kFits = size_t{66} << 10;
+  std::vector<void *> blocks;
+  for (int i = 0; i < 100; ++i) {
+    blocks.push_back(heap_alloc_in(heap.get(), kTooShort));
+    ASSERT_NE(heap_alloc_in(heap.get(), size_t{9} << 10), nullptr);
+  }
+  // All that is left, but for a run of that length at the end.
+  const size_t left = Stats(heap).largest_free_bytes;
+  ASSERT_GT(left, kFits);
+  ASSERT_NE(heap_alloc_in(heap.get(), left - kFits), nullptr);
+  const size_t mapped = Stats(heap).mapped_bytes;
+  for (void *ptr : blocks) {
+    heap_free_in(heap.get(), ptr);
+  }
+  const uint64_t first = Stats(heap).num_steps;
+  ASSERT_NE(heap_alloc_in(heap.get(), kFits), nullptr);
+  EXPECT_LT(Stats(heap).num_steps - first, 60u);
+  EXPECT_GT(Stats(heap).mapped_bytes, mapped);
 }
 
 // Tables.
@@ -450,75 +570,6 @@ TEST(SegregatedTest, TablesAreReservedOnly) {
     EXPECT_LE(charged_bytes, size_t{256} << 10);
     EXPECT_LE(Stats(heap).metadata_bytes, (size_t{4} << 30) / 8);
   });
-}
-
-// heap_check_in() sees it.
-
-class SegregatedCheckTest : public testing::Test {
- protected:
-  SegregatedCheckTest() : heap_(Create(Options())) {
-    for (int i = 0; i < 100; ++i) {
-      blocks_.push_back(heap_alloc_in(heap_.get(), 100));
-    }
-    for (int i = 0; i < 40; ++i) {
-      heap_free_in(heap_.get(), blocks_[static_cast<size_t>(i)]);
-    }
-    own_ = heap_->segregated;
-    heap_free_in(heap_.get(), heap_alloc_in(heap_.get(), 500000));
-    page_ = own_->spans[heap_class_of_size(100)].current;
-  }
-  void ExpectBroken(const char *part) {
-    const char *broken = heap_check_in(heap_.get());
-    ASSERT_NE(broken, nullptr) << part;
-    EXPECT_NE(std::string(broken).find(part), std::string::npos) << broken;
-  }
-  Heap heap_;
-  std::vector<void *> blocks_;
-  heap_segregated_t *own_;
-  heap_page_t *page_;
-};
-
-TEST_F(SegregatedCheckTest, Nothing) {
-  EXPECT_STREQ(heap_check_in(heap_.get()), nullptr);
-}
-
-TEST_F(SegregatedCheckTest, LostSpan) {
-  own_->spans[heap_class_of_size(100)].current = nullptr;
-  own_->bins[heap_class_of_size(100)].mask = 0;
-  ExpectBroken("a span on no list");
-}
-
-TEST_F(SegregatedCheckTest, StaleDescriptor) {
-  page_[1] = page_[0];
-  ExpectBroken("a span on no list, or on two");
-}
-
-TEST_F(SegregatedCheckTest, WrongDescriptor) {
-  ++page_->reciprocal;
-  ExpectBroken("pages of a span that differ");
-}
-
-TEST_F(SegregatedCheckTest, ImpossibleState) {
-  page_->states[3] = 77;
-  ExpectBroken("impossible state");
-}
-
-TEST_F(SegregatedCheckTest, CachedBlockInNoSlot) {
-  page_->states[99] = HEAP_BLOCK_CACHED;
-  ExpectBroken("a cached block in no slot");
-}
-
-TEST_F(SegregatedCheckTest, WrongCounts) {
-  ++heap_->live_count;
-  ExpectBroken("live blocks are not counted right");
-  --heap_->live_count;
-  ++heap_->live_length;
-  ExpectBroken("live blocks are not counted right");
-}
-
-TEST_F(SegregatedCheckTest, BrokenRuns) {
-  ++own_->map.free_units;
-  ExpectBroken("run map");
 }
 
 }  // namespace

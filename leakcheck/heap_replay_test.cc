@@ -120,6 +120,16 @@ TEST_F(HeapReplayTest, PrintsJson) {
   EXPECT_EQ(Count(output.text, "["), Count(output.text, "]"));
 }
 
+// A path is any bytes; JSON is UTF-8.
+TEST(HeapReplayPathTest, JsonHasNoBytesOfAPathBeyondAscii) {
+  TestLog log("gr\xfc\xdf.heaplog", 2);
+  Write(&log);
+  const Output output = RunTool(
+      "--rounds=1 --samples=2 --allocators=tlsf --format=json " + log.path());
+  EXPECT_EQ(output.status, 0) << output.text;
+  EXPECT_TRUE(Has(output, "gr??.heaplog\",")) << output.text;
+}
+
 TEST_F(HeapReplayTest, RunsThreadsAtOnce) {
   const Output output = RunTool(
       "--rounds=2 --concurrent --allocators=tlsf,malloc " + log_.path());

@@ -37,16 +37,11 @@ class Compiler {
 
   // Returns "" or what is wrong.
   std::string Add(const heaplog_event_t &event) {
-    switch (event.kind) {
-      case HEAPLOG_ALLOC:
-        return AddAlloc(event);
-      case HEAPLOG_FREE:
-        return AddFree(event);
-      case HEAPLOG_RESIZE:
-        return AddResize(event);
-      default:
-        return "";
+    std::string wrong = AddAny(event);
+    if (program_.operations.size() > options_.operations_max) {
+      return absl::StrCat("more than ", options_.operations_max, " operations");
     }
+    return wrong;
   }
 
   // Tells whether every event fitted to those before.
@@ -67,6 +62,19 @@ class Compiler {
     uint32_t slot;
     uint64_t size_bytes;
   };
+
+  std::string AddAny(const heaplog_event_t &event) {
+    switch (event.kind) {
+      case HEAPLOG_ALLOC:
+        return AddAlloc(event);
+      case HEAPLOG_FREE:
+        return AddFree(event);
+      case HEAPLOG_RESIZE:
+        return AddResize(event);
+      default:
+        return "";
+    }
+  }
 
   std::string AddAlloc(const heaplog_event_t &event) {
     const auto [block, is_new] =
@@ -126,9 +134,6 @@ class Compiler {
 
   std::string Grow(const heaplog_event_t &event, uint64_t size_bytes,
                    uint64_t count) {
-    if (program_.operations.size() > options_.operations_max) {
-      return absl::StrCat("more than ", options_.operations_max, " operations");
-    }
     if (size_bytes > options_.limit_bytes - live_bytes_) {
       return absl::StrFormat(
           "at %d ns thread %d: a block of %d bytes makes more than %d live",

@@ -137,15 +137,21 @@ TEST(ReplayProgramTest, TooMuchLiveIsAnError) {
       "than 4294967296 live");
 }
 
+// Allocs and frees.
 TEST(ReplayProgramTest, TooManyOperationsAreAnError) {
-  TestLog log("program");
-  log.Alloc(0x1000, 60).Free(0x1000).Alloc(0x1000, 60).Free(0x1000);
-  ReplayCompileOptions options;
-  options.operations_max = 4;
-  ReplayProgram program;
-  EXPECT_EQ(Compile(log, &program, options), "");
-  options.operations_max = 3;
-  EXPECT_EQ(Compile(log, &program, options), "more than 3 operations");
+  TestLog turns("turns");
+  turns.Alloc(0x1000, 60).Free(0x1000).Alloc(0x1000, 60).Free(0x1000);
+  TestLog frees("frees");
+  frees.Alloc(0x1000, 60).Alloc(0x2000, 60).Free(0x1000).Free(0x2000);
+  for (const TestLog *log : {&turns, &frees}) {
+    ReplayCompileOptions options;
+    options.operations_max = 4;
+    ReplayProgram program;
+    EXPECT_EQ(Compile(*log, &program, options), "");
+    options.operations_max = 3;
+    ReplayProgram refused;
+    EXPECT_EQ(Compile(*log, &refused, options), "more than 3 operations");
+  }
 }
 
 TEST(ReplayProgramTest, NothingToReplayIsAnError) {

@@ -60,8 +60,8 @@ void AppendSeries(const ReplayResult &result, std::string *text) {
   }
 }
 
-// As a string of JSON. What is not ASCII is taken for UTF-8 as it is, bytes
-// that are none become '?'.
+// As a string of JSON. Paths may have any bytes; those beyond printable ASCII
+// become '?', so that it is UTF-8 whatever they were.
 std::string Quoted(absl::string_view value) {
   std::string text = "\"";
   for (const char c : value) {
