@@ -232,31 +232,18 @@ void heap_bin_empty(heap_bin_t *bin) {
   }
 }
 
-bool heap_bin_unreserve(heap_bin_t *bin, heap_class_spans_t *spans) {
-  heap_page_t *page = spans->current;
-  if (bin->mask == 0) {
-    return false;
-  }
-  size_t group = (size_t)(bin->states - page->states) / HEAP_GROUP_BLOCKS;
-  page->free_groups |= UINT64_C(1) << group;
-  // Also those that take_returned took: the bound had never left them out.
-  page->frees_to_go -= (uint32_t)__builtin_popcountll(bin->mask);
-  bin->mask = 0;
-  if (page->frees_to_go > 0) {
-    return false;
-  }
-  spans->current = NULL;
-  return true;
-}
-
 void heap_bin_close(heap_bin_t *bin) {
   HEAP_ASSERT(bin->mask == 0 && bin->top->ptr == NULL);
   bin->limit = bin->top;
+#if HEAP_HARDENED
+  bin->slot_count = 0;  // From which what is cached is counted.
+#endif
 }
 
 void heap_bin_open(heap_bin_t *bin, size_t size_class) {
   HEAP_ASSERT(heap_bin_is_closed(bin));
-  bin->limit = bin->top + slot_count(0, size_class);
+  bin->slot_count = (uint32_t)slot_count(0, size_class);
+  bin->limit = bin->top + bin->slot_count;
 }
 
 // Puts a span, on no list, where it belongs by what is free in it now. False:
@@ -310,6 +297,7 @@ heap_page_t *heap_bin_return_group(heap_bin_t *bin, heap_class_spans_t *spans) {
   }
   size_t group = (size_t)(bin->states - page->states) / HEAP_GROUP_BLOCKS;
   page->free_groups |= UINT64_C(1) << group;
+  // Also those that take_returned took: the bound had never left them out.
   page->frees_to_go -= (uint32_t)__builtin_popcountll(bin->mask);
   bin->mask = 0;
   if (page->frees_to_go != 0) {

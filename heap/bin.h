@@ -74,10 +74,6 @@ uint8_t *heap_bin_state_of(const heap_slot_t *slot);
 // Frees what the bin holds back.
 void heap_bin_empty(heap_bin_t *bin);
 
-// Gives the bin's group back to the current span. True: nothing in the span is
-// live or cached, it is on no list, and must be given back.
-bool heap_bin_unreserve(heap_bin_t *bin, heap_class_spans_t *spans);
-
 // A closed bin caches nothing. Closes one without blocks; opens one without
 // cached blocks, in the first shape.
 void heap_bin_close(heap_bin_t *bin);
@@ -110,9 +106,9 @@ typedef void (*heap_span_give_back_t)(void *context, heap_page_t *page);
 void heap_class_spans_settle(heap_class_spans_t *spans, heap_bin_t *bin,
                              heap_span_give_back_t give_back, void *context);
 
-// Frees what is left of the bin's group, where nobody but the owner frees.
-// Returns the span that it was of if nothing in it is live: it is on no list,
-// and must be given back; or NULL.
+// Gives what is left of the bin's group back to the current span. Returns the
+// span if nothing in it is live or cached: it is on no list, and must be given
+// back; or NULL.
 heap_page_t *heap_bin_return_group(heap_bin_t *bin, heap_class_spans_t *spans);
 
 // What was met on the way through the spans of owners.

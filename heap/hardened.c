@@ -245,8 +245,9 @@ void heap_free_slow(void *ptr) {
   size_t space_bytes = heap_class_info[page->size_class].size_bytes;
   uint8_t *state;
   // Both canaries, of which neither may be in a cache.
-  __builtin_prefetch((const char *)ptr - HEAP_CANARY_BYTES);
-  __builtin_prefetch((const char *)ptr + space_bytes - HEAP_CANARY_BYTES);
+  __builtin_prefetch((const void *)((uintptr_t)ptr - HEAP_CANARY_BYTES));
+  __builtin_prefetch(
+      (const void *)((uintptr_t)ptr + space_bytes - HEAP_CANARY_BYTES));
   if (__builtin_expect(space_bytes - 32 <= HEAP_SHORT_BYTES - 32 &&
                            heap_harden_has(HEAP_HARDEN_SHORT) &&
                            is_live_small(page, ptr, &state) &&

@@ -31,7 +31,7 @@ void heap_hardened_start(void) {
   bool is_first = !__atomic_load_n(&is_started, __ATOMIC_RELAXED);
   if (is_first) {
     heap_harden_start();
-    heap_zero_start();
+    heap_zero_start(SIZE_MAX);
     // Release: the defences and secrets, for those who do not take the lock.
     __atomic_store_n(&is_started, true, __ATOMIC_RELEASE);
   }

@@ -13,9 +13,12 @@
 #include <cstring>
 #include <map>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "heap/bin.h"
+#include "heap/canary.h"
 #include "heap/central.h"
 #include "heap/fake_kernel.h"
 #include "heap/hardened_testing.h"
@@ -23,6 +26,8 @@
 #include "heap/heap_testing.h"
 #include "heap/quarantine.h"
 #include "heap/random.h"
+#include "heap/size_class.h"
+#include "heap/thread_heap.h"
 
 namespace {
 
@@ -287,6 +292,47 @@ TEST(ChanceTest, AnyOfTheBlocksThatWaitedComesBackFirst) {
   }
   EXPECT_GT(firsts.size(), 1u);
   EXPECT_EQ(FirstBack("-random"), 3);
+}
+
+// The usual way of the commonest sizes: 500 frees fill the queue and nearly all
+// of 64 slots, and the bin; and of 17 blocks or more not each choice is the
+// last.
+TEST(ChanceTest, ShortBlocksAreShuffledAndChosen) {
+  RunHardened("all", [] {
+    std::vector<void *> blocks;
+    for (int i = 0; i < 500; ++i) {
+      blocks.push_back(heap_alloc(100));
+    }
+    for (void *ptr : blocks) {
+      heap_free(ptr);
+    }
+    const heap_thread_t *thread = heap_thread_get_existing();
+    ASSERT_NE(thread, nullptr);
+    int shuffled = 0;
+    for (const heap_waiting_t &block : thread->quarantine.shuffled) {
+      shuffled += block.page != nullptr;
+    }
+    EXPECT_GE(shuffled, 40);
+    const heap_bin_t *bin =
+        &thread->bins[heap_class_of_size(100 + HEAP_CANARY_BYTES)];
+    ASSERT_GE(heap_bin_cached_count(bin), 17u);
+    int last = 0;
+    for (int i = 0; i < 16; ++i) {
+      const void *top = bin->top->ptr;
+      last += heap_alloc(100) == top;
+    }
+    EXPECT_LT(last, 12);
+  });
+}
+
+// Threads of another libc are known by their heaps alone.
+TEST(ClaimTest, ASecondThreadsHeapIsNoticed) {
+  RunHardened("all", [] {
+    heap_free(heap_alloc(100));
+    EXPECT_FALSE(heap_threads_were_two);
+    std::thread([] { heap_free(heap_alloc(100)); }).join();
+    EXPECT_TRUE(heap_threads_were_two);
+  });
 }
 
 // Empty blocks, sizes.

@@ -29,13 +29,15 @@ static void retire_small(heap_thread_t *thread, const heap_block_t *block) {
 }
 
 static void free_small(const heap_block_t *block, const heap_call_t *call) {
+  // First: from then on others do not believe that they are alone.
+  heap_thread_t *thread = heap_thread_get();
   if (!heap_free_claim(block->state)) {
     heap_report_pointer(block->ptr, call);  // Somebody else was faster.
     return;
   }
   heap_block_check_surroundings(block, call);
   heap_free_scrub(block->ptr, block->space_bytes);
-  retire_small(heap_thread_get(), block);
+  retire_small(thread, block);
 }
 
 // Zeroes what was handed out of a block's run; all of it if that is not known.

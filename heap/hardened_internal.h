@@ -238,10 +238,12 @@ void heap_free_silently(const heap_block_t *block, const heap_call_t *call);
 // Frees what heap_free_slow() leaves.
 void heap_free_called(void *ptr, const void *caller);
 
-// Tells whether no other thread can be inside the heap.
+// Tells whether no other thread can be inside the heap. A second libc
+// (dlmopen) has threads that ours does not know of: they have heaps.
 static inline bool heap_is_alone(void) {
 #ifdef HEAP_HAS_SINGLE_THREADED
-  return __libc_single_threaded != 0;
+  return __libc_single_threaded != 0 &&
+         !__atomic_load_n(&heap_threads_were_two, __ATOMIC_RELAXED);
 #else
   return false;
 #endif

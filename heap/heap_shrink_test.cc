@@ -235,6 +235,7 @@ TEST_F(HeapShrinkTest, TagsOfALongFreeRunGoBack) {
     blocks = Allocate(kRunBytes, kRunCount);
     EXPECT_STREQ(heap_check(), nullptr);
     Free(blocks);
+    EXPECT_LE(ResidentTagBytes(), kTagBytes / 4);
     heap_free(last);
   });
 }

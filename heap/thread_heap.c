@@ -210,7 +210,7 @@ bool heap_thread_refill(heap_thread_t *thread, size_t size_class) {
   heap_class_spans_t *spans = &thread->spans[size_class];
   heap_bin_t *bin = &thread->bins[size_class];
   thread->spans_freed = 0;
-  if (!HEAP_HARDENED && heap_bin_is_closed(bin)) {
+  if (heap_bin_is_closed(bin)) {
     heap_bin_open(bin, size_class);
   }
   while (!heap_bin_refill(bin, spans)) {
@@ -240,9 +240,9 @@ static void destroy(heap_page_t *page) {
 static void close_bin(heap_thread_t *thread, size_t size_class) {
   heap_class_spans_t *spans = &thread->spans[size_class];
   heap_bin_t *bin = &thread->bins[size_class];
-  heap_page_t *current = spans->current;
-  if (heap_bin_unreserve(bin, spans)) {
-    destroy(current);
+  heap_page_t *empty = heap_bin_return_group(bin, spans);
+  if (empty != NULL) {
+    destroy(empty);
   }
   while (bin->top->ptr != NULL) {
     heap_slot_t slot = *bin->top;
@@ -278,9 +278,6 @@ static void discard_in_oldest(heap_thread_t *thread) {
 static void __attribute__((noinline))
 give_up(heap_thread_t *thread, heap_page_t *page) {
   destroy(page);
-  if (HEAP_HARDENED) {
-    return;
-  }
   uint32_t spans = ++thread->spans_freed;
   if (spans == SHRINKING_SPANS) {
     // Once: those that this frees come after that number.

@@ -59,8 +59,11 @@ typedef struct heap_thread {
 // The calling thread's heap as the fast paths see it: an empty one, from which
 // every allocation and free takes the slow path, until the thread has its own,
 // and for ever where hooks are set. Never NULL.
-extern _Thread_local heap_thread_t *heap_thread_fast
+extern __thread heap_thread_t *heap_thread_fast
     __attribute__((tls_model("initial-exec")));
+
+// Whether a second thread has ever had a heap, or the first another. Atomic.
+extern bool heap_threads_were_two;
 
 // Returns the calling thread's heap, made at its first use; NULL without
 // memory for it.

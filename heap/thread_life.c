@@ -57,6 +57,7 @@ heap_thread_t heap_orphanage;
 
 // Central lock.
 static heap_thread_t *unused_heaps;  // Without spans.
+bool heap_threads_were_two;
 static heap_thread_t *parked_heaps;
 static size_t parked_count;
 static pthread_key_t exit_key;
@@ -71,6 +72,9 @@ static void init_bins(heap_thread_t *thread) {
 
 // Returns an unused heap or a new one. Central lock held.
 static heap_thread_t *heap_create_locked(void) {
+  if (heap_orphanage.next != NULL) {
+    __atomic_store_n(&heap_threads_were_two, true, __ATOMIC_RELAXED);
+  }
   if (!exit_key_created) {
     // Without a key, threads' heaps are never orphaned: a leak, no fault.
     exit_key_created = pthread_key_create(&exit_key, thread_exited) == 0;

@@ -90,10 +90,12 @@ static __attribute__((target("avx512f"))) bool is_zero_widest(
   return _mm512_test_epi64_mask((__m512i)sum, (__m512i)sum) == 0;
 }
 
-void heap_zero_start(void) {
+void heap_zero_start(size_t most_bytes) {
   __builtin_cpu_init();
-  has_avx2 = __builtin_cpu_supports("avx2") != 0;
-  has_avx512 = __builtin_cpu_supports("avx512f") != 0;
+  has_avx2 =
+      most_bytes >= sizeof(wide_t) && __builtin_cpu_supports("avx2") != 0;
+  has_avx512 =
+      most_bytes >= sizeof(widest_t) && __builtin_cpu_supports("avx512f") != 0;
 }
 
 bool heap_is_zero_long(const void *ptr, size_t size_bytes) {
@@ -117,7 +119,8 @@ static void zero_streaming(char *ptr, size_t size_bytes) {
   _mm_sfence();
 }
 #else
-void heap_zero_start(void) {
+void heap_zero_start(size_t most_bytes) {
+  (void)most_bytes;
 }
 
 static void zero_streaming(char *ptr, size_t size_bytes) {

@@ -25,8 +25,9 @@ enum {
   HEAP_SHORT_BYTES = 128,
 };
 
-// Finds out what the processor has. Central lock held, once.
-void heap_zero_start(void);
+// Finds out what the processor has. A look takes `most_bytes` at once at most:
+// SIZE_MAX but for tests. Central lock held, once.
+void heap_zero_start(size_t most_bytes);
 
 // As heap_is_zero(), for any length.
 bool heap_is_zero_long(const void *ptr, size_t size_bytes);

@@ -12,12 +12,15 @@
 
 namespace {
 
-class ZeroTest : public testing::Test {
+// By how many bytes a look goes at once, at most: what a processor may have.
+class ZeroTest : public testing::TestWithParam<size_t> {
  protected:
-  static void SetUpTestSuite() {
-    heap_zero_start();
+  void SetUp() override {
+    heap_zero_start(GetParam());
   }
 };
+
+INSTANTIATE_TEST_SUITE_P(All, ZeroTest, testing::Values(8, 32, 64));
 
 struct Freed {
   void operator()(char *ptr) const {
@@ -39,7 +42,7 @@ size_t StepOf(size_t size_bytes) {
   return size_bytes <= 2048 ? 1 : 61;
 }
 
-TEST_F(ZeroTest, LookFindsAByteAnywhere) {
+TEST_P(ZeroTest, LookFindsAByteAnywhere) {
   for (size_t size = 16; size <= 9000; size += size < 1200 ? 16 : 1360) {
     const Memory memory = MakeMemory(size, 0);
     char *bytes = memory.get();
@@ -54,7 +57,7 @@ TEST_F(ZeroTest, LookFindsAByteAnywhere) {
   }
 }
 
-TEST_F(ZeroTest, LookReadsNothingBeyond) {
+TEST_P(ZeroTest, LookReadsNothingBeyond) {
   for (size_t size = 16; size <= 2048; size += 16) {
     const Memory memory = MakeMemory(size + 32, 1);
     char *bytes = memory.get() + 16;
@@ -63,7 +66,7 @@ TEST_F(ZeroTest, LookReadsNothingBeyond) {
   }
 }
 
-TEST_F(ZeroTest, SmallBlockIsZeroedAndNothingBeyond) {
+TEST_P(ZeroTest, SmallBlockIsZeroedAndNothingBeyond) {
   for (size_t size = 16; size <= 4096; size += 16) {
     const Memory memory = MakeMemory(size + 32, 1);
     char *bytes = memory.get() + 16;
@@ -76,7 +79,7 @@ TEST_F(ZeroTest, SmallBlockIsZeroedAndNothingBeyond) {
 
 // Below and above the lengths from which on pages are looked at, and caches
 // passed by; with pages that are zero in between, and without.
-TEST_F(ZeroTest, LongBlockIsZeroedAndNothingBeyond) {
+TEST_P(ZeroTest, LongBlockIsZeroedAndNothingBeyond) {
   for (size_t size : {4096, 100000, 300000, 2 << 20, 4 << 20, 5 << 20}) {
     for (size_t tail : {0, 16, 4080}) {
       for (bool has_gaps : {false, true}) {
