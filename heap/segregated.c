@@ -26,10 +26,10 @@
 //     and all other descriptors say nothing.
 //  2. live_count and live_length are those of the live blocks.
 //  3. The tables are usable for `count` granules.
-//  4. frees_to_go of a span that is not full is how many of its blocks are
-//  live,
-//     cached or reserved, and no other is free in one that is: nobody else
-//     frees. So a call in need knows what is empty without reading states.
+//  4. frees_to_go of a span that is not full is the number of its blocks that
+//     are live, cached or reserved, and in one that is full no block is free:
+//     nobody else frees. So a call in need knows what is empty without reading
+//     states.
 
 #include "heap/segregated.h"
 

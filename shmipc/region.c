@@ -196,7 +196,8 @@ int shmipc_region_build(shmipc_region_t *region, const char *name,
   if (region->heap_offset != 0) {
     shmipc_heap_head_t *heap =
         (shmipc_heap_head_t *)(void *)(region->base + region->heap_offset);
-    // Never biased: who is named by the one has it (block_page.c).
+    // Never biased: others read from the first one's word who has it
+    // (block_page.c).
     heap->roots_mutex.word = SHMIPC_WORD_SHARED;
     heap->runs_mutex.word = SHMIPC_WORD_SHARED;
   }
